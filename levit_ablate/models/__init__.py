@@ -1,0 +1,1 @@
+"""The networks: pure torch, which knows no Lightning."""

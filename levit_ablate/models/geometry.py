@@ -1,0 +1,64 @@
+"""What the design choices make of an architecture: the numbers, without the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from levit_ablate.config import Architecture, Design, Stage, UserError
+
+VALUES_PER_KEY = {"small": 2, "as_values": 1}
+"""Size of a head's values over that of its keys, in the blocks of a stage (paper 4.3, A.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """The heads of one attention block: how many, and the size of each one's parts."""
+
+    num_heads: int
+    key_dim: int
+    value_dim: int
+
+
+def stages_of(architecture: Architecture, design: Design) -> tuple[Stage, ...]:
+    """The architecture's stages; without a pyramid all as one, of the first's width and heads.
+
+    Each shrinking block counts as one more repetition: 2+3+4 blocks become a depth of 11 (row A1).
+    """
+    stages = architecture.stages
+    depth = sum(stage.depth for stage in stages) + len(stages) - 1
+    one = Stage(depth=depth, width=stages[0].width, num_heads=stages[0].num_heads)
+    return stages if design.pyramid else (one,)
+
+
+def key_dim_of(architecture: Architecture, design: Design) -> int:
+    """Size of queries and keys in a head (the paper's D). Raises UserError if it is not whole."""
+    if architecture.value_dim % VALUES_PER_KEY[design.keys]:
+        raise UserError(
+            f"architecture.value_dim: {architecture.value_dim} must be even with design.keys: "
+            f"{design.keys}, because keys have half the size of the values"
+        )
+    return architecture.value_dim // VALUES_PER_KEY[design.keys]
+
+
+def block_heads(architecture: Architecture, design: Design, stage: Stage) -> Heads:
+    """Heads of a stage's attention blocks: N heads, values of 2D (paper 4.3)."""
+    key_dim = key_dim_of(architecture, design)
+    return Heads(num_heads=stage.num_heads, key_dim=key_dim, value_dim=architecture.value_dim)
+
+
+def shrinking_heads(architecture: Architecture, design: Design, width: int) -> Heads:
+    """Heads of the shrinking block after a stage of `width` channels C (paper 4.3, A.2).
+
+    Small keys: C / D heads with values of 4D. Keys as large as the values: 4C / D heads with
+    values of D. Either way the values have 4C channels in all (rounded to whole heads).
+    """
+    key_dim = key_dim_of(architecture, design)
+    value_dim = {"small": 4 * key_dim, "as_values": key_dim}[design.keys]
+    return Heads(
+        num_heads=max(1, round(4 * width / value_dim)), key_dim=key_dim, value_dim=value_dim
+    )
+
+
+def mlp_hidden(design: Design, width: int) -> int:
+    """Hidden width of an MLP block: at least one channel."""
+    return max(1, round(width * design.mlp_expansion))

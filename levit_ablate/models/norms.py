@@ -1,0 +1,147 @@
+"""Norms as kits: a kit makes every layer that a norm belongs to, so one swap reaches everywhere.
+
+Shapes: B images, N tokens, C channels, H x W the grid of patches.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class NormKit(Protocol):
+    """The layers of a network that carry its norm. `zero` makes one that starts by giving zero."""
+
+    def convolution(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
+    ) -> nn.Module: ...
+    def linear(self, in_features: int, out_features: int, *, zero: bool = False) -> nn.Module: ...
+    def before_block(self, width: int) -> nn.Module: ...
+    def head(self, width: int, num_classes: int) -> nn.Module: ...
+
+
+class ConvolutionBatchNorm(nn.Module):
+    """Convolution without bias, BatchNorm. (B, C, H, W) → (B, C', H', W')."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
+    ) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.layer(images))
+
+
+class LinearBatchNorm(nn.Module):
+    """Linear without bias, BatchNorm over all tokens of all images. (B, N, C) → (B, N, C').
+
+    With `zero` the norm's weight starts at zero, as at the end of LeViT's residual branches.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, zero: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features, bias=False)
+        self.norm = nn.BatchNorm1d(out_features)
+        self.norm_start = 0.0 if zero else 1.0
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.norm.weight, self.norm_start)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = self.layer(tokens)
+        return self.norm(tokens.flatten(0, 1)).view_as(tokens)
+
+
+class Head(nn.Module):
+    """A norm, then a linear classifier (weights truncated normal, std 0.02). (B, C) → (B, K)."""
+
+    def __init__(self, norm: nn.Module, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.layer = nn.Linear(width, num_classes)
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.layer.weight, std=0.02)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layer(self.norm(features))
+
+
+class BatchNormKit:
+    """LeViT's norm: BatchNorm after every convolution and linear layer (paper 4.2)."""
+
+    def convolution(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
+    ) -> nn.Module:
+        return ConvolutionBatchNorm(in_channels, out_channels, kernel, stride, padding)
+
+    def linear(self, in_features: int, out_features: int, *, zero: bool = False) -> nn.Module:
+        return LinearBatchNorm(in_features, out_features, zero=zero)
+
+    def before_block(self, width: int) -> nn.Module:
+        return nn.Identity()
+
+    def head(self, width: int, num_classes: int) -> nn.Module:
+        return Head(nn.BatchNorm1d(width), width, num_classes)
+
+
+class ConvolutionLayerNorm(nn.Module):
+    """Convolution with bias, LayerNorm over the channels. (B, C, H, W) → (B, C', H', W')."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
+    ) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding)
+        self.norm = nn.LayerNorm(out_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.layer(images).movedim(1, -1)).movedim(-1, 1)
+
+
+class BiasedLinear(nn.Module):
+    """Linear with bias, and no norm of its own; with `zero` it starts by giving zero."""
+
+    def __init__(self, in_features: int, out_features: int, *, zero: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features)
+        self.start = 0.0 if zero else 1.0
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.layer.weight.mul_(self.start)
+        self.layer.bias.mul_(self.start)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.layer(tokens)
+
+
+class LayerNormKit:
+    """The transformer's norm (row A3): LayerNorm before every block, in the stem and in the head.
+
+    The paper says "LayerNorm before each block, as ViT" and nothing of stem and head. Here no
+    BatchNorm is left anywhere: the stem's convolutions get a bias and a LayerNorm over channels,
+    the heads a LayerNorm in the BatchNorm's place.
+    """
+
+    def convolution(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
+    ) -> nn.Module:
+        return ConvolutionLayerNorm(in_channels, out_channels, kernel, stride, padding)
+
+    def linear(self, in_features: int, out_features: int, *, zero: bool = False) -> nn.Module:
+        return BiasedLinear(in_features, out_features, zero=zero)
+
+    def before_block(self, width: int) -> nn.Module:
+        return nn.LayerNorm(width)
+
+    def head(self, width: int, num_classes: int) -> nn.Module:
+        return Head(nn.LayerNorm(width), width, num_classes)
+
+
+NORM_KITS: dict[str, NormKit] = {"batch": BatchNormKit(), "layer": LayerNormKit()}
