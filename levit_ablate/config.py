@@ -18,6 +18,10 @@ class UserError(ValueError):
     """A mistake that the user can put right: one line that says what, where, and what to do."""
 
 
+class RunError(RuntimeError):
+    """A run that failed by itself: one line that says how, and what to try."""
+
+
 def closest(name: object, valid: Iterable[str]) -> str:
     """Say what might have been meant by `name`, and what could have been: for error messages."""
     names = sorted(valid)
@@ -214,6 +218,10 @@ class Recipe:
     clip_norm: float = 1.0
     """Largest norm of the gradient; a longer one is shortened to it."""
 
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Number format of the training step, in Lightning's words. It changes the outcome, so it
+    stands here and not with the hardware."""
+
     teacher: Literal["labels"] = "labels"
     """Who answers for the distilled head: `labels` puts the true label in a teacher's place."""
 
@@ -231,9 +239,6 @@ class Hardware:
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """The kind of device; `auto` takes a GPU where there is one."""
-
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Number format of the training step, in Lightning's words."""
 
     num_threads: int = 0
     """CPU threads of torch; 0 leaves the choice to torch."""

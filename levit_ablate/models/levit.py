@@ -147,6 +147,17 @@ DOWNSAMPLINGS: dict[str, Callable[[Parts, Grid, int, int], nn.Module]] = {
 }
 
 
+def stage_grids(architecture: Architecture, design: Design, images: Images) -> list[Grid]:
+    """The grid of patches in each stage: halved, rounded up, by every step of stem and pyramid."""
+    grid = (images.height, images.width)
+    for _ in range(architecture.stem_depth):
+        grid = subsampled(grid, 2)
+    grids = [grid]
+    for _ in geometry.stages_of(architecture, design)[1:]:
+        grids.append(subsampled(grids[-1], 2))
+    return grids
+
+
 class LeViT(nn.Module):
     """The network. Images (B, channels, height, width) → logits (B, num_classes).
 
@@ -172,27 +183,23 @@ class LeViT(nn.Module):
         stem = parts.stem(
             images.channels, width, architecture.stem_depth, size, parts.norms, parts.activation
         )
-        grid = size
-        for _ in range(architecture.stem_depth):
-            grid = subsampled(grid, 2)
-        num_tokens = grid[0] * grid[1] + parts.pooling.num_class_tokens
+        grids = stage_grids(architecture, design, images)
+        num_tokens = grids[0][0] * grids[0][1] + parts.pooling.num_class_tokens
         self.stem = nn.Sequential(stem, ToTokens())
         self.class_token = parts.pooling.class_token(width)
         self.position = parts.token_position(num_tokens, width)
         self.stages = nn.Sequential()
-        self.grids: list[Grid] = []
-        for index, stage in enumerate(stages):
+        for index, (stage, grid) in enumerate(zip(stages, grids, strict=True)):
             layers: OrderedDict[str, nn.Module] = OrderedDict()
             if index:
-                layers["downsample"] = parts.downsample(parts, grid, width, stage.width)
+                layers["downsample"] = parts.downsample(parts, grids[index - 1], width, stage.width)
                 layers["downsample_mlp"] = parts.residual_mlp(stage.width)
-                grid, width = subsampled(grid, 2), stage.width
+                width = stage.width
             heads = geometry.block_heads(architecture, design, stage)
             for block in range(stage.depth):
                 layers[f"attention{block}"] = parts.residual_attention(grid, heads, width)
                 layers[f"mlp{block}"] = parts.residual_mlp(width)
             self.stages.append(nn.Sequential(layers))
-            self.grids.append(grid)
         self.pooling = parts.pooling.pool()
         self.heads = nn.ModuleDict(
             {name: parts.norms.head(width, images.num_classes) for name in parts.heads}

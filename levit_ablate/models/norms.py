@@ -105,17 +105,20 @@ class ConvolutionLayerNorm(nn.Module):
 
 
 class BiasedLinear(nn.Module):
-    """Linear with bias, and no norm of its own; with `zero` it starts by giving zero."""
+    """Linear with bias, and no norm of its own; the bias starts at zero (as in ViT and DeiT).
+
+    With `zero` the weights start at zero too, as at the end of LeViT's residual branches.
+    """
 
     def __init__(self, in_features: int, out_features: int, *, zero: bool = False) -> None:
         super().__init__()
         self.layer = nn.Linear(in_features, out_features)
-        self.start = 0.0 if zero else 1.0
+        self.weight_start = 0.0 if zero else 1.0
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        self.layer.weight.mul_(self.start)
-        self.layer.bias.mul_(self.start)
+        self.layer.weight.mul_(self.weight_start)
+        self.layer.bias.zero_()
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.layer(tokens)

@@ -1,0 +1,138 @@
+"""Ablations are files: find, read, check and list `ablations/*.yaml`.
+
+The user's own `./ablations` comes first, then those that ship with the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from levit_ablate.config import Architecture, Design, Match, UserError, closest
+from levit_ablate.serialization import check_keys, experiment_from, read_yaml
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperRow:
+    """A row of the paper's Table 4: LeViT-128S, ImageNet-1k, 224 px, 100 epochs."""
+
+    row: str
+    """Its name there: A1 to A7, or base."""
+    params: float
+    """Parameters, with one head."""
+    flops: float
+    """Multiply-adds for an image, with one head."""
+    accuracy: float
+    """Top-1 accuracy in percent."""
+    difference: float = 0.0
+    """Accuracy less the base model's, in points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """A named difference from the baseline, as its file says it."""
+
+    summary: str
+    """What is removed, in a line."""
+    paper: PaperRow | None = None
+    """The published figures, where the paper has a row for it."""
+    match: Match = "none"
+    """Whose cost the geometry is rescaled to, unless --match says otherwise."""
+    design: Mapping[str, Any] = field(default_factory=dict)
+    """The design choices that it changes, by their names in `Design`."""
+    architecture: Mapping[str, Any] | None = None
+    """The geometry that it brings along, in place of the model's."""
+    name: str
+    """The file's name, without .yaml."""
+    path: Path
+    """The file."""
+
+    def changes(self) -> dict[str, Any]:
+        """The part of an experiment that it sets."""
+        architecture = {"architecture": self.architecture} if self.architecture else {}
+        return {"design": dict(self.design), "match": self.match, **architecture}
+
+
+FILE_KEYS = [f.name for f in fields(Ablation) if f.name not in {"name", "path"}]
+
+
+def folders() -> list[Path]:
+    """Where ablations are looked for, in this order."""
+    package = Path(__file__).parent
+    shipped = package / "shipped" / "ablations"  # in the wheel
+    return [Path("ablations"), shipped if shipped.is_dir() else package.parent / "ablations"]
+
+
+def names() -> dict[str, Path]:
+    """Every ablation that can be named, and its file."""
+    found = {path.stem: path for folder in reversed(folders()) for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
+
+
+def read(name: str) -> Ablation:
+    """The ablation of this name, or in this file. Raises UserError, with the closest name."""
+    if name.endswith((".yaml", ".yml")):
+        return read_file(Path(name))
+    paths = names()
+    if name not in paths:
+        raise UserError(
+            f"ablation {name!r}: not in ./ablations, nor shipped; {closest(name, paths)}"
+        )
+    return read_file(paths[name])
+
+
+def read_all() -> list[Ablation]:
+    """Every ablation that can be named: the baseline, the paper's rows in order, the others."""
+    found = [read_file(path) for path in names().values()]
+    return sorted(
+        found, key=lambda a: (a.name != BASELINE, a.paper.row if a.paper else "Z", a.name)
+    )
+
+
+def read_file(path: Path) -> Ablation:
+    """Read one file and check every key and choice in it. Raises UserError with file and key."""
+    content = read_yaml(path)
+    where = str(path)
+    for key in content:
+        if key not in FILE_KEYS:
+            raise UserError(f"{where}: unknown key {key}; {closest(key, FILE_KEYS)}")
+    if not isinstance(content.get("summary"), str):
+        raise UserError(f"{where}: summary: a line that says what is removed is needed")
+    match = content.get("match", "none")
+    if match not in get_args(Match):
+        raise UserError(
+            f"{where}: match: {match!r} is not a choice; {closest(match, get_args(Match))}"
+        )
+    for key, config in {"design": Design, "architecture": Architecture, "paper": PaperRow}.items():
+        section = content.setdefault(key, None) or {}
+        if not isinstance(section, Mapping):
+            raise UserError(f"{where}: {key}: {section!r} is no mapping of keys to values")
+        check_keys(section, config, where, f"{key}.")
+    sections = {key: content[key] for key in ("design", "architecture") if content[key]}
+    experiment_from(sections, where)  # the types, and the combinations
+    return Ablation(
+        name=path.stem,
+        path=path,
+        summary=content["summary"].strip(),
+        match=match,
+        design=content["design"] or {},
+        architecture=content["architecture"],
+        paper=_paper_row(content["paper"], where) if content["paper"] else None,
+    )
+
+
+def _paper_row(section: Mapping[str, Any], where: str) -> PaperRow:
+    try:
+        row = {"difference": 0.0, **section}
+        return PaperRow(
+            row=str(row.pop("row")), **{key: float(value) for key, value in row.items()}
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        keys = ", ".join(f.name for f in fields(PaperRow))
+        raise UserError(
+            f"{where}: paper: needs {keys}, all but row as numbers ({error})"
+        ) from error

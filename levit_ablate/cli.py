@@ -1,0 +1,85 @@
+"""The command line. Loads a command's libraries only when the command is used."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from types import FrameType
+from typing import NoReturn
+
+from levit_ablate.config import RunError, UserError, closest
+
+COMMANDS = {
+    "list": "the ablations that can be run, and their rows in the paper",
+    "show": "the network of an ablation: stages, parameters, multiply-adds, the paper's figures",
+    "run": "train an ablation and its baseline, and print what the ablation cost",
+    "ui": "open MLflow's page on the recorded runs",
+}
+EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 1 the run failed, 2 the user's mistake, 130 interrupted."""
+    sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run_command(argv: list[str]) -> int:
+    """Run the command that `argv` names; the exit code."""
+    try:
+        signal.signal(
+            signal.SIGTERM, _interrupt
+        )  # a cluster's preemption ends a run as Ctrl-C does
+        command, rest = _command(argv)
+        import_module(f"levit_ablate.commands.{command}").main(rest)
+    except UserError as error:
+        return _complain(error, EXIT_USER)
+    except RunError as error:
+        return _complain(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what was recorded is kept", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader has gone: `levit-ablate list | head -1`
+        sys.stderr.close()
+    return 0
+
+
+def _command(argv: list[str]) -> tuple[str, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="levit-ablate",
+        description="The ablation table of LeViT (Graham et al., ICCV 2021) as software.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(
+            [
+                "commands:",
+                *(f"  {name:6}{summary}" for name, summary in COMMANDS.items()),
+                "",
+                "Start with: levit-ablate run no_pyramid",
+                "Options of a command: levit-ablate run --help",
+            ]
+        ),
+    )
+    parser.add_argument("--version", action="version", version=version("levit-ablate"))
+    parser.add_argument("command", metavar="command", help=", ".join(COMMANDS))
+    if not argv:
+        parser.print_help()
+        sys.exit(EXIT_USER)
+    command = parser.parse_args(argv[:1]).command
+    if command not in COMMANDS:
+        raise UserError(f"command {command!r} is not known; {closest(command, COMMANDS)}")
+    return command, argv[1:]
+
+
+def _complain(message: object, code: int) -> int:
+    print(f"levit-ablate: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""`levit-ablate list`: what can be run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from levit_ablate import ablations
+from levit_ablate.commands.options import Format, parse, parser_for
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print the ablations, the paper's rows first, with their summaries and published figures."""
+    parser = parser_for("list", "The ablations that can be run.")
+    parser.add_argument(
+        "--format", type=Format, default="text", help="For people, or for machines."
+    )
+    options = parse(parser, argv)
+    found = ablations.read_all()
+    if options.get("format") == "json":
+        print(json.dumps([{**asdict(a), "path": str(a.path)} for a in found], indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("ablation", no_wrap=True)
+    table.add_column("row")
+    table.add_column("paper", justify="right", no_wrap=True)
+    table.add_column("what it changes")
+    for ablation in found:
+        paper = ablation.paper
+        figure = f"{paper.difference:+.1f}" if paper and paper.difference else ""
+        row = paper.row if paper else "–"
+        table.add_row(ablation.name, row, figure.replace("-", "−"), ablation.summary)
+    console = Console()
+    console.print(table)
+    console.print(
+        "\nrow, paper: Table 4 of the paper, and its top-1 points against the base model's."
+        "\nYours: put a file into ./ablations; levit-ablate show NAME explains one.",
+        style="dim",
+    )

@@ -1,0 +1,119 @@
+"""The options that describe an experiment, read by jsonargparse from the config dataclasses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from levit_ablate.config import Data, Experiment, Recipe, UserError, closest
+from levit_ablate.recipes import RECIPES
+from levit_ablate.serialization import check_keys, merge, plain, read_yaml
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+NAMED: dict[str, Mapping[str, Data | Recipe]] = {
+    "data": {"digits": Data(name="digits")},
+    "recipe": RECIPES,
+}
+"""Options that take a name for a whole section: `--recipe smoke`."""
+
+Format = Literal["text", "json"]
+
+
+def parser_for(command: str, description: str) -> ArgumentParser:
+    """A parser whose mistakes are raised, and whose options have no defaults to hide behind."""
+    return ArgumentParser(
+        prog=f"levit-ablate {command}",
+        description=description,
+        exit_on_error=False,
+        print_config=None,
+    )
+
+
+def add_experiment(parser: ArgumentParser) -> None:
+    """An ablation's name, config files, and every field of an experiment."""
+    parser.add_argument("name", nargs="?", help="An ablation's name, or its YAML file.")
+    parser.add_argument(
+        "--config",
+        type=list[str],
+        metavar="FILE",
+        help="YAML with any of the options below, by section; options on the command line win.",
+    )
+    parser.add_argument(
+        "--format", type=Format, default="text", help="For people, or for machines."
+    )
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="Print the explicit experiment as YAML that --config accepts, and exit.",
+    )
+    parser.add_class_arguments(Experiment)
+    for action in parser._actions:
+        if action.dest in {"data", "recipe", "design", "hardware"}:
+            names = f"{', '.join(NAMED[action.dest])}; or " if action.dest in NAMED else ""
+            action.metavar, action.help = (
+                "NAME" if names else "FILE",
+                f"All of them: {names}a file.",
+            )
+
+
+def parse(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+    """The options that the user gave, and no others, as nested mappings. Raises UserError."""
+    try:
+        return parser.parse_args(_named_first(argv), defaults=False).as_dict()  # type: ignore[no-any-return]
+    except (ArgumentError, argparse.ArgumentError) as error:
+        raise UserError(_explained(str(error), parser)) from error
+
+
+def experiment_options(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The ablation's name and the parts of an experiment among the options, config files first."""
+    files = [_read_config(Path(path)) for path in options.get("config", [])]
+    keys = Experiment.__dataclass_fields__
+    given = merge(*files, {key: value for key, value in options.items() if key in keys})
+    name = options.get("name") or given.pop("name", None)
+    given.pop("name", None)
+    if not name:
+        raise UserError("the name of an ablation is missing; levit-ablate list shows them")
+    return name, given
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    mapping = read_yaml(path)
+    check_keys({k: v for k, v in mapping.items() if k != "name"}, Experiment, str(path))
+    return mapping
+
+
+def _named_first(argv: Sequence[str]) -> list[str]:
+    """Put `--recipe NAME` before all else, as its fields: single fields win wherever they stand."""
+    first, rest, words = [], [], list(argv)
+    while words:
+        word = words.pop(0)
+        option, _, value = word.partition("=")
+        section = option.removeprefix("--")
+        if not option.startswith("--") or section not in NAMED:
+            rest.append(word)
+            continue
+        value = value or (words.pop(0) if words else "")
+        if value in NAMED[section]:
+            value = json.dumps(asdict(NAMED[section][value]))
+        elif not Path(value).is_file():
+            raise UserError(f"--{section}: {value!r} is no name; {closest(value, NAMED[section])}")
+        first += [f"--{section}", value]
+    return first + rest
+
+
+def _explained(message: str, parser: ArgumentParser) -> str:
+    """A parser's complaint in one line, with the closest option where one is not known."""
+    line = plain(message)
+    unknown = [word.partition("=")[0] for word in line.split() if word.startswith("--")]
+    if "unrecognized arguments" not in line or not unknown:
+        return f"{line}; see {parser.prog} --help"
+    known = [o for a in parser._actions for o in a.option_strings if o.startswith("--")]
+    match = closest(unknown[0], known).partition("valid: ")[0]
+    return f"unknown option {unknown[0]}; {match}see {parser.prog} --help"

@@ -1,0 +1,158 @@
+"""From a named ablation to an experiment that can be trained: made explicit, checked, and keyed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from levit_ablate import ablations
+from levit_ablate.ablations import Ablation
+from levit_ablate.config import Architecture, Experiment, Images, UserError, differences
+from levit_ablate.data.catalog import images_of
+from levit_ablate.models import geometry
+from levit_ablate.models.cost import Cost, costs
+from levit_ablate.models.levit import LeViT
+from levit_ablate.models.matching import match
+from levit_ablate.models.presets import preset
+from levit_ablate.serialization import experiment_from, merge, to_mapping
+
+VARIANT_KEYS = ("architecture", "design", "match")
+"""The parts of an experiment that make the variant; all others it shares with its baseline."""
+KEYLESS = ("model", "match", "hardware")
+"""The parts of an explicit experiment that do not change its outcome."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """An ablation under given conditions, and what it is compared with."""
+
+    ablation: Ablation
+    """Where it comes from."""
+    experiment: Experiment
+    """What is trained, explicit: the architecture is given and matched, `match` is spent."""
+    images: Images
+    """What its network is built for."""
+    matched: str
+    """The cost that its geometry was rescaled to, or none."""
+    baseline: Variant | None
+    """The baseline under the same conditions; None for the baseline itself."""
+
+    @property
+    def name(self) -> str:
+        return self.ablation.name
+
+    @property
+    def key(self) -> str:
+        """The name by which its result is found again: `key_of` its experiment."""
+        return key_of(self.experiment)
+
+    @property
+    def architecture(self) -> Architecture:
+        assert self.experiment.architecture is not None  # explicit
+        return self.experiment.architecture
+
+    @property
+    def cost(self) -> Cost:
+        """Parameters and multiply-adds, with one head."""
+        return costs(self.architecture, self.experiment.design, self.images).total
+
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """What differs from the baseline: dotted name → (the baseline's value, this one's)."""
+        if self.baseline is None:
+            return {}
+        base, own = self.baseline.experiment, self.experiment
+        sections = {
+            "design": differences(base.design, own.design),
+            "architecture": differences(self.baseline.architecture, self.architecture),
+        }
+        return {
+            f"{name}.{key}": pair for name, pairs in sections.items() for key, pair in pairs.items()
+        }
+
+
+def variant(name: str, given: Mapping[str, Any], images: Images | None = None) -> Variant:
+    """The ablation `name` with what the user set beside it, made explicit, and its baseline.
+
+    Args:
+        name: an ablation's name, or a YAML file.
+        given: the parts of an experiment that the user set. Design, architecture and match are
+            further changes of the variant; everything else holds for its baseline too.
+        images: what the network is built for, in place of the dataset's images.
+
+    Raises UserError where a name or a value is wrong, or a cost cannot be matched.
+    """
+    conditions = {key: value for key, value in given.items() if key not in VARIANT_KEYS}
+    base = ablations.read(ablations.BASELINE)
+    baseline = _explicit(base, merge(base.changes(), conditions), images, baseline=None)
+    own = ablations.read(name)
+    resolved = _explicit(own, merge(own.changes(), given), images, baseline)
+    same = own.name == base.name and not resolved.differences()
+    return baseline if same else resolved
+
+
+def _explicit(
+    ablation: Ablation, mapping: dict[str, Any], images: Images | None, baseline: Variant | None
+) -> Variant:
+    experiment = experiment_from(mapping, ablation.name)
+    design, images = experiment.design, images or images_of(experiment.data)
+    architecture = experiment.architecture or preset(experiment.model).architecture
+    architecture = replace(architecture, stages=geometry.stages_of(architecture, design))
+    if baseline and experiment.match != "none":
+        target = getattr(baseline.cost, experiment.match)
+        start = experiment.architecture or baseline.architecture
+        architecture = match(start, design, images, experiment.match, target)
+    explicit = replace(experiment, architecture=architecture, match="none")
+    return Variant(
+        ablation=ablation,
+        experiment=explicit,
+        images=images,
+        matched=experiment.match,
+        baseline=baseline,
+    )
+
+
+def key_of(experiment: Experiment) -> str:
+    """16 hexadecimal digits that two runs share if, and only if, nothing that matters differs.
+
+    The hash of the explicit experiment, seed included; not of its name, nor of the hardware.
+    """
+    mapping = {k: v for k, v in to_mapping(experiment).items() if k not in KEYLESS}
+    return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_changes(variant: Variant) -> None:
+    """The validity gate: refuse a variant whose network and objective are the baseline's.
+
+    Compares the built networks (their modules, and the weights that they start from) rather than
+    the settings, so that a choice without effect on this geometry is found too. Raises UserError.
+    """
+    base = variant.baseline
+    if (
+        base is None
+        or base.experiment.design.distillation != variant.experiment.design.distillation
+    ):
+        return
+    if not variant.differences():
+        raise UserError(
+            f"{variant.name}: changes nothing: every choice in {variant.ablation.path}, with the "
+            f"options given, is the baseline's already; change one"
+        )
+    if _same_network(variant, base):
+        changed = ", ".join(variant.differences())
+        raise UserError(
+            f"{variant.name}: changes nothing: with model {variant.experiment.model}, {changed} "
+            f"leaves the network and the objective of the baseline as they are"
+        )
+
+
+def _same_network(first: Variant, second: Variant) -> bool:
+    networks = [LeViT(v.architecture, v.experiment.design, v.images) for v in (first, second)]
+    if repr(networks[0]) != repr(networks[1]):
+        return False
+    states = [network.state_dict() for network in networks]
+    return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
