@@ -24,6 +24,7 @@ EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 the run failed, 2 the user's mistake, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's preemption ends a run as Ctrl-C does
     sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
 
 

@@ -6,6 +6,6 @@ from levit_ablate.config import Recipe
 
 RECIPES = {
     "quick": Recipe(),
-    "smoke": Recipe(epochs=2, warmup_epochs=0.5),
+    "smoke": Recipe(epochs=2, warmup_epochs=1.0),
 }
 """quick: half a minute on the digits. smoke: two epochs, to see that everything runs."""

@@ -112,7 +112,7 @@ def to_yaml(experiment: Experiment) -> str:
 
 def to_mapping(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain dicts, lists, numbers and strings."""
-    return _plain_types(asdict(experiment))  # type: ignore[no-any-return]
+    return _plain_types(asdict(experiment))
 
 
 def _plain_types(value: Any) -> Any:

@@ -66,8 +66,6 @@ def _artifacts_beside(uri: str) -> str | None:
     if not uri.startswith("sqlite:///"):
         return None
     database = Path(uri.removeprefix("sqlite:///")).absolute()
-    if not database.parent.is_dir():
-        raise UserError(f"tracking uri {uri}: there is no folder {database.parent}")
     return (database.parent / "mlartifacts").as_uri()
 
 

@@ -41,7 +41,8 @@ def add_experiment(parser: ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="An ablation's name, or its YAML file.")
     parser.add_argument(
         "--config",
-        type=list[str],
+        type=str,
+        action="append",
         metavar="FILE",
         help="YAML with any of the options below, by section; options on the command line win.",
     )
@@ -66,7 +67,7 @@ def add_experiment(parser: ArgumentParser) -> None:
 def parse(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
     """The options that the user gave, and no others, as nested mappings. Raises UserError."""
     try:
-        return parser.parse_args(_named_first(argv), defaults=False).as_dict()  # type: ignore[no-any-return]
+        return parser.parse_args(_named_first(argv), defaults=False).as_dict()
     except (ArgumentError, argparse.ArgumentError) as error:
         raise UserError(_explained(str(error), parser)) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -96,7 +96,7 @@ class LeViTModule(lightning.LightningModule):
         images, labels = batch
         logits = self(images)
         loss = nn.functional.cross_entropy(logits, labels)
-        accuracy = self.accuracies[part]
+        accuracy = cast(MulticlassAccuracy, self.accuracies[part])
         accuracy(logits, labels)
         self.log_dict({f"{part}_loss": loss, f"{part}_accuracy": accuracy}, batch_size=len(labels))
 

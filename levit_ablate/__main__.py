@@ -1,0 +1,5 @@
+"""`python -m levit_ablate` is `levit-ablate`."""
+
+from levit_ablate.cli import main
+
+main()

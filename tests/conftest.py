@@ -1,0 +1,20 @@
+"""What all tests share: a quiet MLflow, one thread a process, and a store in a temporary folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """A fresh SQLite store, open for recording."""
+    from levit_ablate import tracking
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracking.open_store(uri)
+    return uri

@@ -1,0 +1,127 @@
+import math
+from importlib.metadata import version
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from levit_ablate.config import RunError, UserError
+from levit_ablate.experiments import variant
+from levit_ablate.models.levit import LeViT
+from levit_ablate.serialization import read_yaml
+from levit_ablate.training.module import LeViTModule
+from levit_ablate.training.train import recorded, train
+
+SMOKE = {"recipe": {"epochs": 2, "warmup_epochs": 0.5}, "hardware": {"accelerator": "cpu"}}
+
+
+def curves(run_id: str) -> dict[str, list[float]]:
+    """Every metric's history, but for the clock's."""
+    client = MlflowClient()
+    names = [name for name in client.get_run(run_id).data.metrics if "seconds" not in name]
+    return {name: [m.value for m in client.get_metric_history(run_id, name)] for name in names}
+
+
+def test_the_same_experiment_gives_the_same_numbers_to_the_last_bit(store):
+    shown = variant("no_pyramid", SMOKE)
+    torch.manual_seed(1)  # what was drawn before is not to matter
+    first = train(shown)
+    torch.manual_seed(2)
+    torch.rand(3)
+    second = train(shown)
+    assert first.run_id != second.run_id
+    assert curves(first.run_id) == curves(second.run_id)
+    states = [
+        mlflow.pytorch.load_model(f"runs:/{r.run_id}/model").state_dict() for r in (first, second)
+    ]
+    for name, value in states[0].items():
+        assert value.equal(states[1][name]), name
+
+
+def test_another_seed_gives_other_numbers(store):
+    results = [train(variant("baseline", SMOKE | {"seed": seed})) for seed in (0, 1)]
+    assert results[0].loss != results[1].loss
+
+
+def test_a_run_holds_all_that_is_needed_to_understand_and_repeat_it(store, tmp_path):
+    shown = variant("no_wider_blocks", SMOKE | {"seed": 3})
+    assert recorded(shown) is None
+    result = train(shown)
+    client = MlflowClient()
+    run = client.get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+
+    assert run.data.params["design.keys"] == "as_values"
+    assert run.data.params["recipe.epochs"] == "2"
+    tags = run.data.tags
+    assert tags["levit_ablate.key"] == shown.key
+    assert tags["levit_ablate.seed"] == "3"
+    assert tags["levit_ablate.ablation"] == "no_wider_blocks"
+    assert tags["levit_ablate.paper_row"] == "A6"
+    assert tags["levit_ablate.version.torch"] == version("torch")
+    assert "levit_ablate.git_commit" in tags and tags["levit_ablate.hardware"]
+
+    metrics = run.data.metrics
+    assert metrics["params"] == shown.cost.params
+    assert metrics["flops"] == shown.cost.flops
+    assert metrics["test_accuracy"] == result.accuracy
+    assert metrics["train_seconds"] == result.seconds
+    for name in ("train_loss", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds"):
+        history = client.get_metric_history(result.run_id, name)
+        assert [metric.step for metric in history] == [0, 1], name
+
+    artifact = client.download_artifacts(result.run_id, "experiment.yaml", str(tmp_path))
+    mapping = read_yaml(tmp_path / "experiment.yaml")
+    again = variant(mapping.pop("name"), mapping)
+    assert artifact and again.key == shown.key
+
+    checkpoint = client.download_artifacts(result.run_id, "checkpoints/best.ckpt", str(tmp_path))
+    restored = LeViTModule.load_from_checkpoint(checkpoint)
+    model = mlflow.pytorch.load_model(f"runs:/{result.run_id}/model")
+    assert isinstance(model, LeViT)
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        assert model(images).equal(restored.eval()(images))
+
+    found = recorded(shown)
+    assert found is not None and found.run_id == result.run_id and not found.trained
+    assert (found.accuracy, found.loss) == (result.accuracy, result.loss)
+
+
+def test_an_epochs_metrics_are_written_in_one_batch(store, monkeypatch):
+    written = []
+    log_metrics = mlflow.log_metrics
+    monkeypatch.setattr(
+        mlflow,
+        "log_metrics",
+        lambda m, step=None: (written.append(step), log_metrics(m, step=step)),
+    )
+    train(variant("baseline", SMOKE))
+    assert [step for step in written if step is not None] == [0, 1]
+
+
+def test_a_training_that_diverges_is_recorded_as_failed_with_its_reason(store):
+    shown = variant("baseline", {"recipe": {"epochs": 1, "learning_rate": 1e30}})
+    with pytest.raises(RunError, match=r"diverged.*lower recipe\.learning_rate"):
+        train(shown)
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FAILED"
+    assert "diverged" in run.data.tags["levit_ablate.error"]
+    assert recorded(shown) is None
+
+
+def test_hardware_that_is_not_there_is_refused_before_there_is_a_run(store, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"hardware\.accelerator: gpu: torch finds none"):
+        train(variant("baseline", {"hardware": {"accelerator": "gpu"}}))
+    with pytest.raises(UserError, match=r"recipe\.precision: 16-mixed needs a GPU"):
+        train(variant("baseline", {"recipe": {"precision": "16-mixed"}}))
+    assert mlflow.search_runs(output_format="list") == []
+
+
+def test_the_loss_is_that_of_the_heads_mean(store):
+    result = train(variant("baseline", SMOKE))
+    assert 0 < result.loss < math.log(10) + 0.5
+    assert 0 <= result.accuracy <= 1
