@@ -14,6 +14,7 @@ GROUPS = [
     for group in ("lint", "test", "notebooks")
     for requirement in PYPROJECT["dependency-groups"][group]
 ]
+TIMELESS = "--ExecutePreprocessor.record_timing=False"
 TESTED = ("-c", "constraints.txt")
 
 
@@ -47,7 +48,9 @@ def notebooks(session: nox.Session) -> None:
     """Execute the notebooks in place, so that what they show is what they do."""
     install(session)
     for notebook in sorted(Path("notebooks").glob("*.ipynb")):
-        session.run("jupyter", "execute", "--inplace", str(notebook))
+        session.run(
+            "jupyter", "nbconvert", "--execute", "--inplace", "--to=notebook", TIMELESS, notebook
+        )
 
 
 @nox.session(venv_backend="none")

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from levit_ablate.config import Architecture, Design, Match, UserError, closest
+from levit_ablate.config import Architecture, Design, Match
+from levit_ablate.errors import UserError, closest
 from levit_ablate.serialization import check_keys, experiment_from, read_yaml
 
 BASELINE = "baseline"

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
-from levit_ablate.config import RunError, UserError, closest
+from levit_ablate.errors import RunError, UserError, closest
 
 COMMANDS = {
     "list": "the ablations that can be run, and their rows in the paper",

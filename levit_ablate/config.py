@@ -8,25 +8,15 @@ The texts under the fields are the help texts of the command line.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-
-class UserError(ValueError):
-    """A mistake that the user can put right: one line that says what, where, and what to do."""
+from levit_ablate.errors import UserError, closest
 
 
-class RunError(RuntimeError):
-    """A run that failed by itself: one line that says how, and what to try."""
-
-
-def closest(name: object, valid: Iterable[str]) -> str:
-    """Say what might have been meant by `name`, and what could have been: for error messages."""
-    names = sorted(valid)
-    match = get_close_matches(str(name), names, n=1, cutoff=0.5)
-    return (f"did you mean {match[0]}? " if match else "") + f"valid: {', '.join(names)}"
+def _section(config: Any) -> str:
+    """The keys that lead to a config's fields in an experiment, with a dot after each."""
+    return "" if isinstance(config, Experiment) else f"{type(config).__name__.lower()}."
 
 
 def _check_literals(config: Any) -> None:
@@ -34,8 +24,8 @@ def _check_literals(config: Any) -> None:
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if get_origin(hint) is Literal and value not in get_args(hint):
-            where = f"{type(config).__name__.lower()}.{name}"
-            raise UserError(f"{where}: {value!r} is not a choice; {closest(value, get_args(hint))}")
+            choices = closest(value, get_args(hint))
+            raise UserError(f"{_section(config)}{name}: {value!r} is not a choice; {choices}")
 
 
 def _check_range(
@@ -45,9 +35,9 @@ def _check_range(
     for name in names:
         value = getattr(config, name)
         if not (low < value if above else low <= value) or not value <= high:
-            bound = f"{'above' if above else 'at least'} {low:g}"
-            bound += f" and at most {high:g}" if high < math.inf else ""
-            raise UserError(f"{type(config).__name__.lower()}.{name}: {value} must be {bound}")
+            bound = f"{'above' if above else 'at least'} {low:,}"
+            bound += f" and at most {high:,}" if high < math.inf else ""
+            raise UserError(f"{_section(config)}{name}: {value} must be {bound}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,10 +272,7 @@ class Experiment:
     """Where it runs."""
 
     def __post_init__(self) -> None:
-        if self.match not in get_args(Match):
-            raise UserError(
-                f"match: {self.match!r} is not a choice; {closest(self.match, get_args(Match))}"
-            )
+        _check_literals(self)
         _check_range(self, 0, "seed", high=2**32 - 1)
 
 

@@ -12,8 +12,9 @@ import torch
 
 from levit_ablate import ablations
 from levit_ablate.ablations import Ablation
-from levit_ablate.config import Architecture, Experiment, Images, UserError, differences
+from levit_ablate.config import Architecture, Experiment, Images, differences
 from levit_ablate.data.catalog import images_of
+from levit_ablate.errors import UserError
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs
 from levit_ablate.models.levit import LeViT
@@ -98,7 +99,7 @@ def variant(name: str, given: Mapping[str, Any], images: Images | None = None) -
 def _explicit(
     ablation: Ablation, mapping: dict[str, Any], images: Images | None, baseline: Variant | None
 ) -> Variant:
-    experiment = experiment_from(mapping, ablation.name)
+    experiment = experiment_from(mapping)
     design, images = experiment.design, images or images_of(experiment.data)
     architecture = experiment.architecture or preset(experiment.model).architecture
     architecture = replace(architecture, stages=geometry.stages_of(architecture, design))

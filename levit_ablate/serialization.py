@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser
 
-from levit_ablate.config import Experiment, UserError, closest
+from levit_ablate.config import Experiment
+from levit_ablate.errors import UserError, closest
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -78,20 +79,21 @@ def _names(config: Any) -> str:
     return ", ".join(field.name for field in fields(config))
 
 
-def experiment_from(mapping: Mapping[str, Any], where: str = "experiment") -> Experiment:
+def experiment_from(mapping: Mapping[str, Any], where: str = "") -> Experiment:
     """The experiment that a mapping describes; what it leaves out is the default.
 
-    Raises UserError for unknown keys and values that do not fit, naming `where`.
+    Raises UserError for unknown keys and values that do not fit, naming `where`, a file.
     """
-    check_keys(mapping, Experiment, where)
+    before = f"{where}: " if where else ""
+    check_keys(mapping, Experiment, where or "experiment")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Experiment)
     try:
         return Experiment(**parser.instantiate(parser.parse_object(dict(mapping))).as_dict())
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{before}{error}") from error
     except Exception as error:  # jsonargparse raises several kinds, and means the user by all
-        raise UserError(f"{where}: {plain(str(error))}") from error
+        raise UserError(f"{before}{plain(str(error))}") from error
 
 
 def plain(message: str) -> str:
@@ -102,6 +104,9 @@ def plain(message: str) -> str:
         key, choices, value = found.groups()
         valid = re.findall(r"[\w-]+", choices)
         line = f"{key}: {value!r} is not a choice; {closest(value, valid)}"
+    line = re.sub(
+        r"(\S+): Does not validate against any .*", r"\1: needs its fields, as YAML", line
+    )
     return re.sub(r"Expected an? (.*?)\. Got value: (.*)", r"\1 needed, not \2", line)
 
 

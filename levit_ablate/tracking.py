@@ -24,7 +24,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
-from levit_ablate.config import Images, UserError
+from levit_ablate.config import Images
+from levit_ablate.errors import UserError
 from levit_ablate.experiments import Variant
 from levit_ablate.serialization import to_mapping, to_yaml
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from levit_ablate.config import Data, Experiment, Recipe, UserError, closest
+from levit_ablate.config import Data, Experiment, Recipe
+from levit_ablate.errors import UserError, closest
 from levit_ablate.recipes import RECIPES
 from levit_ablate.serialization import check_keys, merge, plain, read_yaml
 

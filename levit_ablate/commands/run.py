@@ -68,6 +68,7 @@ def compared(result: Result, baseline: Result | None) -> dict[str, Any]:
         "seconds": result.seconds,
         "key": result.variant.key,
         "run_id": result.run_id,
+        "baseline_key": baseline.variant.key if baseline else None,
         "baseline_run_id": baseline.run_id if baseline else None,
         "trained": result.trained,
     }

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from levit_ablate.commands.options import add_experiment, experiment_options, parse, parser_for
-from levit_ablate.config import UserError
+from levit_ablate.errors import UserError
 from levit_ablate.experiments import Variant, variant
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs

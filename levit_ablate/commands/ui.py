@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from levit_ablate.commands.options import parse, parser_for
-from levit_ablate.config import UserError
+from levit_ablate.errors import UserError
 
 DEFAULT_PORT = 5000
 

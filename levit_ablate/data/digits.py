@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from levit_ablate.config import Data, UserError
+from levit_ablate.config import Data
+from levit_ablate.errors import UserError
 from levit_ablate.streams import stream_seed
 
 TEST_SHARE = 0.25

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from levit_ablate.config import Architecture, Design, Stage, UserError
+from levit_ablate.config import Architecture, Design, Stage
+from levit_ablate.errors import UserError
 
 VALUES_PER_KEY = {"small": 2, "as_values": 1}
 """Size of a head's values over that of its keys, in the blocks of a stage (paper 4.3, A.2)."""

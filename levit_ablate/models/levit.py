@@ -176,6 +176,7 @@ class LeViT(nn.Module):
         self, architecture: Architecture, design: Design, images: Images, seed: int = 0
     ) -> None:
         super().__init__()
+        self.architecture, self.design, self.images = architecture, design, images
         parts = Parts.of(architecture, design)
         stages = geometry.stages_of(architecture, design)
         size = (images.height, images.width)

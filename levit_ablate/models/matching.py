@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from levit_ablate.config import Architecture, Design, Images, UserError
+from levit_ablate.config import Architecture, Design, Images
+from levit_ablate.errors import UserError
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import costs
 

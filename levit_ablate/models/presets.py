@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from levit_ablate.config import Architecture, Images, Stage, UserError, closest
+from levit_ablate.config import Architecture, Images, Stage
+from levit_ablate.errors import UserError, closest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from levit_ablate.config import RunError
+from levit_ablate.errors import RunError
 from levit_ablate.tracking import Recorder
 
 

@@ -63,7 +63,7 @@ class LeViTModule(lightning.LightningModule):
         architecture = architecture or preset(model).architecture
         self.network = LeViT(architecture, self.design, self.images, seed)
         if pretrained:
-            weights.load_weights(self.network, weights.pretrained(model).state_dict())
+            weights.load_pretrained(self.network, model)
         self.objective = OBJECTIVES[self.design.distillation]
         self.teacher = TEACHERS[self.recipe.teacher]
         self.accuracies = nn.ModuleDict(

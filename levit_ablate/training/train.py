@@ -17,8 +17,9 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from levit_ablate import tracking
-from levit_ablate.config import Experiment, UserError
+from levit_ablate.config import Experiment
 from levit_ablate.data.digits import DigitsDataModule
+from levit_ablate.errors import UserError
 from levit_ablate.experiments import Variant
 from levit_ablate.streams import stream_seed
 from levit_ablate.tracking import Recorder
@@ -127,12 +128,13 @@ def _train(variant: Variant, data: LightningDataModule, recorder: Recorder) -> d
         _interruptible(lambda: trainer.fit(module, data))
         seconds = time.perf_counter() - started
         checkpoint = Path(best.best_model_path)
+        best_epoch = torch.load(checkpoint, weights_only=True)["epoch"]
         module = LeViTModule.load_from_checkpoint(checkpoint)
         _interruptible(lambda: trainer.test(module, data, verbose=False))
         recorder.checkpoint(checkpoint)
         recorder.model(module.network.cpu(), variant.images)
     tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {**tested, "train_seconds": seconds}
+    return {**tested, "best_epoch": best_epoch, "train_seconds": seconds}
 
 
 def _interruptible(call: Callable[[], object]) -> None:

@@ -1,0 +1,94 @@
+"""Every notebook runs from top to bottom, and is committed as it ran, without a machine's paths."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+QUICK = {
+    "01_reading_a_run": 'SETTINGS = {"recipe": {"epochs": 1, "warmup_epochs": 0.5}, "seed": 1}',
+}
+"""What is set after a notebook's cell tagged `parameters`, so that it takes seconds."""
+OF_A_MACHINE = re.compile(r"(?<!\w)/(home|root|work|tmp|opt|Users|private/var)\b|[A-Z]:\\\\")
+"""A path of some machine, in JSON, where a backslash is two."""
+LARGEST = 300_000
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook: NotebookNode) -> list[NotebookNode]:
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def shown(notebook: NotebookNode, kind: str) -> list[str]:
+    return [output.data[kind] for output in outputs(notebook) if kind in output.get("data", {})]
+
+
+def assert_figures_and_tables(notebook: NotebookNode) -> None:
+    assert not [output for output in outputs(notebook) if output.output_type == "error"]
+    assert shown(notebook, "image/png")
+    assert any("<table" in html for html in shown(notebook, "text/html"))
+
+
+def make_quick(notebook: NotebookNode, source: str) -> None:
+    [index] = [
+        index
+        for index, cell in enumerate(notebook.cells)
+        if "parameters" in cell.metadata.get("tags", [])
+    ]
+    notebook.cells.insert(index + 1, new_code_cell(source))
+
+
+@pytest.fixture
+def executed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotebookNode:
+    """The notebook, run quickly in a folder of its own, in which it leaves nothing."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for variable in ("IPYTHONDIR", "TMPDIR", "TEMP"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    notebook = nbformat.read(path, as_version=4)
+    make_quick(notebook, QUICK[path.stem])
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    assert not list(folder.iterdir())
+    return notebook
+
+
+@each_notebook
+def test_a_notebook_runs_anywhere_and_shows_its_figures_and_tables(executed):
+    assert_figures_and_tables(executed)
+
+
+@each_notebook
+def test_the_committed_notebook_shows_what_it_gave(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert_figures_and_tables(notebook)
+    assert not [output for output in outputs(notebook) if output.get("name") == "stderr"]
+    assert path.stat().st_size < LARGEST
+
+
+@each_notebook
+def test_the_committed_notebook_names_no_path_of_a_machine(path):
+    notebook = nbformat.read(path, as_version=4)
+    for output in outputs(notebook):
+        output.get("data", {}).pop("image/png", None)  # base64 has slashes too
+    assert not OF_A_MACHINE.search(json.dumps(notebook, ensure_ascii=False))
+
+
+def test_there_is_a_notebook():
+    assert NOTEBOOKS
