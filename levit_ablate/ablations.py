@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from levit_ablate.config import Architecture, Design, Match
 from levit_ablate.errors import UserError, closest
-from levit_ablate.serialization import check_keys, experiment_from, read_yaml
+from levit_ablate.serialization import check_keys, config_from, experiment_from, read_yaml
 
 BASELINE = "baseline"
 
@@ -101,7 +101,8 @@ def read_file(path: Path) -> Ablation:
     for key in content:
         if key not in FILE_KEYS:
             raise UserError(f"{where}: unknown key {key}; {closest(key, FILE_KEYS)}")
-    if not isinstance(content.get("summary"), str):
+    summary = content.get("summary")
+    if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
         raise UserError(f"{where}: summary: a line that says what is removed is needed")
     match = content.get("match", "none")
     if match not in get_args(Match):
@@ -109,7 +110,7 @@ def read_file(path: Path) -> Ablation:
             f"{where}: match: {match!r} is not a choice; {closest(match, get_args(Match))}"
         )
     for key, config in {"design": Design, "architecture": Architecture, "paper": PaperRow}.items():
-        section = content.setdefault(key, None) or {}
+        section = {} if content.setdefault(key, None) is None else content[key]
         if not isinstance(section, Mapping):
             raise UserError(f"{where}: {key}: {section!r} is no mapping of keys to values")
         check_keys(section, config, where, f"{key}.")
@@ -118,22 +119,9 @@ def read_file(path: Path) -> Ablation:
     return Ablation(
         name=path.stem,
         path=path,
-        summary=content["summary"].strip(),
+        summary=summary.strip(),
         match=match,
         design=content["design"] or {},
         architecture=content["architecture"],
-        paper=_paper_row(content["paper"], where) if content["paper"] else None,
+        paper=config_from(PaperRow, content["paper"], where, "paper") if content["paper"] else None,
     )
-
-
-def _paper_row(section: Mapping[str, Any], where: str) -> PaperRow:
-    try:
-        row = {"difference": 0.0, **section}
-        return PaperRow(
-            row=str(row.pop("row")), **{key: float(value) for key, value in row.items()}
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        keys = ", ".join(f.name for f in fields(PaperRow))
-        raise UserError(
-            f"{where}: paper: needs {keys}, all but row as numbers ({error})"
-        ) from error

@@ -67,9 +67,10 @@ def _command(argv: list[str]) -> tuple[str, list[str]]:
     if not argv:
         parser.print_help()
         sys.exit(EXIT_USER)
-    command = parser.parse_args(argv[:1]).command
-    if command not in COMMANDS:
+    command = argv[0]
+    if command not in {*COMMANDS, "-h", "--help", "--version"}:
         raise UserError(f"command {command!r} is not known; {closest(command, COMMANDS)}")
+    parser.parse_args([command])  # prints help or version, and exits
     return command, argv[1:]
 
 

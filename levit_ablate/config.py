@@ -40,6 +40,10 @@ def _check_range(
             raise UserError(f"{_section(config)}{name}: {value} must be {bound}")
 
 
+MOST = 2**16
+"""Of anything that has a size: beyond it torch could not even count the network."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Design:
     """The design choices of LeViT, each with what it can be replaced by.
@@ -98,7 +102,7 @@ class Design:
 
     def __post_init__(self) -> None:
         _check_literals(self)
-        _check_range(self, 0, "mlp_expansion", above=True)
+        _check_range(self, 0, "mlp_expansion", above=True, high=1024)
         if not self.pyramid and self.downsampling != "attention":
             raise UserError(
                 f"design.pyramid: false cannot be combined with design.downsampling: "
@@ -121,7 +125,7 @@ class Stage:
     """Attention heads of a block (the paper's N). A shrinking block's follow from the widths."""
 
     def __post_init__(self) -> None:
-        _check_range(self, 1, "depth", "width", "num_heads")
+        _check_range(self, 1, "depth", "width", "num_heads", high=MOST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +148,7 @@ class Architecture:
     def __post_init__(self) -> None:
         if not self.stages:
             raise UserError("architecture.stages: at least one stage is needed")
-        _check_range(self, 1, "value_dim")
+        _check_range(self, 1, "value_dim", high=MOST)
         _check_range(self, 1, "stem_depth", high=8)
         _check_range(self, 0, "drop_path", high=0.99)
 

@@ -91,7 +91,7 @@ def variant(name: str, given: Mapping[str, Any], images: Images | None = None) -
     base = ablations.read(ablations.BASELINE)
     baseline = _explicit(base, merge(base.changes(), conditions), images, baseline=None)
     own = ablations.read(name)
-    resolved = _explicit(own, merge(own.changes(), given), images, baseline)
+    resolved = _explicit(own, merge(base.changes(), own.changes(), given), images, baseline)
     same = own.name == base.name and not resolved.differences()
     return baseline if same else resolved
 
@@ -123,7 +123,16 @@ def key_of(experiment: Experiment) -> str:
     The hash of the explicit experiment, seed included; not of its name, nor of the hardware.
     """
     mapping = {k: v for k, v in to_mapping(experiment).items() if k not in KEYLESS}
-    return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_floats(mapping), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _floats(value: Any) -> Any:
+    """Every number as a float that equal numbers share: 2 as 2.0, and -0.0 as 0.0."""
+    if isinstance(value, dict):
+        return {key: _floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_floats(item) for item in value]
+    return float(value) + 0.0 if type(value) in (int, float) else value
 
 
 def check_changes(variant: Variant) -> None:

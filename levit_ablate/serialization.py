@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from levit_ablate.config import Experiment
 from levit_ablate.errors import UserError, closest
+
+T = TypeVar("T")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -45,7 +48,9 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_keys(mapping: Mapping[str, Any], config: type, where: str, prefix: str = "") -> None:
-    """Refuse keys and choices that `config` does not have, with the closest match (UserError).
+    """Refuse keys, choices and types that `config` does not have (UserError, with the closest).
+
+    Keys may be missing: what is checked may be laid over something that has them.
 
     Args:
         mapping: what was read.
@@ -53,30 +58,8 @@ def check_keys(mapping: Mapping[str, Any], config: type, where: str, prefix: str
         where: the file, or what else the error names first.
         prefix: the keys that lead to `mapping`, with a dot after each.
     """
-    hints = get_type_hints(config)
-    for key, value in mapping.items():
-        if key not in hints:
-            raise UserError(f"{where}: unknown key {prefix}{key}; {closest(key, hints)}")
-        for hint in get_args(hints[key]) if isinstance(hints[key], UnionType) else (hints[key],):
-            _check_value(value, hint, where, f"{prefix}{key}")
-
-
-def _check_value(value: Any, hint: Any, where: str, key: str) -> None:
-    if get_origin(hint) is Literal and value not in get_args(hint):
-        choices = closest(value, map(str, get_args(hint)))
-        raise UserError(f"{where}: {key}: {value!r} is not a choice; {choices}")
-    if is_dataclass(hint):
-        if isinstance(value, Mapping):
-            check_keys(value, hint, where, f"{key}.")  # type: ignore[arg-type]
-        elif value is not None:
-            raise UserError(f"{where}: {key}: {value!r} is no mapping; keys: {_names(hint)}")
-    elif get_origin(hint) is tuple and isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            _check_value(item, get_args(hint)[0], where, f"{key}[{index}]")
-
-
-def _names(config: Any) -> str:
-    return ", ".join(field.name for field in fields(config))
+    with _named(where):
+        _check_keys(mapping, config, prefix)
 
 
 def experiment_from(mapping: Mapping[str, Any], where: str = "") -> Experiment:
@@ -84,29 +67,96 @@ def experiment_from(mapping: Mapping[str, Any], where: str = "") -> Experiment:
 
     Raises UserError for unknown keys and values that do not fit, naming `where`, a file.
     """
-    before = f"{where}: " if where else ""
-    check_keys(mapping, Experiment, where or "experiment")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Experiment)
+    return config_from(Experiment, mapping, where)
+
+
+def config_from(config: type[T], mapping: Mapping[str, Any], where: str, key: str = "") -> T:
+    """The config that a mapping under `key` describes; errors as those of `experiment_from`."""
+    with _named(where):
+        _check_keys(mapping, config, f"{key}." if key else "")
+        return _built(mapping, config, key)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Put the file before an error about what it holds."""
     try:
-        return Experiment(**parser.instantiate(parser.parse_object(dict(mapping))).as_dict())
+        yield
     except UserError as error:
-        raise UserError(f"{before}{error}") from error
-    except Exception as error:  # jsonargparse raises several kinds, and means the user by all
-        raise UserError(f"{before}{plain(str(error))}") from error
+        raise UserError(f"{where}: {error}" if where else str(error)) from error
+
+
+def _check_keys(mapping: Mapping[str, Any], config: type, prefix: str) -> None:
+    hints = get_type_hints(config)
+    for key, value in mapping.items():
+        if key not in hints:
+            raise UserError(f"unknown key {prefix}{key}; {closest(key, hints)}")
+        if value is not None or NoneType not in get_args(hints[key]):
+            _check_value(value, _required(hints[key]), f"{prefix}{key}")
+
+
+def _check_value(value: Any, hint: Any, key: str) -> None:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            choices = closest(value, map(str, get_args(hint)))
+            raise UserError(f"{key}: {value!r} is not a choice; {choices}")
+    elif is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{key}: {value!r} is no mapping; keys: {_names(hint)}")
+        _check_keys(value, hint, f"{key}.")  # type: ignore[arg-type]
+    elif get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{key}: list needed, not {value!r}")
+        for index, item in enumerate(value):
+            _check_value(item, get_args(hint)[0], f"{key}[{index}]")
+    elif type(_number(value, hint)) is not hint:
+        raise UserError(f"{key}: {hint.__name__} needed, not {value!r}")
+    elif hint is float and not math.isfinite(_number(value, hint)):
+        raise UserError(f"{key}: a finite number needed, not {value!r}")
+
+
+def _built(value: Any, hint: Any, key: str) -> Any:
+    """A checked value as `hint`. Raises UserError where a config lacks a key or refuses a value."""
+    if get_origin(hint) is tuple:
+        item_hint = get_args(hint)[0]
+        return tuple(_built(item, item_hint, f"{key}[{i}]") for i, item in enumerate(value))
+    if value is None or not is_dataclass(hint):
+        return _number(value, hint)
+    required = {f.name for f in fields(hint) if f.default is f.default_factory is MISSING}
+    if missing := sorted(required - set(value)):
+        raise UserError(f"{key}: needs {', '.join(missing)}; keys: {_names(hint)}")
+    hints = get_type_hints(hint)
+    prefix = f"{key}." if key else ""
+    values = {k: _built(v, _required(hints[k]), f"{prefix}{k}") for k, v in value.items()}
+    return hint(**values)  # type: ignore[operator]
+
+
+def _required(hint: Any) -> Any:
+    """`X` of `X | None`."""
+    return next((h for h in get_args(hint) if NoneType in get_args(hint)), hint)
+
+
+def _number(value: Any, hint: Any) -> Any:
+    """A whole number or text as the float that it is meant to be; YAML reads 1e-3 as text."""
+    try:
+        return float(value) if hint is float and type(value) in (int, str) else value
+    except ValueError:
+        return value
+
+
+def _names(config: Any) -> str:
+    return ", ".join(field.name for field in fields(config))
 
 
 def plain(message: str) -> str:
     """A jsonargparse message in one line, without its own vocabulary of types."""
     line = " ".join(message.split()).replace("Parser key ", "").replace('"', "")
     line = re.sub(r"<class '(\w+)'>", r"\1", line)
-    if found := re.search(r"^(.*?):? Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)$", line):
+    literal = r"^(.*?):? Expected a typing\.Literal\[(.*?)\]\. Got value: ?(.*)$"
+    if found := re.search(literal, line):
         key, choices, value = found.groups()
         valid = re.findall(r"[\w-]+", choices)
         line = f"{key}: {value!r} is not a choice; {closest(value, valid)}"
-    line = re.sub(
-        r"(\S+): Does not validate against any .*", r"\1: needs its fields, as YAML", line
-    )
     return re.sub(r"Expected an? (.*?)\. Got value: (.*)", r"\1 needed, not \2", line)
 
 

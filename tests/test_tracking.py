@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from levit_ablate import tracking
-from levit_ablate.config import UserError
+from levit_ablate.errors import UserError
 from levit_ablate.experiments import variant
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from levit_ablate import ablations
@@ -33,7 +34,8 @@ def main(argv: Sequence[str]) -> None:
         paper = ablation.paper
         figure = f"{paper.difference:+.1f}" if paper and paper.difference else ""
         row = paper.row if paper else "–"
-        table.add_row(ablation.name, row, figure.replace("-", "−"), ablation.summary)
+        cells = (ablation.name, row, figure.replace("-", "−"), ablation.summary)
+        table.add_row(*map(escape, cells))
     console = Console()
     console.print(table)
     console.print(

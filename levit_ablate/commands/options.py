@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from levit_ablate.config import Data, Experiment, Recipe
+from levit_ablate.config import Architecture, Data, Design, Experiment, Hardware, Recipe
 from levit_ablate.errors import UserError, closest
 from levit_ablate.recipes import RECIPES
 from levit_ablate.serialization import check_keys, merge, plain, read_yaml
@@ -24,6 +24,15 @@ NAMED: dict[str, Mapping[str, Data | Recipe]] = {
 }
 """Options that take a name for a whole section: `--recipe smoke`."""
 
+SECTIONS = {
+    "data": Data,
+    "recipe": Recipe,
+    "design": Design,
+    "hardware": Hardware,
+    "architecture": Architecture,
+}
+"""Options that stand for a whole section: a name where there are any, or a YAML file."""
+
 Format = Literal["text", "json"]
 
 
@@ -34,6 +43,7 @@ def parser_for(command: str, description: str) -> ArgumentParser:
         description=description,
         exit_on_error=False,
         print_config=None,
+        allow_abbrev=False,
     )
 
 
@@ -42,10 +52,11 @@ def add_experiment(parser: ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="An ablation's name, or its YAML file.")
     parser.add_argument(
         "--config",
-        type=str,
         action="append",
+        type=str,
         metavar="FILE",
-        help="YAML with any of the options below, by section; options on the command line win.",
+        help="YAML with any of the options below, by section; a later file wins over an earlier, "
+        "options on the command line over both.",
     )
     parser.add_argument(
         "--format", type=Format, default="text", help="For people, or for machines."
@@ -55,9 +66,10 @@ def add_experiment(parser: ArgumentParser) -> None:
         action="store_true",
         help="Print the explicit experiment as YAML that --config accepts, and exit.",
     )
-    parser.add_class_arguments(Experiment)
+    parser.add_class_arguments(Experiment, skip={"architecture"})
+    parser.add_argument("--architecture", type=dict[str, Any])
     for action in parser._actions:
-        if action.dest in {"data", "recipe", "design", "hardware"}:
+        if action.dest in SECTIONS:
             names = f"{', '.join(NAMED[action.dest])}; or " if action.dest in NAMED else ""
             action.metavar, action.help = (
                 "NAME" if names else "FILE",
@@ -92,21 +104,29 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _named_first(argv: Sequence[str]) -> list[str]:
-    """Put `--recipe NAME` before all else, as its fields: single fields win wherever they stand."""
+    """Put `--recipe NAME` before all else, as its fields: single fields win wherever they stand.
+
+    Sections in files are read here, so that their errors name the file and the key.
+    """
     first, rest, words = [], [], list(argv)
     while words:
         word = words.pop(0)
         option, _, value = word.partition("=")
         section = option.removeprefix("--")
-        if not option.startswith("--") or section not in NAMED:
+        if not option.startswith("--") or section not in SECTIONS:
             rest.append(word)
             continue
         value = value or (words.pop(0) if words else "")
-        if value in NAMED[section]:
-            value = json.dumps(asdict(NAMED[section][value]))
-        elif not Path(value).is_file():
-            raise UserError(f"--{section}: {value!r} is no name; {closest(value, NAMED[section])}")
-        first += [f"--{section}", value]
+        named = NAMED.get(section, {})
+        if value in named:
+            mapping = asdict(named[value])
+        elif value.endswith((".yaml", ".yml")) or Path(value).is_file():
+            mapping = read_yaml(Path(value))
+            check_keys(mapping, SECTIONS[section], value, f"{section}.")
+        else:
+            kinds = f"neither a YAML file nor a name; {closest(value, named)}"
+            raise UserError(f"--{section}: {value!r} is {kinds if named else 'no YAML file'}")
+        first += [f"--{section}", json.dumps(mapping)]
     return first + rest
 
 

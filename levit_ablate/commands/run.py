@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from levit_ablate import tracking
@@ -78,7 +79,7 @@ def _print(result: Result, baseline: Result | None, uri: str) -> None:
     experiment = result.variant.experiment
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    table.add_column(result.variant.name, justify="right", no_wrap=True)
+    table.add_column(escape(result.variant.name), justify="right", no_wrap=True)
     if baseline:
         table.add_column("baseline", justify="right", no_wrap=True)
         table.add_column("difference", justify="right", no_wrap=True)
@@ -88,7 +89,8 @@ def _print(result: Result, baseline: Result | None, uri: str) -> None:
     for name, *cells in zip(FIGURES, *columns, *([differences] if baseline else []), strict=True):
         table.add_row(name, *cells)
     console = Console(highlight=False)
-    console.print(f"[bold]{result.variant.name}[/bold]: {result.variant.ablation.summary}")
+    name, summary = result.variant.name, result.variant.ablation.summary
+    console.print(f"[bold]{escape(name)}[/bold]: {escape(summary)}")
     console.print(f"{experiment.data.name}, {experiment.model}, seed {experiment.seed}\n")
     console.print(table)
     if baseline:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from levit_ablate.commands.options import add_experiment, experiment_options, parse, parser_for
@@ -114,7 +115,7 @@ def _plain(value: Any) -> Any:
 def _print(shown: Variant) -> None:
     facts, console = described(shown), Console()
     height, width, channels = (facts["images"][key] for key in ("height", "width", "channels"))
-    console.print(f"[bold]{shown.name}[/bold]: {shown.ablation.summary}")
+    console.print(f"[bold]{escape(shown.name)}[/bold]: {escape(shown.ablation.summary)}")
     classes = facts["images"]["num_classes"]
     console.print(f"{facts['model']}, images {channels}x{height}x{width}, {classes} classes\n")
     console.print(_network_table(facts))

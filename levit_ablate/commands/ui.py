@@ -29,5 +29,5 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"tracking uri {uri}: nothing is recorded there yet; run an ablation first")
     port = str(options.get("port", DEFAULT_PORT))
     print(f"MLflow on {uri}: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-    command = ["mlflow", "ui", "--backend-store-uri", uri, "--port", port]
+    command = ["mlflow", "ui", "--workers", "1", "--backend-store-uri", uri, "--port", port]
     os.execv(sys.executable, [sys.executable, "-m", *command])
