@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from levit_ablate.commands.options import add_experiment, experiment_options, parse, parser_for
+from levit_ablate.config import Images
 from levit_ablate.errors import UserError
 from levit_ablate.experiments import Variant, variant
 from levit_ablate.models import geometry
@@ -33,22 +34,28 @@ def main(argv: Sequence[str]) -> None:
         "--image-size",
         type=str,
         metavar="SIDE",
-        help="Side of the images in pixels, or 192x256 for height x width.",
+        help="Side of the images in pixels, or 192x256 for height x width; without it the "
+        "model's own, or the dataset's where --data is given.",
     )
     options = parse(parser, argv)
     name, given = experiment_options(options)
     given.setdefault("model", PAPER_MODEL)
-    images = preset(given["model"]).images
-    if "image_size" in options:
-        height, width = _sides(options["image_size"])
-        images = replace(images, height=height, width=width)
-    shown = variant(name, given, images)
+    shown = variant(name, given, _images(options, given))
     if options.get("print_config"):
         print(f"name: {shown.name}\n{to_yaml(shown.experiment)}", end="")
     elif options.get("format") == "json":
         print(json.dumps(described(shown), indent=2))
     else:
         _print(shown)
+
+
+def _images(options: dict[str, Any], given: dict[str, Any]) -> Images | None:
+    """What to build for: the model's own images, another side of them, or the dataset's (None)."""
+    images = preset(given["model"]).images
+    if "image_size" not in options:
+        return None if "data" in given else images
+    height, width = _sides(options["image_size"])
+    return replace(images, height=height, width=width)
 
 
 def _sides(size: str) -> tuple[int, int]:

@@ -261,3 +261,12 @@ def test_a_cost_that_cannot_be_matched_is_refused_with_the_way_out(capsys):
     assert re.fullmatch(
         r"levit-ablate: match: params: the nearest geometry is .* off .*; use match: none\n", err
     )
+
+
+def test_with_a_dataset_it_shows_what_run_would_train(capsys):
+    given = ["no_pyramid", "--model", "levit_128s", "--data", "digits", "--print_config"]
+    outputs = []
+    for command in ("show", "run"):
+        assert run_command([command, *given]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != ""
