@@ -1,7 +1,6 @@
 """The configs: what they refuse, in which words, and that nobody changes them."""
 
 import math
-import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields
@@ -197,9 +196,8 @@ def test_a_number_out_of_range_is_refused_with_the_range(config, values, message
     [(Experiment, "seed", "seed"), (Data, "split_seed", "data.split_seed")],
 )
 def test_seeds_are_those_that_numpy_takes(config, field, name, seed):
-    where = re.escape(f"{name}: {seed} must be at least 0 and at most ")
-    with pytest.raises(UserError, match=f"^{where}"):
-        config(**{field: seed})
+    message = f"{name}: {seed} must be at least 0 and at most 4,294,967,295"
+    assert refusal(config, **{field: seed}) == message
     assert getattr(config(**{field: 2**32 - 1}), field) == 2**32 - 1
 
 

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from levit_ablate.config import Data, UserError
+from levit_ablate.config import Data
 from levit_ablate.data.catalog import images_of
 from levit_ablate.data.digits import DigitsDataModule, EpochOrder
+from levit_ablate.errors import UserError
 
 
 @pytest.fixture(scope="module")

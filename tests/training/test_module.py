@@ -9,7 +9,8 @@ from torch import nn
 
 from levit_ablate import ablations
 from levit_ablate.commands.options import add_experiment, experiment_options, parse, parser_for
-from levit_ablate.config import Design, Images, Recipe, UserError
+from levit_ablate.config import Design, Images, Recipe
+from levit_ablate.errors import UserError
 from levit_ablate.experiments import variant
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.serialization import experiment_from

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from levit_ablate.config import RunError, UserError
+from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import variant
 from levit_ablate.models.levit import LeViT
 from levit_ablate.serialization import read_yaml
