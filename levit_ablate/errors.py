@@ -17,5 +17,6 @@ class RunError(RuntimeError):
 def closest(name: object, valid: Iterable[str]) -> str:
     """Say what might have been meant by `name`, and what could have been: for error messages."""
     names = sorted(valid)
-    match = get_close_matches(str(name), names, n=1, cutoff=0.5)
-    return (f"did you mean {match[0]}? " if match else "") + f"valid: {', '.join(names)}"
+    lower = {each.lower(): each for each in names}
+    match = get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    return (f"did you mean {lower[match[0]]}? " if match else "") + f"valid: {', '.join(names)}"

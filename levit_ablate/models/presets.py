@@ -29,7 +29,7 @@ IMAGENET = Images(channels=3, height=224, width=224, num_classes=1000)
 CIFAR = Images(channels=3, height=32, width=32, num_classes=10)
 DIGITS = Images(channels=1, height=32, width=32, num_classes=10)
 
-# D = value_dim / 2: 16 for the 128s, 32 for the others. Shrinking blocks have C // D heads, as in
+# D = value_dim / 2: 16 for the 128s, 32 for the others. Shrinking blocks have C / D heads, as in
 # the released weights; the paper's table prints 18 for LeViT-384's second, where the code has 16.
 PRESETS = {
     "levit_128s": Preset(
