@@ -1,48 +1,20 @@
 """The cost: the paper's figures, and every figure against a count of the full network."""
 
-import random
 from dataclasses import replace
-from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from designs import CHOICES, SINGLE_FLIPS, name_of, random_designs
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from levit_ablate.config import Architecture, Design, Images, Stage, differences
+from levit_ablate.config import Architecture, Design, Images, Stage
 from levit_ablate.models.cost import Cost, costs
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.presets import preset
 
-CHOICES = {
-    name: {bool: (True, False), float: (2.0, 4.0, 3.5)}.get(hint) or get_args(hint)
-    for name, hint in get_type_hints(Design).items()
-}
-SINGLE_FLIPS = [
-    Design(**{name: value})
-    for name, values in CHOICES.items()
-    for value in values
-    if value != getattr(Design(), name)
-]
-
-
-def random_designs(number, seed=1):
-    draw = random.Random(seed)
-    designs = []
-    while len(designs) < number:
-        chosen = {name: draw.choice(values) for name, values in CHOICES.items()}
-        if chosen["pyramid"] or chosen["downsampling"] == "attention":
-            designs.append(Design(**chosen))
-    return designs
-
-
-def name_of(design):
-    changed = [f"{name}={there}" for name, (_, there) in differences(Design(), design).items()]
-    return "-".join(changed) or "levit"
-
-
 EVERY_DESIGN = pytest.mark.parametrize(
-    "design", [Design(), *SINGLE_FLIPS, *random_designs(24)], ids=name_of
+    "design", [Design(), *SINGLE_FLIPS, *random_designs(24, seed=1)], ids=name_of
 )
 
 # The paper's figures. Geometries are written out, so that nothing here rests on presets or solver.

@@ -2,9 +2,9 @@
 
 import itertools
 from dataclasses import replace
-from typing import get_args, get_type_hints
 
 import pytest
+from designs import SINGLE_FLIPS
 
 from levit_ablate.config import Architecture, Design, Images, Stage, differences
 from levit_ablate.errors import UserError
@@ -15,17 +15,6 @@ from levit_ablate.models.presets import PRESETS, preset
 
 LEVIT_128S = preset("levit_128s").architecture
 IMAGENET = preset("levit_128s").images
-
-CHOICES = {
-    name: {bool: (True, False), float: (2.0, 4.0, 3.5)}.get(hint) or get_args(hint)
-    for name, hint in get_type_hints(Design).items()
-}
-SINGLE_FLIPS = [
-    Design(**{name: value})
-    for name, values in CHOICES.items()
-    for value in values
-    if value != getattr(Design(), name)
-]
 
 
 def cost_of(architecture, design, images, cost):
