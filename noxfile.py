@@ -14,6 +14,8 @@ GROUPS = [
     for group in ("lint", "test", "notebooks")
     for requirement in PYPROJECT["dependency-groups"][group]
 ]
+SHARED = ".nox/shared"
+"""One environment for all sessions: torch alone is 5 GB."""
 TIMELESS = "--ExecutePreprocessor.record_timing=False"
 TESTED = ("-c", "constraints.txt")
 
@@ -23,9 +25,9 @@ def install(session: nox.Session) -> None:
     session.install(*TESTED, ".", *GROUPS)
 
 
-@nox.session
+@nox.session(venv_location=SHARED)
 def check(session: nox.Session) -> None:
-    """Lint, types and tests, in one environment: torch alone is 5 GB."""
+    """Lint, types and tests."""
     install(session)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -35,7 +37,7 @@ def check(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_location=SHARED)
 def combinations(session: nox.Session) -> None:
     """Every combination of the design choices builds and has a cost (minutes)."""
     install(session)
@@ -43,7 +45,7 @@ def combinations(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", "-m", "combinations", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_location=SHARED)
 def notebooks(session: nox.Session) -> None:
     """Execute the notebooks in place, so that what they show is what they do."""
     install(session)
