@@ -1,5 +1,6 @@
 """The project's checks and tests: `nox` runs what CI runs, `nox -l` lists the rest."""
 
+import os
 from pathlib import Path
 
 import nox
@@ -14,45 +15,43 @@ GROUPS = [
     for group in ("lint", "test", "notebooks")
     for requirement in PYPROJECT["dependency-groups"][group]
 ]
-SHARED = ".nox/shared"
-"""One environment for all sessions: torch alone is 5 GB."""
 TIMELESS = "--ExecutePreprocessor.record_timing=False"
 TESTED = ("-c", "constraints.txt")
+TOOLS = Path(".nox", "environment", "Scripts" if os.name == "nt" else "bin")
 
 
-def install(session: nox.Session) -> None:
-    """The package as a user gets it, not editable, and the tools; versions as last tested."""
+@nox.session(default=False)
+def environment(session: nox.Session) -> None:
+    """The one environment of all sessions (torch alone is 5 GB): the package as a user gets it."""
     session.install(*TESTED, ".", *GROUPS)
 
 
-@nox.session(venv_location=SHARED)
+def run(session: nox.Session, tool: str, *arguments: str) -> None:
+    """Run a tool of the environment, single-threaded: the tests have a process for each core."""
+    session.run(str(TOOLS / tool), *arguments, env={"OMP_NUM_THREADS": "1"}, external=True)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def check(session: nox.Session) -> None:
     """Lint, types and tests."""
-    install(session)
-    session.run("ruff", "check")
-    session.run("ruff", "format", "--check")
-    session.run("mypy")
-    # a process for each core, of one thread each
-    session.env["OMP_NUM_THREADS"] = "1"
-    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
+    run(session, "ruff", "check")
+    run(session, "ruff", "format", "--check")
+    run(session, "mypy", "--python-executable", str(TOOLS / "python"))
+    run(session, "pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
-@nox.session(venv_location=SHARED)
+@nox.session(venv_backend="none", requires=["environment"])
 def combinations(session: nox.Session) -> None:
     """Every combination of the design choices builds and has a cost (minutes)."""
-    install(session)
-    session.env["OMP_NUM_THREADS"] = "1"
-    session.run("pytest", "-n", "2", "-m", "combinations", *session.posargs)
+    run(session, "pytest", "-n", "2", "-m", "combinations", *session.posargs)
 
 
-@nox.session(venv_location=SHARED)
+@nox.session(venv_backend="none", requires=["environment"])
 def notebooks(session: nox.Session) -> None:
     """Execute the notebooks in place, so that what they show is what they do."""
-    install(session)
     for notebook in sorted(Path("notebooks").glob("*.ipynb")):
-        session.run(
-            "jupyter", "nbconvert", "--execute", "--inplace", "--to=notebook", TIMELESS, notebook
-        )
+        arguments = ("--execute", "--inplace", "--to=notebook", TIMELESS, str(notebook))
+        run(session, "python", "-m", "nbconvert", *arguments)
 
 
 @nox.session(venv_backend="none")

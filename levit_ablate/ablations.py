@@ -6,13 +6,15 @@ The user's own `./ablations` comes first, then those that ship with the package.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from levit_ablate.config import Architecture, Design, Match
+import yaml
+
+from levit_ablate.config import Architecture, Design, Experiment, Match
 from levit_ablate.errors import UserError, closest
-from levit_ablate.serialization import check_keys, config_from, experiment_from, read_yaml
+from levit_ablate.serialization import check_keys, config_from, experiment_from, read_yaml, to_yaml
 
 BASELINE = "baseline"
 
@@ -52,10 +54,20 @@ class Ablation:
     path: Path
     """The file."""
 
+    def header(self) -> dict[str, Any]:
+        """Its name and what is said of it: with an experiment, all that a record needs."""
+        paper = {"paper": asdict(self.paper)} if self.paper else {}
+        return {"name": self.name, "summary": self.summary, **paper}
+
     def changes(self) -> dict[str, Any]:
         """The part of an experiment that it sets."""
         architecture = {"architecture": self.architecture} if self.architecture else {}
         return {"design": dict(self.design), "match": self.match, **architecture}
+
+
+def recorded_yaml(ablation: Ablation, experiment: Experiment) -> str:
+    """An explicit experiment and what it came from, as YAML that `run --config` takes by itself."""
+    return yaml.safe_dump(ablation.header(), sort_keys=False) + to_yaml(experiment)
 
 
 FILE_KEYS = [f.name for f in fields(Ablation) if f.name not in {"name", "path"}]
@@ -70,7 +82,12 @@ def folders() -> list[Path]:
 
 def names() -> dict[str, Path]:
     """Every ablation that can be named, and its file."""
-    found = {path.stem: path for folder in reversed(folders()) for path in folder.glob("*.yaml")}
+    found = {
+        path.stem: path
+        for folder in reversed(folders())
+        for path in folder.glob("*.yaml")
+        if path.is_file()
+    }
     return dict(sorted(found.items()))
 
 
@@ -86,17 +103,28 @@ def read(name: str) -> Ablation:
     return read_file(paths[name])
 
 
-def read_all() -> list[Ablation]:
-    """Every ablation that can be named: the baseline, the paper's rows in order, the others."""
-    found = [read_file(path) for path in names().values()]
-    return sorted(
-        found, key=lambda a: (a.name != BASELINE, a.paper.row if a.paper else "Z", a.name)
-    )
+def read_all() -> tuple[list[Ablation], list[UserError]]:
+    """Every ablation that can be named, and the errors of the files that cannot be read.
+
+    The baseline comes first, then the paper's rows in order, then the others.
+    """
+    found, bad = [], []
+    for path in names().values():
+        try:
+            found.append(read_file(path))
+        except UserError as error:
+            bad.append(error)
+    found.sort(key=lambda a: (a.name != BASELINE, a.paper.row if a.paper else "Z", a.name))
+    return found, bad
 
 
 def read_file(path: Path) -> Ablation:
     """Read one file and check every key and choice in it. Raises UserError with file and key."""
-    content = read_yaml(path)
+    return from_mapping(read_yaml(path), path.stem, path)
+
+
+def from_mapping(content: dict[str, Any], name: str, path: Path) -> Ablation:
+    """The ablation that a mapping describes, read from `path`. Raises UserError as `read_file`."""
     where = str(path)
     for key in content:
         if key not in FILE_KEYS:
@@ -117,7 +145,7 @@ def read_file(path: Path) -> Ablation:
     sections = {key: content[key] for key in ("design", "architecture") if content[key]}
     experiment_from(sections, where)  # the types, and the combinations
     return Ablation(
-        name=path.stem,
+        name=name,
         path=path,
         summary=summary.strip(),
         match=match,

@@ -31,9 +31,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_command(argv: list[str]) -> int:
     """Run the command that `argv` names; the exit code."""
     try:
-        signal.signal(
-            signal.SIGTERM, _interrupt
-        )  # a cluster's preemption ends a run as Ctrl-C does
         command, rest = _command(argv)
         import_module(f"levit_ablate.commands.{command}").main(rest)
     except UserError as error:

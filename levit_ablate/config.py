@@ -185,7 +185,7 @@ class Data:
 
     def __post_init__(self) -> None:
         _check_literals(self)
-        _check_range(self, 8, "image_size")
+        _check_range(self, 8, "image_size", high=1024)
         _check_range(self, 2, "batch_size")
         _check_range(self, 0, "split_seed", high=2**32 - 1)
 
@@ -225,6 +225,11 @@ class Recipe:
         _check_range(self, 0, "learning_rate", "clip_norm", above=True)
         _check_range(self, 0, "warmup_epochs", "weight_decay")
         _check_range(self, 0, "label_smoothing", high=0.99)
+        if self.warmup_epochs > self.epochs:
+            raise UserError(
+                f"recipe.warmup_epochs: {self.warmup_epochs} is more than recipe.epochs: "
+                f"{self.epochs}; lower it, or train longer"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,13 +260,14 @@ class Experiment:
     """The geometry to start from: a preset's name."""
 
     architecture: Architecture | None = None
-    """The geometry itself, in place of the model's: what the search and a recorded run give."""
+    """The geometry itself, in place of the model's, as a recorded run holds it."""
 
     design: Design = field(default_factory=Design)
     """The design choices."""
 
     match: Match = "none"
-    """Rescale widths and key dimensions until this cost is the baseline's again."""
+    """Rescale widths and key dimensions until this cost is the baseline's again. Unless set, what
+    the ablation's file says."""
 
     data: Data = field(default_factory=Data)
     """The images."""
@@ -278,6 +284,10 @@ class Experiment:
     def __post_init__(self) -> None:
         _check_literals(self)
         _check_range(self, 0, "seed", high=2**32 - 1)
+
+
+VARIANT_KEYS = ("architecture", "design", "match")
+"""The parts of an experiment that make the variant; all others it shares with its baseline."""
 
 
 def differences(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:

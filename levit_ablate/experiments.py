@@ -12,7 +12,7 @@ import torch
 
 from levit_ablate import ablations
 from levit_ablate.ablations import Ablation
-from levit_ablate.config import Architecture, Experiment, Images, differences
+from levit_ablate.config import VARIANT_KEYS, Architecture, Experiment, Images, differences
 from levit_ablate.data.catalog import images_of
 from levit_ablate.errors import UserError
 from levit_ablate.models import geometry
@@ -20,10 +20,8 @@ from levit_ablate.models.cost import Cost, costs
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.matching import match
 from levit_ablate.models.presets import preset
-from levit_ablate.serialization import experiment_from, merge, to_mapping
+from levit_ablate.serialization import experiment_from, flat, merge, to_mapping
 
-VARIANT_KEYS = ("architecture", "design", "match")
-"""The parts of an experiment that make the variant; all others it shares with its baseline."""
 KEYLESS = ("model", "match", "hardware")
 """The parts of an explicit experiment that do not change its outcome."""
 
@@ -76,11 +74,13 @@ class Variant:
         }
 
 
-def variant(name: str, given: Mapping[str, Any], images: Images | None = None) -> Variant:
-    """The ablation `name` with what the user set beside it, made explicit, and its baseline.
+def variant(
+    ablation: str | Ablation, given: Mapping[str, Any], images: Images | None = None
+) -> Variant:
+    """An ablation with what the user set beside it, made explicit, and its baseline.
 
     Args:
-        name: an ablation's name, or a YAML file.
+        ablation: its name, its YAML file, or itself.
         given: the parts of an experiment that the user set. Design, architecture and match are
             further changes of the variant; everything else holds for its baseline too.
         images: what the network is built for, in place of the dataset's images.
@@ -90,10 +90,27 @@ def variant(name: str, given: Mapping[str, Any], images: Images | None = None) -
     conditions = {key: value for key, value in given.items() if key not in VARIANT_KEYS}
     base = ablations.read(ablations.BASELINE)
     baseline = _explicit(base, merge(base.changes(), conditions), images, baseline=None)
-    own = ablations.read(name)
-    resolved = _explicit(own, merge(base.changes(), own.changes(), given), images, baseline)
-    same = own.name == base.name and not resolved.differences()
-    return baseline if same else resolved
+    own = ablations.read(ablation) if isinstance(ablation, str) else ablation
+    changes = merge(base.changes(), own.changes(), conditions)
+    changed = merge(changes, given)
+    resolved = _explicit(own, changed, images, baseline)
+    if not resolved.differences():
+        return baseline if own.name == base.name else resolved  # the gate refuses the latter
+    if experiment_from(changed) == experiment_from(changes):
+        return resolved
+    options = {key: given[key] for key in VARIANT_KEYS if given.get(key)}
+    return replace(resolved, ablation=_renamed(own, options))
+
+
+def _renamed(ablation: Ablation, options: dict[str, Any]) -> Ablation:
+    """Another ablation than the file's, and no row of the paper: its name tells the options."""
+    settings = ", ".join(f"{name}={value}" for name, value in flat(options).items())
+    return replace(
+        ablation,
+        name=f"{ablation.name} + {settings}",
+        summary=f"{ablation.summary}, with {settings}",
+        paper=None,
+    )
 
 
 def _explicit(
@@ -163,6 +180,8 @@ def check_changes(variant: Variant) -> None:
 def _same_network(first: Variant, second: Variant) -> bool:
     networks = [LeViT(v.architecture, v.experiment.design, v.images) for v in (first, second)]
     if repr(networks[0]) != repr(networks[1]):
+        return False
+    if first.architecture.drop_path != second.architecture.drop_path:
         return False
     states = [network.state_dict() for network in networks]
     return all(torch.equal(value, states[1][name]) for name, value in states[0].items())

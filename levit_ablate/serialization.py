@@ -19,10 +19,22 @@ from levit_ablate.errors import UserError, closest
 T = TypeVar("T")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for index, (key, _) in enumerate(node.value):
+            if key.value in keys[:index]:
+                problem = f"the key {key.value} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError, with the line, where there is none."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -45,6 +57,15 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
             both = isinstance(below, Mapping) and isinstance(value, Mapping)
             merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]
     return merged
+
+
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flattened: dict[str, Any] = {}
+    for key, value in mapping.items():
+        inner = isinstance(value, Mapping)
+        flattened |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flattened
 
 
 def check_keys(mapping: Mapping[str, Any], config: type, where: str, prefix: str = "") -> None:

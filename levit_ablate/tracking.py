@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
+import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import mlflow
 import numpy
 import torch
-from mlflow import MlflowClient
+from alembic.util import CommandError
+from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
+from levit_ablate.ablations import recorded_yaml
 from levit_ablate.config import Images
-from levit_ablate.errors import UserError
+from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import Variant
-from levit_ablate.serialization import to_mapping, to_yaml
+from levit_ablate.serialization import flat, to_mapping
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXPERIMENT_NAME = "levit-ablate"
 TAG = "levit_ablate."
 """Before the name of every tag of ours."""
+STORE_ERRORS = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
+"""What a store that cannot be reached, read or written raises through MLflow."""
 PACKAGES = ("levit-ablate", "torch", "lightning", "timm", "mlflow", "scikit-learn")
 
 
@@ -45,31 +51,72 @@ def open_store(uri: str) -> None:
     """Make MLflow record at `uri`; create database and experiment where they are missing.
 
     The artifacts of a SQLite store lie beside its file, in `mlartifacts`. Raises UserError, in a
-    line, where the store cannot be reached.
+    line, where the store cannot be opened.
     """
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+    for name in ("alembic", "mlflow.tracking.fluent"):
         logging.getLogger(name).setLevel(logging.WARNING)  # else a line for each table
-    logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)  # else a warning of our own pickle
+    for name in ("mlflow.store.db.utils", "mlflow.pytorch"):  # retries; a warning of our own pickle
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         if uri.startswith("http"):
             urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()  # MLflow retries for minutes
-        mlflow.set_tracking_uri(uri)
-        if mlflow.get_experiment_by_name(EXPERIMENT_NAME) is None:
-            mlflow.create_experiment(EXPERIMENT_NAME, _artifacts_beside(uri))
-        mlflow.set_experiment(EXPERIMENT_NAME)
-    except (MlflowException, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"tracking uri {uri}: cannot be opened: {reason}") from error
+            _open(uri, artifacts=None)
+        elif uri.startswith("sqlite:"):
+            database = _database(uri)
+            # MLflow creates a database without a lock: two that did so at once would both fail
+            with FileLock(f"{database}.lock"):
+                _check_writable(database)
+                _open(uri, (database.parent / "mlartifacts").as_uri())
+        else:
+            _open(uri, artifacts=None)
+    except (*STORE_ERRORS, ImportError, ValueError) as error:
+        raise UserError(f"tracking uri {uri}: cannot be opened: {_reason(error)}") from error
 
 
-def _artifacts_beside(uri: str) -> str | None:
-    """For a SQLite file the folder beside it; a server knows its own."""
-    if not uri.startswith("sqlite:///"):
-        return None
+def _open(uri: str, artifacts: str | None) -> None:
+    mlflow.set_tracking_uri(uri)
+    if mlflow.get_experiment_by_name(EXPERIMENT_NAME) is None:
+        mlflow.create_experiment(EXPERIMENT_NAME, artifacts)
+    mlflow.set_experiment(EXPERIMENT_NAME)
+
+
+def _database(uri: str) -> Path:
+    """The file of a SQLite store. Raises UserError where there is none, or no folder for it."""
     database = Path(uri.removeprefix("sqlite:///")).absolute()
-    return (database.parent / "mlartifacts").as_uri()
+    if not uri.startswith("sqlite:///") or uri in ("sqlite:///", "sqlite:///:memory:"):
+        raise UserError(f"tracking uri {uri}: names no file; write sqlite:///mlflow.db")
+    if not database.parent.is_dir():
+        raise UserError(f"tracking uri {uri}: there is no folder {database.parent}")
+    return database
 
 
+def _check_writable(database: Path) -> None:
+    """Try what MLflow would try again and again, for minutes. Raises sqlite3.Error."""
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
+        connection.execute("begin immediate")
+        connection.rollback()
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error goes back to, or its kind where that says nothing."""
+    while root := error.__cause__ or error.__context__:
+        error = root
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def _store_at_work() -> Iterator[None]:
+    """A store that fails while it is used fails the run, in a line (RunError)."""
+    try:
+        yield
+    except STORE_ERRORS as error:
+        raise RunError(
+            f"the record at {mlflow.get_tracking_uri()} cannot be read or written: "
+            f"{_reason(error)}; what was written before is kept"
+        ) from error
+
+
+@_store_at_work()
 def find(key: str) -> Run | None:
     """The latest finished run with this key, in any experiment; None if there is none."""
     runs = mlflow.search_runs(
@@ -84,26 +131,34 @@ def find(key: str) -> Run | None:
 @contextmanager
 def record(variant: Variant) -> Iterator[Recorder]:
     """A run that ends as FINISHED, as KILLED by Ctrl-C or SIGTERM, or as FAILED with its error."""
-    name = f"{variant.name} seed {variant.experiment.seed}"
-    client = MlflowClient()
-    active = mlflow.start_run(
-        run_name=name, tags=tags_of(variant), description=variant.ablation.summary
-    )
-    run_id = active.info.run_id
+    with _store_at_work():
+        active = mlflow.start_run(
+            run_name=f"{variant.name} seed {variant.experiment.seed}",
+            tags=tags_of(variant),
+            description=variant.ablation.summary,
+        )
+    recorder = Recorder(active.info.run_id)
+    status = "FAILED"
     try:
-        with active:
-            mlflow.log_params(_flat(to_mapping(variant.experiment)))
-            mlflow.log_text(
-                f"name: {variant.name}\n{to_yaml(variant.experiment)}", "experiment.yaml"
-            )
-            mlflow.log_metrics({"params": variant.cost.params, "flops": variant.cost.flops})
-            yield Recorder(run_id)
+        recorder.describe(variant)
+        yield recorder
+        status = "FINISHED"
     except KeyboardInterrupt:
-        client.set_terminated(run_id, "KILLED")
+        status = "KILLED"
         raise
     except BaseException as error:
-        client.set_tag(run_id, f"{TAG}error", f"{type(error).__name__}: {error}"[:500])
+        with contextlib.suppress(*STORE_ERRORS):  # the store may be what failed
+            mlflow.set_tag(f"{TAG}error", f"{type(error).__name__}: {error}"[:500])
         raise
+    finally:
+        _end(status)
+
+
+def _end(status: str) -> None:
+    """End the active run. Where it did not finish, its own error is the one to be seen."""
+    hidden = () if status == "FINISHED" else (RunError,)
+    with contextlib.suppress(*hidden), _store_at_work():
+        mlflow.end_run(status)
 
 
 @dataclass(frozen=True)
@@ -112,14 +167,25 @@ class Recorder:
 
     run_id: str
 
+    @_store_at_work()
+    def describe(self, variant: Variant) -> None:
+        """Record what is run: as params, as YAML that `run --config` takes, and its cost."""
+        mlflow.log_params(flat(to_mapping(variant.experiment)))
+        text = recorded_yaml(variant.ablation, variant.experiment)
+        mlflow.log_text(text, "experiment.yaml")
+        mlflow.log_metrics({"params": variant.cost.params, "flops": variant.cost.flops})
+
+    @_store_at_work()
     def metrics(self, values: Mapping[str, float], epoch: int | None = None) -> None:
         """Record several metrics at once: every call is one write to the store."""
         mlflow.log_metrics(dict(values), step=epoch)
 
+    @_store_at_work()
     def checkpoint(self, path: Path) -> None:
         """Keep a checkpoint of the training."""
         mlflow.log_artifact(str(path), "checkpoints")
 
+    @_store_at_work()
     def model(self, network: nn.Module, images: Images) -> None:
         """Keep a network, for `mlflow.pytorch.load_model`."""
         image = (-1, images.channels, images.height, images.width)
@@ -149,6 +215,7 @@ def tags_of(variant: Variant) -> dict[str, str]:
         "paper_row": paper.row if paper else "",
         "seed": variant.experiment.seed,
         "matched": variant.matched,
+        "differs": ", ".join(f"{name}={own}" for name, (_, own) in variant.differences().items()),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "hardware": f"{os.cpu_count()} x {platform.machine()} {cpu}",
@@ -167,12 +234,3 @@ def _git_commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return found.stdout.strip()
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat

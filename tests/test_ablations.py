@@ -86,12 +86,12 @@ def test_the_paper_rows_carry_the_published_figures_and_the_others_none(name):
 
 
 def test_only_the_two_rows_that_the_paper_rescaled_match_flops():
-    matched = {a.name: a.match for a in ablations.read_all() if a.match != "none"}
+    matched = {a.name: a.match for a in ablations.read_all()[0] if a.match != "none"}
     assert matched == {"no_pyramid": "flops", "no_wider_blocks": "flops"}
 
 
 def test_all_are_listed_the_paper_first_and_in_its_order():
-    found = [ablation.name for ablation in ablations.read_all()]
+    found = [ablation.name for ablation in ablations.read_all()[0]]
     assert found[: len(TABLE_4)] == list(TABLE_4)
     assert found[len(TABLE_4) :] == sorted(set(CHANGES) - set(TABLE_4))
 
@@ -239,13 +239,13 @@ def test_a_file_of_ones_own_is_found_by_name_and_listed():
     found = ablations.read("mine")
     assert (found.name, found.summary, found.match) == ("mine", "Patches and GELU", "none")
     assert dict(found.design) == {"stem": "patch", "activation": "gelu"}
-    assert [a.name for a in ablations.read_all() if a.name not in CHANGES] == ["mine"]
+    assert [a.name for a in ablations.read_all()[0] if a.name not in CHANGES] == ["mine"]
 
 
 def test_a_file_of_ones_own_comes_before_a_shipped_one_of_its_name():
     own("no_pyramid", "summary: My own\ndesign: {stem: patch}\n")
     assert ablations.read("no_pyramid").summary == "My own"
-    assert [a.summary for a in ablations.read_all() if a.name == "no_pyramid"] == ["My own"]
+    assert [a.summary for a in ablations.read_all()[0] if a.name == "no_pyramid"] == ["My own"]
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "yml"])

@@ -171,7 +171,7 @@ def test_without_anything_close_all_valid_names_are_given_in_order():
         (Images, {**IMAGES, "height": 0}, "images.height: 0 must be at least 1"),
         (Images, {**IMAGES, "width": -3}, "images.width: -3 must be at least 1"),
         (Images, {**IMAGES, "num_classes": 1}, "images.num_classes: 1 must be at least 2"),
-        (Data, {"image_size": 7}, "data.image_size: 7 must be at least 8"),
+        (Data, {"image_size": 7}, "data.image_size: 7 must be at least 8 and at most 1,024"),
         (Data, {"batch_size": 1}, "data.batch_size: 1 must be at least 2"),
         (Recipe, {"epochs": 0}, "recipe.epochs: 0 must be at least 1"),
         (Recipe, {"learning_rate": 0}, "recipe.learning_rate: 0 must be above 0"),
@@ -277,3 +277,8 @@ def test_a_user_error_is_one_line():
 def test_configs_are_read_without_torch():
     code = "import sys, levit_ablate.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_warm_up_longer_than_the_training_is_refused_naming_both():
+    with pytest.raises(UserError, match=r"recipe\.warmup_epochs: 3 .*recipe\.epochs: 2"):
+        Recipe(epochs=2, warmup_epochs=3)

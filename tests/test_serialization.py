@@ -44,7 +44,7 @@ RANGES = {
     "split_seed": seeds,
     "epochs": st.integers(1, 1000),
     "learning_rate": st.floats(1e-12, 1e3),
-    "warmup_epochs": st.floats(0, 100),
+    "warmup_epochs": st.floats(0, 1),  # no more than the epochs
     "weight_decay": st.floats(0, 10),
     "label_smoothing": shares,
     "clip_norm": st.floats(1e-6, 1e6),
@@ -293,3 +293,10 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
 def test_a_file_is_read_as_utf_8(tmp_path):
     (tmp_path / "f.yaml").write_text("summary: ½ Q Kᵀ\n", encoding="utf-8")
     assert read_yaml(tmp_path / "f.yaml") == {"summary": "½ Q Kᵀ"}
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("design:\n  stem: patch\n  stem: convolution\n")
+    with pytest.raises(UserError, match=r"twice\.yaml:3: .*the key stem stands twice"):
+        read_yaml(path)

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from levit_ablate import tracking
-from levit_ablate.errors import UserError
+from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import variant
 
 
@@ -70,16 +70,61 @@ def test_a_store_is_opened_again_without_losing_what_it_holds(store):
 
 @pytest.mark.parametrize(
     "uri",
-    ["sqlite:///file.txt/mlflow.db", "http://127.0.0.1:9", "nonsense://there", "file.txt"],
+    [
+        "sqlite:///file.txt/mlflow.db",  # its folder is a file
+        "sqlite:///missing/mlflow.db",
+        "sqlite:///folder",
+        "sqlite:///file.txt",  # no database
+        "sqlite:///",
+        "sqlite:///:memory:",  # gone when the command ends
+        "sqlite://mlflow.db",
+        "postgresql://127.0.0.1:9/there",
+        "http://127.0.0.1:9",
+        "nonsense://there",
+        "file.txt",
+    ],
 )
 def test_a_store_that_cannot_be_opened_is_one_line_and_soon(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file.txt").write_text("no store")
+    (tmp_path / "file.txt").write_text("no store" * 100)
+    (tmp_path / "folder").mkdir()
     started = time.monotonic()
     with pytest.raises(UserError, match="tracking uri") as caught:
         tracking.open_store(uri)
     assert uri in str(caught.value) and "\n" not in str(caught.value)
     assert time.monotonic() - started < 30
+
+
+def test_two_processes_that_open_a_fresh_store_at_once_both_succeed(tmp_path):
+    code = "from levit_ablate.tracking import open_store; open_store('sqlite:///mlflow.db')"
+    command = [sys.executable, "-c", code]
+    both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error.decode()
+
+
+def test_a_store_that_fails_at_work_fails_the_run_in_a_line(store, tmp_path):
+    def leave() -> None:
+        with tracking.record(variant("baseline", {})) as recorder:
+            (tmp_path / "mlflow.db").unlink()
+            (tmp_path / "mlflow.db").mkdir()
+            recorder.metrics({"val_loss": 1.0}, epoch=0)
+
+    with pytest.raises(
+        RunError, match=r"the record at sqlite.*cannot be read or written"
+    ) as caught:
+        leave()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_named_after_the_options_that_made_it_another_than_its_file(store):
+    with tracking.record(variant("baseline", {"design": {"stem": "patch"}})):
+        pass
+    found = tracking.find(variant("no_patch_conv", {}).key)
+    assert found.info.run_name == "baseline + design.stem=patch seed 0"
+    assert found.data.tags["levit_ablate.paper_row"] == ""
+    assert found.data.tags["levit_ablate.differs"] == "design.stem=patch"
 
 
 def test_a_real_server_records_a_run(tmp_path):

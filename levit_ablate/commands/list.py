@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -21,7 +22,9 @@ def main(argv: Sequence[str]) -> None:
         "--format", type=Format, default="text", help="For people, or for machines."
     )
     options = parse(parser, argv)
-    found = ablations.read_all()
+    found, bad = ablations.read_all()
+    for error in bad:
+        print(f"levit-ablate: {error}", file=sys.stderr)
     if options.get("format") == "json":
         print(json.dumps([{**asdict(a), "path": str(a.path)} for a in found], indent=2))
         return

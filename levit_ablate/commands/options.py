@@ -11,7 +11,17 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from levit_ablate.config import Architecture, Data, Design, Experiment, Hardware, Recipe
+from levit_ablate import ablations
+from levit_ablate.ablations import Ablation, recorded_yaml
+from levit_ablate.config import (
+    VARIANT_KEYS,
+    Architecture,
+    Data,
+    Design,
+    Experiment,
+    Hardware,
+    Recipe,
+)
 from levit_ablate.errors import UserError, closest
 from levit_ablate.recipes import RECIPES
 from levit_ablate.serialization import check_keys, merge, plain, read_yaml
@@ -32,6 +42,9 @@ SECTIONS = {
     "architecture": Architecture,
 }
 """Options that stand for a whole section: a name where there are any, or a YAML file."""
+
+RECORDED = ("name", "summary", "paper")
+"""What a recorded experiment says beside the experiment: `Ablation.header`."""
 
 Format = Literal["text", "json"]
 
@@ -85,21 +98,52 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
         raise UserError(_explained(str(error), parser)) from error
 
 
-def experiment_options(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The ablation's name and the parts of an experiment among the options, config files first."""
-    files = [_read_config(Path(path)) for path in options.get("config", [])]
-    keys = Experiment.__dataclass_fields__
-    given = merge(*files, {key: value for key, value in options.items() if key in keys})
-    name = options.get("name") or given.pop("name", None)
-    given.pop("name", None)
-    if not name:
+def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any]]:
+    """The ablation and the parts of an experiment among the options, config files first.
+
+    Without a name on the command line a config may name the ablation. One that has a geometry too,
+    as a recorded experiment has, is the ablation itself: the file that it came from is not needed.
+    """
+    ablation = ablations.read(options["name"]) if options.get("name") else None
+    given: dict[str, Any] = {}
+    for path in map(Path, options.get("config", [])):
+        mapping = _read_config(path)
+        header = {key: mapping.pop(key) for key in RECORDED if key in mapping}
+        if "name" in header and ablation is None:
+            if "architecture" in mapping:
+                own = {key: mapping.pop(key) for key in VARIANT_KEYS if key in mapping}
+                ablation = _recorded(header, own, path)
+            else:
+                ablation = ablations.read(str(header["name"]))
+        given = merge(given, mapping)
+    if ablation is None:
         raise UserError("the name of an ablation is missing; levit-ablate list shows them")
-    return name, given
+    keys = Experiment.__dataclass_fields__
+    return ablation, merge(given, {key: value for key, value in options.items() if key in keys})
+
+
+def print_config(ablation: Ablation, experiment: Experiment) -> None:
+    """Print an explicit experiment as YAML that --config accepts."""
+    print(recorded_yaml(ablation, experiment), end="")
+
+
+def _recorded(header: dict[str, Any], own: dict[str, Any], path: Path) -> Ablation:
+    name = str(header.pop("name"))
+    content = {"summary": f"as recorded in {path}", **header, **own}
+    return ablations.from_mapping(content, name, path)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    """A config file's mapping, a named section as its fields. Raises UserError with the file."""
     mapping = read_yaml(path)
-    check_keys({k: v for k, v in mapping.items() if k != "name"}, Experiment, str(path))
+    for section, named in NAMED.items():
+        value = mapping.get(section)
+        if isinstance(value, str):
+            if value not in named:
+                raise UserError(f"{path}: {section}: {value!r} is no name; {closest(value, named)}")
+            mapping[section] = asdict(named[value])
+    experiment = {key: value for key, value in mapping.items() if key not in RECORDED}
+    check_keys(experiment, Experiment, str(path))
     return mapping
 
 

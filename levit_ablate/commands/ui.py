@@ -27,7 +27,10 @@ def main(argv: Sequence[str]) -> None:
         return
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise UserError(f"tracking uri {uri}: nothing is recorded there yet; run an ablation first")
-    port = str(options.get("port", DEFAULT_PORT))
+    number = options.get("port", DEFAULT_PORT)
+    if not 0 < number < 2**16:
+        raise UserError(f"--port: {number} must be from 1 to 65535")
+    port = str(number)
     print(f"MLflow on {uri}: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
     command = ["mlflow", "ui", "--workers", "1", "--backend-store-uri", uri, "--port", port]
     os.execv(sys.executable, [sys.executable, "-m", *command])

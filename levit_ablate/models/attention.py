@@ -113,6 +113,9 @@ class Attention(nn.Module):
         attended = (attention @ values).transpose(1, 2).flatten(2)  # (B, Nq, h*V)
         return self.projection(self.activation(attended))
 
+    def extra_repr(self) -> str:
+        return f"{self.num_heads} heads, keys of {self.key_dim}, values of {self.value_dim}"
+
     def split_heads(self, tokens: Tensor) -> Tensor:
         """(B, N, h * channels) → (B, h, N, channels)."""
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

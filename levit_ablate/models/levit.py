@@ -132,7 +132,8 @@ def shrinking_attention(parts: Parts, grid: Grid, in_width: int, out_width: int)
 def strided_convolution(parts: Parts, grid: Grid, in_width: int, out_width: int) -> nn.Module:
     """The way of convolutional networks: a 3x3 convolution of stride 2, which gives the same grid.
 
-    A class token changes its width by a linear layer of its own.
+    A class token changes its width by a linear layer of its own. With `norm: layer` the patches are
+    normalised before the convolution, as before every block, and after it, as in the stem.
     """
     patches = PatchConvolution(grid, in_width, out_width, parts.norms)
     class_token = parts.norms.linear(in_width, out_width)

@@ -74,7 +74,7 @@ class ShowProgress(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         accuracy = trainer.callback_metrics.get("val_accuracy")
-        if accuracy is not None and hasattr(self, "task"):
+        if accuracy is not None:
             self.progress.update(self.task, accuracy=f"{100 * float(accuracy):.1f} %")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -27,6 +27,7 @@ from levit_ablate.training.callbacks import RecordEpochs, ShowProgress
 from levit_ablate.training.module import LeViTModule
 
 DATA_MODULES = {"digits": DigitsDataModule}
+DEFAULT_THREADS = torch.get_num_threads()
 SMALL_FLOPS = 10_000_000
 """Multiply-adds below which a second CPU thread was measured to be no gain."""
 
@@ -61,10 +62,8 @@ def train(variant: Variant) -> Result:
     UserError before there is a run where data or hardware do not fit; KeyboardInterrupt on Ctrl-C
     and SIGTERM, the run marked KILLED; RunError where the loss is no longer finite.
     """
-    experiment = variant.experiment
-    _check_hardware(experiment)
-    data = DATA_MODULES[experiment.data.name](experiment.data, experiment.seed)
-    data.setup()
+    data = check_conditions(variant.experiment)
+    torch.set_num_threads(_num_threads(variant))
     with tracking.record(variant) as recorder:
         metrics = _train(variant, data, recorder)
         recorder.metrics(metrics)
@@ -82,6 +81,14 @@ def _result(variant: Variant, run_id: str, metrics: Mapping[str, float], trained
     )
 
 
+def check_conditions(experiment: Experiment) -> LightningDataModule:
+    """The experiment's data, ready; UserError where hardware or data do not fit."""
+    _check_hardware(experiment)
+    data = DATA_MODULES[experiment.data.name](experiment.data, experiment.seed)
+    data.setup()
+    return data
+
+
 def _check_hardware(experiment: Experiment) -> None:
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     accelerator = experiment.hardware.accelerator
@@ -92,13 +99,14 @@ def _check_hardware(experiment: Experiment) -> None:
 
 
 def _num_threads(variant: Variant) -> int:
-    automatic = 1 if variant.cost.flops < SMALL_FLOPS else torch.get_num_threads()
+    """Of the pair: by the baseline's cost, so that an ablation trains as its baseline does."""
+    base = variant.baseline or variant
+    automatic = 1 if base.cost.flops < SMALL_FLOPS else DEFAULT_THREADS
     return variant.experiment.hardware.num_threads or automatic
 
 
 def _train(variant: Variant, data: LightningDataModule, recorder: Recorder) -> dict[str, float]:
     experiment, recipe = variant.experiment, variant.experiment.recipe
-    torch.set_num_threads(_num_threads(variant))
     module = LeViTModule(
         design=experiment.design,
         model=experiment.model,

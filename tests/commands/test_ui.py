@@ -19,6 +19,11 @@ def test_before_anything_is_recorded_there_is_no_page_but_a_line(tmp_path, monke
     assert not (tmp_path / "mlflow.db").exists()
 
 
+def test_a_port_that_does_not_exist_is_refused(store, capsys):
+    assert run_command(["ui", "--tracking-uri", store, "--port", "65536"]) == 2
+    assert "--port: 65536 must be from 1 to 65535" in capsys.readouterr().err
+
+
 def test_a_servers_page_is_named_and_not_served_again(capsys):
     assert run_command(["ui", "--tracking-uri", "http://server:5000"]) == 0
     assert "http://server:5000" in capsys.readouterr().out

@@ -6,12 +6,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from levit_ablate.commands.options import experiment_options
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import variant
 from levit_ablate.models.levit import LeViT
-from levit_ablate.serialization import read_yaml
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.train import recorded, train
+from levit_ablate.training.train import SMALL_FLOPS, _num_threads, recorded, train
 
 SMOKE = {"recipe": {"epochs": 2, "warmup_epochs": 0.5}, "hardware": {"accelerator": "cpu"}}
 
@@ -72,8 +72,7 @@ def test_a_run_holds_all_that_is_needed_to_understand_and_repeat_it(store, tmp_p
         assert [metric.step for metric in history] == [0, 1], name
 
     artifact = client.download_artifacts(result.run_id, "experiment.yaml", str(tmp_path))
-    mapping = read_yaml(tmp_path / "experiment.yaml")
-    again = variant(mapping.pop("name"), mapping)
+    again = variant(*experiment_options({"config": [tmp_path / "experiment.yaml"]}))
     assert artifact and again.key == shown.key
 
     checkpoint = client.download_artifacts(result.run_id, "checkpoints/best.ckpt", str(tmp_path))
@@ -102,7 +101,9 @@ def test_an_epochs_metrics_are_written_in_one_batch(store, monkeypatch):
 
 
 def test_a_training_that_diverges_is_recorded_as_failed_with_its_reason(store):
-    shown = variant("baseline", {"recipe": {"epochs": 1, "learning_rate": 1e30}})
+    shown = variant(
+        "baseline", {"recipe": {"epochs": 1, "warmup_epochs": 0, "learning_rate": 1e30}}
+    )
     with pytest.raises(RunError, match=r"diverged.*lower recipe\.learning_rate"):
         train(shown)
     (run,) = mlflow.search_runs(output_format="list")
@@ -125,3 +126,12 @@ def test_the_loss_is_that_of_the_heads_mean(store):
     result = train(variant("baseline", SMOKE))
     assert 0 < result.loss < math.log(10) + 0.5
     assert 0 <= result.accuracy <= 1
+
+
+def test_an_ablation_trains_with_the_threads_of_its_baseline(store):
+    cheap = variant("baseline", SMOKE)
+    costly = variant("no_small_mlp", SMOKE | {"data": {"image_size": 52}})
+    assert costly.baseline.cost.flops < SMALL_FLOPS < costly.cost.flops
+    assert _num_threads(cheap) == _num_threads(costly) == 1
+    given = variant("baseline", {"hardware": {"num_threads": 2}})
+    assert _num_threads(given) == 2
