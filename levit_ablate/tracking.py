@@ -69,6 +69,8 @@ def open_store(uri: str) -> None:
                 _open(uri, (database.parent / "mlartifacts").as_uri())
         else:
             _open(uri, artifacts=None)
+    except UserError:
+        raise
     except (*STORE_ERRORS, ImportError, ValueError) as error:
         raise UserError(f"tracking uri {uri}: cannot be opened: {_reason(error)}") from error
 

@@ -86,7 +86,7 @@ def add_experiment(parser: ArgumentParser) -> None:
             names = f"{', '.join(NAMED[action.dest])}; or " if action.dest in NAMED else ""
             action.metavar, action.help = (
                 "NAME" if names else "FILE",
-                f"All of them: {names}a file.",
+                f"The whole section: {names}a YAML file.",
             )
 
 
