@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, is_dataclass
@@ -167,18 +166,6 @@ def _number(value: Any, hint: Any) -> Any:
 
 def _names(config: Any) -> str:
     return ", ".join(field.name for field in fields(config))
-
-
-def plain(message: str) -> str:
-    """A jsonargparse message in one line, without its own vocabulary of types."""
-    line = " ".join(message.split()).replace("Parser key ", "").replace('"', "")
-    line = re.sub(r"<class '(\w+)'>", r"\1", line)
-    literal = r"^(.*?):? Expected a typing\.Literal\[(.*?)\]\. Got value: ?(.*)$"
-    if found := re.search(literal, line):
-        key, choices, value = found.groups()
-        valid = re.findall(r"[\w-]+", choices)
-        line = f"{key}: {value!r} is not a choice; {closest(value, valid)}"
-    return re.sub(r"Expected an? (.*?)\. Got value: (.*)", r"\1 needed, not \2", line)
 
 
 def to_yaml(experiment: Experiment) -> str:

@@ -21,7 +21,6 @@ from levit_ablate.serialization import (
     check_keys,
     experiment_from,
     merge,
-    plain,
     read_yaml,
     to_mapping,
     to_yaml,
@@ -226,39 +225,6 @@ def test_merging_changes_neither_layer_and_keeps_all_of_the_last(first, second):
     assert merge(merged, second) == merged
     assert merge(first) == first == merge({}, first) == merge(first, {})
     assert set(merged) == set(first) | set(second)
-
-
-# --- jsonargparse's messages
-
-
-@pytest.mark.parametrize(
-    ("message", "line"),
-    [
-        (
-            "Parser key \"design.stem\":\n  Expected a typing.Literal['convolution', 'patch']. "
-            "Got value: pach",
-            "design.stem: 'pach' is not a choice; did you mean patch? valid: convolution, patch",
-        ),
-        (
-            "Parser key \"recipe.precision\":\n  Expected a typing.Literal['32-true', 'bf16-mixed'"
-            ", '16-mixed']. Got value: bf16",
-            "recipe.precision: 'bf16' is not a choice; did you mean bf16-mixed? "
-            "valid: 16-mixed, 32-true, bf16-mixed",
-        ),
-        (
-            "Parser key \"design.stem\":\n  Expected a typing.Literal['convolution', 'patch']. "
-            "Got value: ",
-            "design.stem: '' is not a choice; valid: convolution, patch",
-        ),
-        (
-            "Parser key \"seed\":\n  Expected a <class 'int'>. Got value: many",
-            "seed: int needed, not many",
-        ),
-        ("unrecognized arguments:\n   --seeed 3", "unrecognized arguments: --seeed 3"),
-    ],
-)
-def test_a_parsers_message_becomes_one_plain_line(message, line):
-    assert plain(message) == line
 
 
 # --- files

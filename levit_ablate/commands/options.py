@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ from levit_ablate.config import (
 )
 from levit_ablate.errors import UserError, closest
 from levit_ablate.recipes import RECIPES
-from levit_ablate.serialization import check_keys, merge, plain, read_yaml
+from levit_ablate.serialization import check_keys, merge, read_yaml
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -183,3 +184,15 @@ def _explained(message: str, parser: ArgumentParser) -> str:
     known = [o for a in parser._actions for o in a.option_strings if o.startswith("--")]
     match = closest(unknown[0], known).partition("valid: ")[0]
     return f"unknown option {unknown[0]}; {match}see {parser.prog} --help"
+
+
+def plain(message: str) -> str:
+    """A jsonargparse message in one line, without its own vocabulary of types."""
+    line = " ".join(message.split()).replace("Parser key ", "").replace('"', "")
+    line = re.sub(r"<class '(\w+)'>", r"\1", line)
+    literal = r"^(.*?):? Expected a typing\.Literal\[(.*?)\]\. Got value: ?(.*)$"
+    if found := re.search(literal, line):
+        key, choices, value = found.groups()
+        valid = re.findall(r"[\w-]+", choices)
+        line = f"{key}: {value!r} is not a choice; {closest(value, valid)}"
+    return re.sub(r"Expected an? (.*?)\. Got value: (.*)", r"\1 needed, not \2", line)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from levit_ablate.cli import run_command
+from levit_ablate.commands.options import plain
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe
 from levit_ablate.experiments import variant
 from levit_ablate.recipes import RECIPES
@@ -434,3 +435,33 @@ def test_a_recorded_ablation_of_ones_own_needs_its_file_no_more(told, tmp_path, 
 def test_a_recipe_is_named_in_a_config_file_as_on_the_command_line(resolved):
     path = write("a.yaml", "recipe: smoke\n")
     assert resolved("--config", path).recipe == RECIPES["smoke"]
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            "Parser key \"design.stem\":\n  Expected a typing.Literal['convolution', 'patch']. "
+            "Got value: pach",
+            "design.stem: 'pach' is not a choice; did you mean patch? valid: convolution, patch",
+        ),
+        (
+            "Parser key \"recipe.precision\":\n  Expected a typing.Literal['32-true', 'bf16-mixed'"
+            ", '16-mixed']. Got value: bf16",
+            "recipe.precision: 'bf16' is not a choice; did you mean bf16-mixed? "
+            "valid: 16-mixed, 32-true, bf16-mixed",
+        ),
+        (
+            "Parser key \"design.stem\":\n  Expected a typing.Literal['convolution', 'patch']. "
+            "Got value: ",
+            "design.stem: '' is not a choice; valid: convolution, patch",
+        ),
+        (
+            "Parser key \"seed\":\n  Expected a <class 'int'>. Got value: many",
+            "seed: int needed, not many",
+        ),
+        ("unrecognized arguments:\n   --seeed 3", "unrecognized arguments: --seeed 3"),
+    ],
+)
+def test_a_parsers_message_becomes_one_plain_line(message, line):
+    assert plain(message) == line
