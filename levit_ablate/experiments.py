@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,18 +10,24 @@ import torch
 
 from levit_ablate import ablations
 from levit_ablate.ablations import Ablation
-from levit_ablate.config import VARIANT_KEYS, Architecture, Experiment, Images, differences
-from levit_ablate.data.catalog import images_of
+from levit_ablate.config import (
+    VARIANT_KEYS,
+    Architecture,
+    Experiment,
+    Images,
+    Recipe,
+    differences,
+)
+from levit_ablate.data.catalog import dataset_of, images_of, index_of
 from levit_ablate.errors import UserError
+from levit_ablate.hardware import best_precision
+from levit_ablate.keys import key_of
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.matching import match
 from levit_ablate.models.presets import preset
-from levit_ablate.serialization import experiment_from, flat, merge, to_mapping
-
-KEYLESS = ("model", "match", "hardware")
-"""The parts of an explicit experiment that do not change its outcome."""
+from levit_ablate.serialization import experiment_from, flat, merge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +91,12 @@ def variant(
 
     Raises UserError where a name or a value is wrong, or a cost cannot be matched.
     """
-    conditions = {key: value for key, value in given.items() if key not in VARIANT_KEYS}
+    conditions = _with_defaults(given)
     base = ablations.read(ablations.BASELINE)
     baseline = _explicit(base, merge(base.changes(), conditions), images, baseline=None)
     own = ablations.read(ablation) if isinstance(ablation, str) else ablation
     changes = merge(base.changes(), own.changes(), conditions)
-    changed = merge(changes, given)
+    changed = merge(changes, {key: given[key] for key in VARIANT_KEYS if key in given})
     resolved = _explicit(own, changed, images, baseline)
     if not resolved.differences():
         return baseline if own.name == base.name else resolved  # the gate refuses the latter
@@ -100,6 +104,26 @@ def variant(
         return resolved
     options = {key: given[key] for key in VARIANT_KEYS if given.get(key)}
     return replace(resolved, ablation=_renamed(own, options))
+
+
+def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditions among what is given, over what the dataset brings along."""
+    conditions = {key: value for key, value in given.items() if key not in VARIANT_KEYS}
+    data = experiment_from({"data": conditions.get("data", {})}).data
+    return merge(dataset_of(data).defaults, conditions)
+
+
+def identified(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, and the fingerprint of a folder's images, by which results are kept.
+
+    Reads the folder's index, or makes it, which checks every image. Raises UserError as
+    `data.index.open_index` and where the folder is not the one that was recorded.
+    """
+    experiment = experiment_from({k: v for k, v in given.items() if k in ("data", "hardware")})
+    if experiment.data.name != "folder":
+        return dict(given)
+    fingerprint = index_of(experiment.data, experiment.hardware).fingerprint
+    return merge(given, {"data": {"fingerprint": fingerprint}})
 
 
 def _renamed(ablation: Ablation, options: dict[str, Any]) -> Ablation:
@@ -124,7 +148,7 @@ def _explicit(
         target = getattr(baseline.cost, experiment.match)
         start = experiment.architecture or baseline.architecture
         architecture = match(start, design, images, experiment.match, target)
-    explicit = replace(experiment, architecture=architecture, match="none")
+    explicit = _precise(replace(experiment, architecture=architecture, match="none"))
     return Variant(
         ablation=ablation,
         experiment=explicit,
@@ -134,22 +158,19 @@ def _explicit(
     )
 
 
-def key_of(experiment: Experiment) -> str:
-    """16 hexadecimal digits that two runs share if, and only if, nothing that matters differs.
+def _precise(experiment: Experiment) -> Experiment:
+    """The same with the number formats that this hardware does well, where they are not given."""
+    best = best_precision(experiment.hardware)
+    teacher = experiment.teacher
 
-    The hash of the explicit experiment, seed included; not of its name, nor of the hardware.
-    """
-    mapping = {k: v for k, v in to_mapping(experiment).items() if k not in KEYLESS}
-    return hashlib.sha256(json.dumps(_floats(mapping), sort_keys=True).encode()).hexdigest()[:16]
+    def chosen(recipe: Recipe) -> Recipe:
+        return replace(recipe, precision=best) if recipe.precision == "auto" else recipe
 
-
-def _floats(value: Any) -> Any:
-    """Every number as a float that equal numbers share: 2 as 2.0, and -0.0 as 0.0."""
-    if isinstance(value, dict):
-        return {key: _floats(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_floats(item) for item in value]
-    return float(value) + 0.0 if type(value) in (int, float) else value
+    return replace(
+        experiment,
+        recipe=chosen(experiment.recipe),
+        teacher=replace(teacher, recipe=chosen(teacher.recipe)),
+    )
 
 
 def check_changes(variant: Variant) -> None:

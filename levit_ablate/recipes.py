@@ -1,11 +1,57 @@
-"""The recipes by name: `--recipe smoke`. Imports no torch."""
+"""The recipes by name: `--recipe paper`. Imports no torch."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from levit_ablate.config import Recipe
 
+PAPER = Recipe(
+    epochs=100,
+    batch_size=2048,
+    learning_rate=5e-4,
+    reference_batch_size=512,
+    warmup_epochs=5.0,
+    warmup_learning_rate=1e-6,
+    final_learning_rate=1e-5,
+    schedule="epoch",
+    weight_decay=0.025,
+    label_smoothing=0.1,
+    clipping="adaptive",
+    clip=0.01,
+    ema_decay=0.99996,
+    crop=True,
+    flip=0.5,
+    color_jitter=0.4,
+    rand_augment="rand-m9-mstd0.5-inc1",
+    erasing=0.25,
+    mixup=0.8,
+    cutmix=1.0,
+    cutmix_probability=0.5,
+    mixing_group=256,
+    repeats=3,
+)
+"""The official code's defaults, each explained in docs/recipes.md; drop path is the model's."""
+
 RECIPES = {
-    "quick": Recipe(),
-    "smoke": Recipe(epochs=2, warmup_epochs=1.0),
+    "quick": Recipe(flip=0.0, ema_decay=0.98, erasing=0.1, mixup=0.2, cutmix=0.0),
+    "smoke": Recipe(flip=0.0, epochs=2, warmup_epochs=1.0),
+    "cifar": Recipe(
+        epochs=30,
+        batch_size=128,
+        learning_rate=2e-3,
+        warmup_epochs=3.0,
+        clipping="adaptive",
+        clip=0.05,
+        ema_decay=0.998,
+        rand_augment="rand-m5-mstd0.5-inc1",
+        erasing=0.1,
+        mixup=0.2,
+        cutmix=1.0,
+    ),
+    "paper": PAPER,
+    "paper_1000": replace(PAPER, epochs=1000),
 }
-"""quick: half a minute on the digits. smoke: two epochs, to see that everything runs."""
+"""quick: half a minute on the digits. smoke: two epochs, to see that everything runs. cifar: the
+paper's parts on small photographs, for two CPU cores or a small GPU. paper: the ablation table.
+paper_1000: the released models."""

@@ -20,6 +20,7 @@ import numpy
 import torch
 from alembic.util import CommandError
 from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_only
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -31,6 +32,7 @@ from levit_ablate.ablations import recorded_yaml
 from levit_ablate.config import Images
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import Variant
+from levit_ablate.hardware import is_first_process
 from levit_ablate.serialization import flat, to_mapping
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -131,18 +133,19 @@ def find(key: str) -> Run | None:
 
 
 @contextmanager
-def record(variant: Variant) -> Iterator[Recorder]:
-    """A run that ends as FINISHED, as KILLED by Ctrl-C or SIGTERM, or as FAILED with its error."""
+def record(variant: Variant, marker: Path) -> Iterator[Recorder]:
+    """A run that ends as FINISHED, as KILLED by Ctrl-C or SIGTERM, or as FAILED with its error.
+
+    One that did not finish goes on: `marker` is a file that names it. Of the processes of one
+    training the first records.
+    """
+    if not is_first_process():
+        yield Recorder("")
+        return
     with _store_at_work():
-        active = mlflow.start_run(
-            run_name=f"{variant.name} seed {variant.experiment.seed}",
-            tags=tags_of(variant),
-            description=variant.ablation.summary,
-        )
-    recorder = Recorder(active.info.run_id)
+        recorder = _taken_up(marker) or _begun(variant, marker)
     status = "FAILED"
     try:
-        recorder.describe(variant)
         yield recorder
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -156,6 +159,36 @@ def record(variant: Variant) -> Iterator[Recorder]:
         _end(status)
 
 
+def _begun(variant: Variant, marker: Path) -> Recorder:
+    """A new run, described."""
+    active = mlflow.start_run(
+        run_name=f"{variant.name} seed {variant.experiment.seed}",
+        tags=tags_of(variant),
+        description=variant.ablation.summary,
+    )
+    recorder = Recorder(active.info.run_id)
+    try:
+        recorder.describe(variant)
+        marker.write_text(recorder.run_id, encoding="utf-8")
+    except BaseException:
+        _end("FAILED")
+        raise
+    return recorder
+
+
+def _taken_up(marker: Path) -> Recorder | None:
+    """The run that a marker names, open again; None where there is none in this store."""
+    if not marker.is_file():
+        return None
+    client, run_id = mlflow.MlflowClient(), marker.read_text(encoding="utf-8")
+    try:
+        history = client.get_metric_history(run_id, "train_loss")
+        mlflow.start_run(run_id=run_id)
+    except MlflowException:
+        return None
+    return Recorder(run_id, last_epoch=max((metric.step for metric in history), default=-1))
+
+
 def _end(status: str) -> None:
     """End the active run. Where it did not finish, its own error is the one to be seen."""
     hidden = () if status == "FINISHED" else (RunError,)
@@ -165,10 +198,13 @@ def _end(status: str) -> None:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Writes into the run that is active."""
+    """Writes into the run that is active; in the first process of a training, and in no other."""
 
     run_id: str
+    last_epoch: int = -1
+    """The last epoch whose metrics are recorded already."""
 
+    @rank_zero_only
     @_store_at_work()
     def describe(self, variant: Variant) -> None:
         """Record what is run: as params, as YAML that `run --config` takes, and its cost."""
@@ -177,16 +213,23 @@ class Recorder:
         mlflow.log_text(text, "experiment.yaml")
         mlflow.log_metrics({"params": variant.cost.params, "flops": variant.cost.flops})
 
+    @rank_zero_only
     @_store_at_work()
     def metrics(self, values: Mapping[str, float], epoch: int | None = None) -> None:
-        """Record several metrics at once: every call is one write to the store."""
-        mlflow.log_metrics(dict(values), step=epoch)
+        """Record several metrics at once: every call is one write to the store.
 
+        An epoch that was recorded before its training was killed is not recorded twice.
+        """
+        if epoch is None or epoch > self.last_epoch:
+            mlflow.log_metrics(dict(values), step=epoch)
+
+    @rank_zero_only
     @_store_at_work()
     def checkpoint(self, path: Path) -> None:
         """Keep a checkpoint of the training."""
         mlflow.log_artifact(str(path), "checkpoints")
 
+    @rank_zero_only
     @_store_at_work()
     def model(self, network: nn.Module, images: Images) -> None:
         """Keep a network, for `mlflow.pytorch.load_model`."""

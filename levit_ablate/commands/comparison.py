@@ -14,12 +14,14 @@ from rich.table import Table
 from levit_ablate import tracking
 from levit_ablate.ablations import Ablation
 from levit_ablate.commands.options import print_config
-from levit_ablate.experiments import Variant, check_changes, variant
+from levit_ablate.experiments import Variant, check_changes, identified, variant
 from levit_ablate.training.train import Result, check_conditions, recorded, train
 
 
 def run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Check everything, train what is not recorded yet, the baseline first, and print both."""
+    if not options.get("print_config"):
+        given = identified(given)
     own = variant(ablation, given)
     if options.get("print_config"):
         print_config(own.ablation, own.experiment)
@@ -88,8 +90,6 @@ def _print(result: Result, baseline: Result | None, uri: str) -> None:
     console.print(table)
     if baseline:
         console.print("\nOne seed: no interval can be given for the difference.", style="dim")
-    if experiment.design.distillation != "none" and experiment.recipe.teacher == "labels":
-        console.print("No teacher: the true labels answer the distilled head.", style="dim")
     runs = f"run {result.run_id}" + (f", baseline {baseline.run_id}" if baseline else "")
     console.print(f"Recorded in {uri}: {runs}; levit-ablate ui shows them.", soft_wrap=True)
 

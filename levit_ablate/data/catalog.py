@@ -2,13 +2,155 @@
 
 from __future__ import annotations
 
-from levit_ablate.config import Data, Images
+import contextlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-CHANNELS_AND_CLASSES = {"digits": (1, 10)}
+from PIL import Image
+
+from levit_ablate.config import Data, Hardware, Images, Recipe
+from levit_ablate.data.index import Index, class_names, open_index
+from levit_ablate.errors import UserError
+from levit_ablate.recipes import RECIPES
+
+IN_MEMORY_SIDE = 64
+"""Largest side in pixels of the images that are kept in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset's facts, and what it is trained with unless something else is asked for."""
+
+    mean: tuple[float, ...]
+    """Of the training images' channels, as shares of the highest value."""
+    deviation: tuple[float, ...]
+    num_classes: int | None
+    """None where the folder says it."""
+    image_size: int
+    model: str
+    recipe: str
+    teacher: str
+    """A model of timm's."""
+    teacher_recipe: Recipe | None = None
+    """How it is trained; None where it comes pretrained."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Further defaults of `Data`."""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The part of an experiment that the dataset brings along."""
+        teacher: dict[str, Any] = {"model": self.teacher}
+        if self.teacher_recipe:
+            teacher["recipe"] = asdict(self.teacher_recipe)
+        else:
+            teacher["weights"] = "pretrained"
+        return {
+            "model": self.model,
+            "data": {"image_size": self.image_size, **self.data},
+            "recipe": asdict(RECIPES[self.recipe]),
+            "teacher": teacher,
+        }
+
+
+DIGITS = Dataset(
+    mean=(0.3053,),
+    deviation=(0.3760,),
+    num_classes=10,
+    image_size=32,
+    model="levit_nano",
+    recipe="quick",
+    teacher="regnety_002",
+    teacher_recipe=Recipe(epochs=12, flip=0.0),
+)
+SMALL_TEACHER = Recipe(
+    epochs=20,
+    batch_size=128,
+    learning_rate=2e-3,
+    weight_decay=0.05,
+    erasing=0.1,
+    precision="auto",
+)
+CIFAR10 = Dataset(
+    mean=(0.4914, 0.4822, 0.4465),
+    deviation=(0.2470, 0.2435, 0.2616),
+    num_classes=10,
+    image_size=32,
+    model="levit_micro",
+    recipe="cifar",
+    teacher="regnety_004",
+    teacher_recipe=SMALL_TEACHER,
+)
+CIFAR100 = replace(
+    CIFAR10,
+    mean=(0.5071, 0.4865, 0.4409),
+    deviation=(0.2673, 0.2564, 0.2762),
+    num_classes=100,
+)
+FASHION_MNIST = replace(
+    CIFAR10,
+    mean=(0.2860,),
+    deviation=(0.3530,),
+    image_size=28,  # 28 / 4 = 7, 4, 2 tokens a side
+)
+IMAGENET = Dataset(
+    mean=(0.485, 0.456, 0.406),
+    deviation=(0.229, 0.224, 0.225),
+    num_classes=None,
+    image_size=224,
+    model="levit_128s",
+    recipe="paper",
+    teacher="regnety_160.deit_in1k",
+    data={"validation": 0.02},
+)
+SMALL_FOLDER = replace(CIFAR10, mean=IMAGENET.mean, deviation=IMAGENET.deviation, num_classes=None)
+DATASETS = {
+    "digits": DIGITS,
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "fashion_mnist": FASHION_MNIST,
+}
+"""Those whose name says all; a folder's images decide between two kinds: `dataset_of`."""
+
+
+def dataset_of(data: Data) -> Dataset:
+    """The facts and defaults of a dataset. Raises UserError where a folder has none.
+
+    A folder whose first image is small is treated as CIFAR-10, any other as ImageNet, with the
+    mean and deviation of ImageNet either way.
+    """
+    if data.name != "folder":
+        return DATASETS[data.name]
+    side = first_image_side(Path(data.root))
+    return replace(SMALL_FOLDER, image_size=side) if side <= IN_MEMORY_SIDE else IMAGENET
 
 
 def images_of(data: Data) -> Images:
     """The shape of a dataset's images as they are served, and its number of classes."""
-    channels, num_classes = CHANNELS_AND_CLASSES[data.name]
+    dataset = dataset_of(data)
+    num_classes = dataset.num_classes or len(class_names(Path(data.root)))
     side = data.image_size
-    return Images(channels=channels, height=side, width=side, num_classes=num_classes)
+    return Images(channels=len(dataset.mean), height=side, width=side, num_classes=num_classes)
+
+
+def first_image_side(root: Path) -> int:
+    """The longer side in pixels of the first image of the first class."""
+    folder = root / "train" / class_names(root)[0]
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(OSError), Image.open(path) as image:
+            return max(image.size)
+    raise UserError(f"{folder}: holds no image that can be read")
+
+
+def index_of(data: Data, hardware: Hardware) -> Index:
+    """The index of a folder, from the work folder or made now. Raises UserError as `open_index`."""
+    cache = Path(hardware.work_dir) / "indexes"
+    index = open_index(Path(data.root), cache, data.on_error)
+    if data.fingerprint and data.fingerprint != index.fingerprint:
+        raise UserError(
+            f"data.root: {data.root} holds other images (fingerprint {index.fingerprint}) than the "
+            f"experiment was recorded with (data.fingerprint {data.fingerprint}); "
+            f"give the folder that it was, or leave data.fingerprint out"
+        )
+    return index

@@ -1,67 +1,78 @@
 """What training minimises: cross-entropy on the labels, and a teacher's answers (paper 4.4).
 
-Shapes: B images, K classes; logits (B, K), labels (B,), teacher's logits (B, K).
+Shapes: B images, K classes; logits (B, K).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, one_hot
+from torch.nn.functional import cross_entropy, log_softmax, one_hot
 
-TEMPERATURE = 1.0
-"""Of soft distillation; the official code's default."""
-CONFIDENCE = 10.0
-"""Logit of the true label, above the others' zero, in the answers of the teacher `labels`."""
+from levit_ablate.data.batches import Batch
+
+
+class Answers(NamedTuple):
+    """What a teacher says of a batch: its k most probable classes."""
+
+    classes: Tensor
+    """(B, k) int64, the most probable first; k is 1 for hard distillation."""
+    probabilities: Tensor
+    """(B, k) float32, their probabilities, which sum to one."""
 
 
 class Objective(Protocol):
-    """A scalar loss from the heads' logits, the labels, and the teacher's logits."""
+    """A scalar loss from the heads' logits, the batch, and the teacher's answers."""
 
     def __call__(
-        self, heads: dict[str, Tensor], labels: Tensor, teacher: Tensor, label_smoothing: float
+        self,
+        heads: dict[str, Tensor],
+        batch: Batch,
+        answers: Answers | None,
+        label_smoothing: float,
     ) -> Tensor: ...
 
 
+def label_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """Cross-entropy on the labels, each image's and its partner's by their shares in it."""
+    num_classes = logits.shape[1]
+    share = batch.share[:, None]
+    own, partner = (one_hot(each, num_classes) for each in (batch.labels, batch.partner_labels))
+    targets = own * share + partner * (1 - share)
+    return cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+
+
 def supervised(
-    heads: dict[str, Tensor], labels: Tensor, teacher: Tensor, label_smoothing: float
+    heads: dict[str, Tensor], batch: Batch, answers: Answers | None, label_smoothing: float
 ) -> Tensor:
     """Cross-entropy of the one head on the labels (row A4)."""
-    return cross_entropy(heads["supervised"], labels, label_smoothing=label_smoothing)
+    return label_loss(heads["supervised"], batch, label_smoothing)
 
 
 def hard(
-    heads: dict[str, Tensor], labels: Tensor, teacher: Tensor, label_smoothing: float
+    heads: dict[str, Tensor], batch: Batch, answers: Answers | None, label_smoothing: float
 ) -> Tensor:
-    """½ CE(supervised head, label) + ½ CE(distilled head, the teacher's decision)."""
-    distilled = cross_entropy(heads["distilled"], teacher.argmax(dim=1))
-    return (supervised(heads, labels, teacher, label_smoothing) + distilled) / 2
+    """½ CE(supervised head, labels) + ½ CE(distilled head, the teacher's decision)."""
+    assert answers is not None
+    distilled = cross_entropy(heads["distilled"].float(), answers.classes[:, 0])
+    return (supervised(heads, batch, answers, label_smoothing) + distilled) / 2
 
 
 def soft(
-    heads: dict[str, Tensor], labels: Tensor, teacher: Tensor, label_smoothing: float
+    heads: dict[str, Tensor], batch: Batch, answers: Answers | None, label_smoothing: float
 ) -> Tensor:
-    """½ CE(supervised head, label) + ½ τ² KL(teacher ‖ distilled head), both at temperature τ.
+    """½ CE(supervised head, labels) + ½ KL(teacher ‖ distilled head).
 
-    Hinton et al. 2015; weights and temperature as in the official code's `DistillationLoss`,
-    except that the divergence is summed over classes and averaged over images alone.
+    Hinton et al. 2015; weights and the temperature of 1 as in the official code's
+    `DistillationLoss`, except that the divergence is summed over classes and averaged over images
+    alone, and that it is over the teacher's k most probable classes.
     """
-    student = log_softmax(heads["distilled"] / TEMPERATURE, dim=1)
-    target = log_softmax(teacher / TEMPERATURE, dim=1)
-    divergence = kl_div(student, target, reduction="batchmean", log_target=True)
-    loss = supervised(heads, labels, teacher, label_smoothing)
-    return (loss + TEMPERATURE**2 * divergence) / 2
+    assert answers is not None
+    student = log_softmax(heads["distilled"].float(), dim=1).gather(1, answers.classes)
+    teacher = answers.probabilities
+    divergence = (teacher * (teacher.clamp(min=1e-12).log() - student)).sum(dim=1).mean()
+    return (supervised(heads, batch, answers, label_smoothing) + divergence) / 2
 
 
 OBJECTIVES: dict[str, Objective] = {"hard": hard, "soft": soft, "none": supervised}
-
-
-def true_labels(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """A stand-in for a teacher: logits that give the true label nearly all the probability."""
-    return CONFIDENCE * one_hot(labels, num_classes).to(torch.float32)
-
-
-TEACHERS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"labels": true_labels}

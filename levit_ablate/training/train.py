@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import signal
-import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from filelock import FileLock, Timeout
+from lightning import Callback, Trainer
 
 from levit_ablate import tracking
-from levit_ablate.config import Experiment
-from levit_ablate.data.digits import DigitsDataModule
-from levit_ablate.errors import UserError
+from levit_ablate.config import Experiment, Images
+from levit_ablate.data.module import ImageData
 from levit_ablate.experiments import Variant
-from levit_ablate.streams import stream_seed
+from levit_ablate.hardware import check_hardware, is_first_process
 from levit_ablate.tracking import Recorder
-from levit_ablate.training.callbacks import RecordEpochs, ShowProgress
+from levit_ablate.training import teacher
+from levit_ablate.training.callbacks import AskTeacher, RecordEpochs, ShowProgress
+from levit_ablate.training.classifier import Classifier
+from levit_ablate.training.fit import BEST, fit, interruptible, quiet
 from levit_ablate.training.module import LeViTModule
 
-DATA_MODULES = {"digits": DigitsDataModule}
 DEFAULT_THREADS = torch.get_num_threads()
 SMALL_FLOPS = 10_000_000
 """Multiply-adds below which a second CPU thread was measured to be no gain."""
@@ -56,17 +55,25 @@ def recorded(variant: Variant) -> Result | None:
 
 
 def train(variant: Variant) -> Result:
-    """Train, test and record one variant in the open store.
+    """Train, test and record one variant in the open store; a run that was killed goes on.
 
     The test is that of the best checkpoint by validation loss, made once, at the end. Raises
     UserError before there is a run where data or hardware do not fit; KeyboardInterrupt on Ctrl-C
     and SIGTERM, the run marked KILLED; RunError where the loss is no longer finite.
     """
     data = check_conditions(variant.experiment)
-    torch.set_num_threads(_num_threads(variant))
-    with tracking.record(variant) as recorder:
-        metrics = _train(variant, data, recorder)
-        recorder.metrics(metrics)
+    folder = Path(variant.experiment.hardware.work_dir) / "runs" / variant.key
+    with one_at_a_time(folder):
+        if result := recorded(variant):  # meanwhile, by the process that was waited for
+            return result
+        weights = ensure_teacher(variant)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(num_threads(variant))
+        with tracking.record(variant, folder / "run_id") as recorder:
+            metrics = _train(variant, data, folder, weights, recorder)
+            recorder.metrics(metrics)
+        if is_first_process():
+            shutil.rmtree(folder, ignore_errors=True)
     return _result(variant, recorder.run_id, metrics, trained=True)
 
 
@@ -81,90 +88,119 @@ def _result(variant: Variant, run_id: str, metrics: Mapping[str, float], trained
     )
 
 
-def check_conditions(experiment: Experiment) -> LightningDataModule:
+def check_conditions(experiment: Experiment) -> ImageData:
     """The experiment's data, ready; UserError where hardware or data do not fit."""
-    _check_hardware(experiment)
-    data = DATA_MODULES[experiment.data.name](experiment.data, experiment.seed)
+    check_hardware(experiment)
+    data = ImageData(experiment.data, experiment.recipe, experiment.hardware, experiment.seed)
     data.setup()
+    hardware = experiment.hardware
+    data.stream.shard(0, hardware.devices * hardware.num_nodes * hardware.accumulate)
     return data
 
 
-def _check_hardware(experiment: Experiment) -> None:
-    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    accelerator = experiment.hardware.accelerator
-    if accelerator == "gpu" and not has_gpu:
-        raise UserError("hardware.accelerator: gpu: torch finds none here; use auto or cpu")
-    if experiment.recipe.precision == "16-mixed" and (accelerator == "cpu" or not has_gpu):
-        raise UserError("recipe.precision: 16-mixed needs a GPU; use bf16-mixed or 32-true")
+@contextmanager
+def one_at_a_time(result: Path) -> Iterator[None]:
+    """Of several processes that would train the same, the others wait for the first.
+
+    The processes of one training are one: its first holds the lock.
+    """
+    if not is_first_process():
+        yield
+        return
+    result.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{result}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{result.name}: another process trains it; waiting for it", file=sys.stderr)
+        lock.acquire()
+    with lock:
+        yield
 
 
-def _num_threads(variant: Variant) -> int:
+def num_threads(variant: Variant) -> int:
     """Of the pair: by the baseline's cost, so that an ablation trains as its baseline does."""
     base = variant.baseline or variant
     automatic = 1 if base.cost.flops < SMALL_FLOPS else DEFAULT_THREADS
     return variant.experiment.hardware.num_threads or automatic
 
 
-def _train(variant: Variant, data: LightningDataModule, recorder: Recorder) -> dict[str, float]:
-    experiment, recipe = variant.experiment, variant.experiment.recipe
+def ensure_teacher(variant: Variant) -> Path | None:
+    """The weights of the variant's teacher, trained now if it is to be and no one has.
+
+    None without distillation, and where the weights come from elsewhere.
+    """
+    experiment = variant.experiment
+    if experiment.design.distillation == "none" or experiment.teacher.weights != "trained":
+        return None
+    path = teacher.trained_weights(experiment)
+    with one_at_a_time(path):
+        if not path.exists():
+            train_teacher(experiment, variant.images, path)
+    return path
+
+
+def train_teacher(experiment: Experiment, images: Images, path: Path) -> None:
+    """Train a teacher from scratch, test it, and keep its weights in `path`, its figures beside it.
+
+    Killed, it goes on from its last epoch. The record is a JSON file: a teacher is no run of a
+    study.
+    """
+    lesson = teacher.teaching(experiment)
+    data = check_conditions(lesson)
+    module = teacher.TeacherModule(experiment.teacher, images)
+    name = f"teacher {experiment.teacher.model}"
+    print(
+        f"no teacher for {experiment.data.name} yet: training {experiment.teacher.model} from "
+        f"scratch, once, {lesson.recipe.epochs} epochs",
+        file=sys.stderr,
+    )
+    torch.set_num_threads(experiment.hardware.num_threads or DEFAULT_THREADS)
+    folder = path.with_suffix("")
+    show = ShowProgress(name)
+    trainer = fit(module, data, lesson.recipe, experiment.hardware, folder, [show])
+    state = torch.load(folder / BEST, map_location="cpu", weights_only=False)["state_dict"]
+    module.load_state_dict(state)
+    tested = _tested(trainer, module, data)
+    if is_first_process():
+        weights = {k: v.cpu() for k, v in module.network.state_dict().items()}
+        temporary = path.with_suffix(".tmp")
+        torch.save(weights, temporary)
+        temporary.replace(path)
+        said = {"model": experiment.teacher.model, **tested}
+        path.with_suffix(".json").write_text(json.dumps(said, indent=2), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"{name}: test accuracy {100 * tested['test_accuracy']:.2f} %", file=sys.stderr)
+    trainer.strategy.barrier()
+
+
+def _tested(trainer: Trainer, module: Classifier, data: ImageData) -> dict[str, float]:
+    with quiet():
+        interruptible(lambda: trainer.test(module, data, verbose=False))
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _train(
+    variant: Variant, data: ImageData, folder: Path, weights: Path | None, recorder: Recorder
+) -> dict[str, float]:
+    experiment = variant.experiment
     module = LeViTModule(
         design=experiment.design,
         model=experiment.model,
         architecture=variant.architecture,
         images=variant.images,
-        recipe=recipe,
+        recipe=experiment.recipe,
         seed=experiment.seed,
     )
-    torch.manual_seed(stream_seed(experiment.seed, "training"))  # drop path
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        best = ModelCheckpoint(folder, filename="best", monitor="val_loss")
-        trainer = Trainer(
-            accelerator=experiment.hardware.accelerator,
-            devices=1,
-            precision=recipe.precision,
-            max_epochs=recipe.epochs,
-            gradient_clip_val=recipe.clip_norm,
-            deterministic=True,
-            callbacks=[best, RecordEpochs(recorder), ShowProgress(variant.name)],
-            logger=False,
-            default_root_dir=folder,
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        started = time.perf_counter()
-        _interruptible(lambda: trainer.fit(module, data))
-        seconds = time.perf_counter() - started
-        checkpoint = Path(best.best_model_path)
-        best_epoch = torch.load(checkpoint, weights_only=True)["epoch"]
-        module = LeViTModule.load_from_checkpoint(checkpoint)
-        _interruptible(lambda: trainer.test(module, data, verbose=False))
-        recorder.checkpoint(checkpoint)
-        recorder.model(module.network.cpu(), variant.images)
-    tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {**tested, "best_epoch": best_epoch, "train_seconds": seconds}
-
-
-def _interruptible(call: Callable[[], object]) -> None:
-    """Turn Lightning's own exit on Ctrl-C or SIGTERM back into a KeyboardInterrupt.
-
-    Lightning leaves Ctrl-C ignored as well; here the handler is put back.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        call()
-    except SystemExit as exit_:
-        raise KeyboardInterrupt from exit_
-    finally:
-        with contextlib.suppress(ValueError):  # not the main thread: no Ctrl-C here either
-            signal.signal(signal.SIGINT, handler)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's notices: what this project chose (no workers, no logger) is no news."""
-    for name in ("lightning.pytorch", "pytorch_lightning"):  # each in its own version's turn
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        yield
+    record = RecordEpochs(recorder)
+    callbacks: list[Callback] = [record, ShowProgress(variant.name)]
+    if experiment.design.distillation != "none":  # before its epoch is timed
+        callbacks.insert(0, AskTeacher(experiment, variant.images, weights))
+    trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, callbacks)
+    best = torch.load(folder / BEST, map_location="cpu", weights_only=False)
+    module.load_state_dict(best["state_dict"])
+    tested = _tested(trainer, module, data)
+    recorder.checkpoint(folder / BEST)
+    recorder.model(module.network.cpu(), variant.images)
+    trainer.strategy.barrier()
+    return {**tested, "best_epoch": best["epoch"], "train_seconds": record.seconds}

@@ -1,0 +1,132 @@
+"""Training batches at every position of a stream, of images in memory or in files.
+
+Both kinds of source give uint8 images, cropped, mirrored and recoloured; normalising, erasing and
+mixing are the same for both, on the device, a batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from levit_ablate.data import augment
+from levit_ablate.data.mixing import mixed
+from levit_ablate.data.stream import Stream
+from levit_ablate.streams import stream_seed
+
+
+class Batch(NamedTuple):
+    """A shard's share of a step, B images."""
+
+    images: Tensor
+    """(B, C, side, side) float32, normalised, erased, mixed."""
+    labels: Tensor
+    """(B,) int64."""
+    partner_labels: Tensor
+    """(B,) int64: the labels of the images mixed in."""
+    share: Tensor
+    """(B,) float32: the weight of an image's own label; its partner's has the rest."""
+    positions: Tensor
+    """(B,) int64, on the CPU: the positions in the epoch, by which a teacher's answers are kept."""
+
+
+Plan = Sequence[tuple[int, Tensor]]
+"""What is to be made, in turn: a step, and the places of its batch, (B,) int64."""
+
+
+class Source(Protocol):
+    """Where training images come from, augmented as far as it is done before normalising."""
+
+    def follow(self, epoch: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, C, h, w) uint8 and labels (B,) int64, on the device, as planned."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """From uint8 to what a network is given: (x / 255 − mean) / deviation, at another side."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    side: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) uint8 → (B, C, side, side) float32; enlarged bilinearly where it differs."""
+        normal = augment.normalize(images, self.mean, self.deviation)
+        if normal.shape[-1] == self.side and normal.shape[-2] == self.side:
+            return normal
+        size = (self.side, self.side)
+        return interpolate(normal, size=size, mode="bilinear", align_corners=False)
+
+
+class TrainingBatches:
+    """The batches of a shard, from wherever in the stream the training stands.
+
+    Args:
+        source: where the images come from.
+        stream: what lies at every position.
+        normalization: from uint8 to the network's input.
+        device: where the batches are made.
+        shard: this process's number, and how many there are.
+        parts: how many parts a process takes its share of a step in (accumulation).
+        position: tells the epoch and the number of batches of it that are done, when an epoch's
+            iteration begins.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        stream: Stream,
+        normalization: Normalization,
+        device: torch.device,
+        shard: tuple[int, int],
+        parts: int,
+        position: Callable[[], tuple[int, int]],
+    ) -> None:
+        self.source = source
+        self.stream = stream
+        self.normalization = normalization
+        self.device = device
+        self.parts = parts
+        self.position = position
+        index, count = shard
+        self.places = [stream.shard(index * parts + part, count * parts) for part in range(parts)]
+        self.noise = augment.noise_bank(stream_seed(stream.seed, "noise")).to(device)
+
+    def __len__(self) -> int:
+        """Batches of an epoch: a step has one for each part."""
+        return self.stream.steps * self.parts
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches that remain of the epoch that `position` tells."""
+        yield from self.epoch(*self.position())
+
+    def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, without the first `done` ones, whole steps."""
+        if done % self.parts:
+            raise ValueError(f"{done} batches are no whole number of steps of {self.parts}")
+        steps = range(done // self.parts, self.stream.steps)
+        plan = [(step, places) for step in steps for places in self.places]
+        source = self.source.follow(epoch, plan)
+        for (step, places), (images, labels) in zip(plan, source, strict=True):
+            yield self._batch(epoch, step, places, images, labels)
+
+    def _batch(
+        self, epoch: int, step: int, places: Tensor, images: Tensor, labels: Tensor
+    ) -> Batch:
+        recipe = self.stream.recipe
+        finished = self.normalization(images)
+        if recipe.erasing:
+            draws = self.stream.draws("erasing", epoch, step, augment.ERASE_DRAWS)[places]
+            finished = augment.erase(finished, draws.to(self.device), self.noise, recipe.erasing)
+        partner_labels, share = labels, torch.ones(len(labels), device=self.device)
+        if mixing := self.stream.mixing(epoch, step):
+            finished, share = mixed(finished, mixing.at(places, self.device))
+            partner_labels = labels.flip(0)
+        positions = step * recipe.batch_size + places
+        return Batch(finished, labels, partner_labels, share, positions)

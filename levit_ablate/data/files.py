@@ -1,0 +1,306 @@
+"""Images that are decoded from files as they are needed, by timm's transforms, in processes."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import Compose
+
+from levit_ablate.config import Data
+from levit_ablate.data.batches import Normalization, Plan
+from levit_ablate.data.index import Index, Part
+from levit_ablate.data.sources import evaluation_parts, held_out
+from levit_ablate.data.stream import Stream
+from levit_ablate.errors import RunError
+
+CROP_SHARE = 224 / 256
+"""Of the shorter side, in evaluation: resize to 256, then the central 224 (the official code)."""
+EVALUATION_BATCH = 256
+PREFETCH = 4
+"""Batches that a worker makes ahead."""
+
+BELOW_HIGHEST = 9.99
+"""Magnitude at which posterizing keeps one bit."""
+
+Slot = tuple[int, int, int]
+"""Epoch, position in it, and the image that lies there."""
+
+
+class FileSource:
+    """Training images from files: decoded, cropped and recoloured by timm, bicubic.
+
+    What is random is drawn for each position from a seed of its own, so that it does not matter
+    which worker makes it. The views of an image that are in one batch are decoded once.
+
+    Args:
+        part: the index of the files.
+        chosen: which of them are the training images, (N,) int64.
+        stream: what lies at every position.
+        device: where the batches go.
+        side: of the images made.
+        mean: of the channels, the colour of what comes from outside an image.
+        num_workers: processes that decode.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        chosen: Tensor,
+        stream: Stream,
+        device: torch.device,
+        side: int,
+        mean: tuple[float, ...],
+        num_workers: int,
+    ) -> None:
+        self.stream = stream
+        self.device = device
+        self.planned = _Planned()
+        self.loader = DataLoader(
+            _Views(part, chosen.numpy(), stream, side, mean),
+            batch_sampler=self.planned,
+            collate_fn=_collated,
+            num_workers=num_workers,
+            pin_memory=device.type == "cuda",
+            **_for_workers(num_workers),
+        )
+
+    def follow(self, epoch: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self.stream.order(epoch)
+        size = self.stream.recipe.batch_size
+        self.planned.batches = [
+            [
+                (epoch, position, image)
+                for position, image in zip(
+                    (step * size + places).tolist(),
+                    order[step * size + places].tolist(),
+                    strict=True,
+                )
+            ]
+            for step, places in plan
+        ]
+        yield from _served(self.loader, self.device)
+
+
+class _Planned(Sampler[list[Slot]]):
+    """The batches of one epoch, set anew before each."""
+
+    def __init__(self) -> None:
+        self.batches: Sequence[list[Slot]] = []
+
+    def __iter__(self) -> Iterator[list[Slot]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Views(Dataset[tuple[Tensor, int]]):
+    """What lies at a position: an image, transformed by what the position's seed draws."""
+
+    def __init__(
+        self, part: Part, chosen: numpy.ndarray, stream: Stream, side: int, mean: tuple[float, ...]
+    ) -> None:
+        recipe = stream.recipe
+        self.part = part
+        self.chosen = chosen
+        self.stream = stream
+        self.transform = _kept_above_zero_bits(
+            create_transform(
+                side,
+                is_training=True,
+                scale=None if recipe.crop else (1.0, 1.0),
+                ratio=None if recipe.crop else (1.0, 1.0),
+                hflip=recipe.flip,
+                color_jitter=recipe.color_jitter,
+                auto_augment=recipe.rand_augment or None,
+                interpolation="bicubic",
+                mean=mean,
+                use_prefetcher=True,  # gives (C, side, side) uint8, not normalised
+            )
+        )
+
+    def __getitems__(self, slots: Sequence[Slot]) -> list[tuple[Tensor, int]]:
+        decoded = {index: self._decoded(index) for index in {slot[2] for slot in slots}}
+        with _drawing_apart():
+            return [
+                (self._view(decoded[index], epoch, position), int(self._label(index)))
+                for epoch, position, index in slots
+            ]
+
+    def _decoded(self, index: int) -> Image.Image:
+        return decoded(self.part, self.chosen[index])
+
+    def _label(self, index: int) -> int:
+        return self.part.labels[self.chosen[index]]
+
+    def _view(self, image: Image.Image, epoch: int, position: int) -> Tensor:
+        seed = self.stream.position_seed(epoch, position)
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        return self.transform(image)
+
+
+def _kept_above_zero_bits(transform: Compose) -> Compose:
+    """The same with a RandAugment whose posterizing keeps a bit.
+
+    At the highest magnitude, where noise takes some images, timm 1.0.31 asks Pillow to keep no bit,
+    which is an error from Pillow 12 on.
+    """
+    for step in transform.transforms:
+        for operation in getattr(step, "ops", ()):
+            if operation.name == "PosterizeIncreasing":
+                operation.magnitude_max = BELOW_HIGHEST
+    return transform
+
+
+class _Whole(Dataset[tuple[Tensor, int]]):
+    """Images for evaluation: resized, the centre cropped."""
+
+    def __init__(self, part: Part, chosen: numpy.ndarray, side: int) -> None:
+        self.part = part
+        self.chosen = chosen
+        self.transform = create_transform(
+            side, interpolation="bicubic", crop_pct=CROP_SHARE, use_prefetcher=True
+        )
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        place = self.chosen[index]
+        return self.transform(decoded(self.part, place)), int(self.part.labels[place])
+
+
+class FileEvaluationBatches:
+    """A shard's part of the images of a folder, in order: (images, labels)."""
+
+    def __init__(
+        self,
+        part: Part,
+        chosen: Tensor,
+        normalization: Normalization,
+        device: torch.device,
+        shard: tuple[int, int],
+        num_workers: int,
+    ) -> None:
+        index, count = shard
+        self.normalization = normalization
+        self.device = device
+        self.loader = DataLoader(
+            _Whole(part, chosen[index::count].numpy(), normalization.side),
+            EVALUATION_BATCH,
+            collate_fn=_collated,
+            num_workers=num_workers,
+            pin_memory=device.type == "cuda",
+            **_for_workers(num_workers),
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in _served(self.loader, self.device):
+            yield self.normalization(images), labels
+
+
+def decoded(part: Part, index: int) -> Image.Image:
+    """An image of a folder in RGB. Raises RunError, naming the file, where it cannot be read."""
+    path = part.path(index)
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise RunError(f"{path}: cannot be read any more: {error}") from error
+
+
+def _collated(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*items, strict=True)
+    return torch.stack(images), torch.tensor(labels)
+
+
+def _served(
+    loader: DataLoader[tuple[Tensor, int]], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """A loader's batches on a device. A worker's RunError is raised again in its one line."""
+    try:
+        for images, labels in loader:
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    except RunError as error:
+        line = str(error).strip().splitlines()[-1]
+        raise RunError(line.rpartition("RunError: ")[2]) from error
+
+
+def _for_workers(num_workers: int) -> dict[str, Any]:
+    """Options that only workers take: they outlive an epoch, work ahead, and end when told to."""
+    if not num_workers:
+        return {}
+    return {
+        "persistent_workers": True,
+        "prefetch_factor": PREFETCH,
+        "worker_init_fn": _default_signals,
+    }
+
+
+def _default_signals(worker: int) -> None:
+    """A worker's end is its parent's matter: not the handlers that it was forked with."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _drawing_apart() -> Iterator[None]:
+    """Leave the random states of Python, numpy and torch as they were: timm draws from them."""
+    states = random.getstate(), numpy.random.get_state(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        numpy.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+
+
+class OnDisk:
+    """A dataset of image files, its parts decoded as they are needed."""
+
+    def __init__(self, index: Index, data: Data, num_workers: int, mean: tuple[float, ...]) -> None:
+        self.index = index
+        self.classes = index.classes
+        self.num_workers = num_workers
+        self.mean = mean
+        self.side = data.image_size
+        names = evaluation_parts(index)
+        train = torch.arange(len(index.parts["train"]))
+        self.parts = {"train": (index.parts["train"], train)}
+        if len(names) == 1:
+            kept, held = held_out(index.parts["train"].labels, data.validation, data.split_seed)
+            self.parts = {
+                "train": (index.parts["train"], kept),
+                "validation": (index.parts["train"], held),
+            }
+        for served, name in zip(("test", "validation"), reversed(names), strict=False):
+            part = index.parts[name]
+            self.parts[served] = part, torch.arange(len(part))
+        self.num_train = len(self.parts["train"][1])
+
+    def source(self, stream: Stream, device: torch.device) -> FileSource:
+        """The training images, augmented."""
+        part, chosen = self.parts["train"]
+        return FileSource(part, chosen, stream, device, self.side, self.mean, self.num_workers)
+
+    def evaluation(
+        self, part: str, normalization: Normalization, device: torch.device, shard: tuple[int, int]
+    ) -> FileEvaluationBatches:
+        """A shard's share of the images of `validation` or `test`."""
+        files, chosen = self.parts[part]
+        return FileEvaluationBatches(files, chosen, normalization, device, shard, self.num_workers)

@@ -1,0 +1,193 @@
+"""The datasets that fit in memory, as uint8 tensors: digits, torchvision's, folders of small images."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy
+import torch
+from filelock import FileLock
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torchvision import datasets as torchvision_datasets
+
+from levit_ablate.config import Data
+from levit_ablate.data.index import Index, Part
+from levit_ablate.data.parallel import in_processes
+from levit_ablate.errors import UserError
+
+DIGITS_TEST_SHARE = 0.25
+"""Of the digits, which come without a test set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Images (N, C, H, W) uint8 and their labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, indices: Tensor) -> Labelled:
+        """Some of them."""
+        return Labelled(images=self.images[indices], labels=self.labels[indices])
+
+    def to(self, device: torch.device) -> Labelled:
+        """The same on a device."""
+        return Labelled(images=self.images.to(device), labels=self.labels.to(device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """A dataset in its three parts, and the names of its classes."""
+
+    train: Labelled
+    validation: Labelled
+    test: Labelled
+    classes: tuple[str, ...]
+
+
+def held_out(labels: Tensor | numpy.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split indices of `labels` into those kept and a share held out, class by class in proportion.
+
+    Depends on the labels, the share and the seed alone. Raises UserError where a class has too few.
+    """
+    try:
+        kept, held = train_test_split(
+            numpy.arange(len(labels)), test_size=share, stratify=labels, random_state=seed
+        )
+    except ValueError as error:
+        raise UserError(
+            f"data.validation: {share} of {len(labels)} images cannot be held out class by class: "
+            f"{error}"
+        ) from error
+    return torch.from_numpy(numpy.sort(kept)), torch.from_numpy(numpy.sort(held))
+
+
+def digits(data: Data) -> Splits:
+    """scikit-learn's digits, 8x8; a quarter is the test set. Raises UserError as `held_out`."""
+    pixels, targets = load_digits(return_X_y=True)
+    # 0 … 16 → 0 … 255
+    images = torch.from_numpy(numpy.rint(pixels * (255 / 16)).astype("uint8")).view(-1, 1, 8, 8)
+    labels = torch.from_numpy(targets)
+    rest, test = held_out(labels, DIGITS_TEST_SHARE, data.split_seed)
+    whole = Labelled(images=images, labels=labels)
+    return _with_validation(whole.at(rest), whole.at(test), tuple("0123456789"), data)
+
+
+def torchvision_set(data: Data) -> Splits:
+    """A dataset of torchvision's, found in `data.root` or downloaded to it, once.
+
+    Raises UserError where it is neither there nor can be had.
+    """
+    make = {
+        "cifar10": torchvision_datasets.CIFAR10,
+        "cifar100": torchvision_datasets.CIFAR100,
+        "fashion_mnist": torchvision_datasets.FashionMNIST,
+    }[data.name]
+    root = Path(data.root)
+    if data.name == "fashion_mnist" and (root / "train-images-idx3-ubyte.gz").is_file():
+        return _idx_files(root, data)
+    try:
+        parts = [make(root, train=train) for train in (True, False)]
+    except RuntimeError:  # torchvision: not there, or damaged
+        parts = _downloaded(make, data)
+    train, test = (
+        Labelled(images=_channels_first(part.data), labels=torch.as_tensor(part.targets))
+        for part in parts
+    )
+    return _with_validation(train, test, tuple(parts[0].classes), data)
+
+
+def _downloaded(make: Callable[..., torchvision_datasets.VisionDataset], data: Data) -> list[Any]:
+    root = Path(data.root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{data.name}.lock"):  # of several processes one downloads
+            return [make(root, train=train, download=True) for train in (True, False)]
+    except (OSError, URLError, RuntimeError) as error:
+        raise UserError(
+            f"data.root: {data.name} is not in {root} and cannot be downloaded "
+            f"({str(error).strip().splitlines()[0]}); put torchvision's files there"
+        ) from error
+
+
+def _channels_first(pixels: numpy.ndarray | Tensor) -> Tensor:
+    """(N, H, W, C) or (N, H, W) → (N, C, H, W)."""
+    images = torch.as_tensor(pixels)
+    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+
+
+def _idx_files(root: Path, data: Data) -> Splits:
+    """Fashion-MNIST's four idx.gz files as they are published (and packaged by Debian)."""
+
+    def read(name: str, offset: int) -> Tensor:
+        try:
+            content = gzip.decompress((root / name).read_bytes())
+        except (OSError, EOFError) as error:
+            raise UserError(f"{root / name}: cannot be read: {error}") from error
+        return torch.from_numpy(numpy.frombuffer(content, "uint8", offset=offset).copy())
+
+    train, test = (
+        Labelled(
+            images=read(f"{name}-images-idx3-ubyte.gz", 16).view(-1, 1, 28, 28),
+            labels=read(f"{name}-labels-idx1-ubyte.gz", 8).long(),
+        )
+        for name in ("train", "t10k")
+    )
+    return _with_validation(train, test, tuple(torchvision_datasets.FashionMNIST.classes), data)
+
+
+def small_folder(index: Index, data: Data) -> Splits:
+    """A folder of small images, decoded once, each brought to `data.image_size` (bicubic)."""
+    train = _decoded(index.parts["train"], data.image_size)
+    names = evaluation_parts(index)
+    test = _decoded(index.parts[names[-1]], data.image_size)
+    if len(names) == 1:
+        return _with_validation(train, test, index.classes, data)
+    validation = _decoded(index.parts[names[0]], data.image_size)
+    return Splits(train=train, validation=validation, test=test, classes=index.classes)
+
+
+def evaluation_parts(index: Index) -> list[str]:
+    """Which parts are the validation and the test images: ["val", "test"].
+
+    Where only one of them is there it is the test set, as the paper uses ImageNet's validation
+    images.
+    """
+    return [name for name in ("val", "test") if name in index.parts]
+
+
+def _decoded(part: Part, side: int) -> Labelled:
+    images = torch.empty(len(part), 3, side, side, dtype=torch.uint8)
+    paths = [part.path(position) for position in range(len(part))]
+    decoded = in_processes(partial(_pixels, side=side), paths, f"decoding {part.name}")
+    for position, pixels in enumerate(decoded):
+        images[position] = torch.from_numpy(pixels).permute(2, 0, 1)
+    return Labelled(images=images, labels=torch.from_numpy(numpy.array(part.labels)).long())
+
+
+def _pixels(path: Path, side: int) -> numpy.ndarray[Any, Any]:
+    """(side, side, 3) uint8."""
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    return numpy.array(image)
+
+
+def _with_validation(
+    train: Labelled, test: Labelled, classes: tuple[str, ...], data: Data
+) -> Splits:
+    kept, held = held_out(train.labels, data.validation, data.split_seed)
+    return Splits(train=train.at(kept), validation=train.at(held), test=test, classes=classes)

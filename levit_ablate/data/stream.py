@@ -1,0 +1,143 @@
+"""The data stream: what a model sees at position i of epoch e.
+
+It is a pure function of the dataset, its split, the stream's seed and the recipe, and of nothing
+else: not of the variant, nor of the number of devices, processes or threads, nor of where a killed
+run was taken up again. So variants are paired, a teacher's answers can be stored by position, and a
+resumed run sees what the uninterrupted one would have seen.
+
+An epoch is a sequence of positions, a batch of them a step. Positions i and B − 1 − i of a batch
+(B positions) are partners in mixing. Shards, whether devices or parts of a batch that accumulate,
+take whole pairs in turn, so that the views of an image go to different devices, as in the official
+code's `RASampler`, and a shard mixes its images among themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy
+import torch
+from torch import Tensor
+
+from levit_ablate.config import Recipe
+from levit_ablate.errors import UserError
+from levit_ablate.streams import stream_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """How the images of a batch are mixed with their partners, an entry an image."""
+
+    share: Tensor
+    """(B,) float32: what an image keeps of itself, as it was drawn (lambda)."""
+    is_cutmix: Tensor
+    """(B,) bool: whether the partner gives a rectangle, or else a part of every pixel."""
+    center: Tensor
+    """(B, 2) float32 in [0, 1): row and column of the rectangle's centre, as parts of the sides."""
+
+    def at(self, places: Tensor, device: torch.device) -> Mixing:
+        """The same for some places of the batch only, on a device."""
+        return Mixing(
+            share=self.share[places].to(device),
+            is_cutmix=self.is_cutmix[places].to(device),
+            center=self.center[places].to(device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """The positions of every epoch over `num_images` images: what lies there, and what is drawn.
+
+    Raises UserError where the images do not make one batch.
+    """
+
+    num_images: int
+    seed: int
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        if self.recipe.batch_size > self.num_images:
+            raise UserError(
+                f"recipe.batch_size: {self.recipe.batch_size} is more than the {self.num_images:,} "
+                f"training images; make it smaller"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch. What remains beyond the last full batch is left out."""
+        return self.num_images // self.recipe.batch_size
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of an epoch: steps times batch size."""
+        return self.steps * self.recipe.batch_size
+
+    def order(self, epoch: int) -> Tensor:
+        """The image at every position of an epoch: (num_positions,) int64.
+
+        A permutation of the images, each repeated `recipe.repeats` times in a row; with repeats an
+        epoch keeps its length, so that it sees only a share of the images (Hoffer et al. 2020, as
+        in the official code).
+        """
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
+        needed = -(-self.num_positions // self.recipe.repeats)
+        shuffled = torch.randperm(self.num_images, generator=generator)[:needed]
+        return shuffled.repeat_interleave(self.recipe.repeats)[: self.num_positions]
+
+    def draws(self, use: str, epoch: int, step: int, num_draws: int) -> Tensor:
+        """Uniform numbers in [0, 1) for one use in a step, a row a place: (B, num_draws) float32."""
+        seed = stream_seed(self.seed, use, epoch, step)
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(self.recipe.batch_size, num_draws, generator=generator)
+
+    def position_seed(self, epoch: int, position: int) -> int:
+        """The seed of what is drawn image by image, for the images that come from files."""
+        return stream_seed(self.seed, "transform", epoch, position)
+
+    def mixing(self, epoch: int, step: int) -> Mixing | None:
+        """The mixing of a step's batch; None where the recipe has neither mixup nor cutmix.
+
+        One draw for each group of `recipe.mixing_group` images, in which pairs are dealt in turn,
+        as timm's `Mixup` in its batch mode draws once for the batch of a GPU.
+        """
+        recipe = self.recipe
+        if not recipe.mixup and not recipe.cutmix:
+            return None
+        rng = numpy.random.default_rng(stream_seed(self.seed, "mixing", epoch, step))
+        groups = max(1, recipe.batch_size // recipe.mixing_group)
+        chance = rng.random(groups)
+        is_cutmix = chance < recipe.cutmix_probability if recipe.mixup else numpy.full(groups, True)
+        is_cutmix &= recipe.cutmix > 0
+        by_mixup = rng.beta(recipe.mixup or 1.0, recipe.mixup or 1.0, groups)
+        by_cutmix = rng.beta(recipe.cutmix or 1.0, recipe.cutmix or 1.0, groups)
+        share = numpy.where(is_cutmix, by_cutmix, by_mixup)
+        center = rng.random((groups, 2))
+        group = self._pairs() % groups
+        return Mixing(
+            share=torch.from_numpy(share).float()[group],
+            is_cutmix=torch.from_numpy(is_cutmix)[group],
+            center=torch.from_numpy(center).float()[group],
+        )
+
+    def shard(self, index: int, count: int) -> Tensor:
+        """The places in a batch that shard `index` of `count` takes: (B / count,) int64.
+
+        Their order makes partners mirror each other in the shard as they do in the batch. Raises
+        UserError where pairs cannot be dealt out evenly.
+        """
+        size = self.recipe.batch_size
+        if count == 1:
+            return torch.arange(size)
+        if size % (2 * count):
+            raise UserError(
+                f"recipe.batch_size: {size} cannot be dealt to {count} devices and parts "
+                f"(hardware.devices x num_nodes x accumulate) in pairs; make it a multiple of "
+                f"{2 * count}"
+            )
+        first = torch.arange(index, size // 2, count)
+        return torch.cat([first, size - 1 - first.flip(0)])
+
+    def _pairs(self) -> Tensor:
+        """The number of the pair that each place of a batch belongs to: (B,) int64."""
+        places = torch.arange(self.recipe.batch_size)
+        return torch.minimum(places, places.flip(0))

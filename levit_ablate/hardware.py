@@ -1,0 +1,47 @@
+"""What the machine can do, and what is asked of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from levit_ablate.config import Experiment, Hardware
+from levit_ablate.errors import UserError
+
+
+def has_gpu() -> bool:
+    """Whether torch finds a GPU here."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks and records for all processes of a training."""
+    return not rank_zero_only.rank  # type: ignore[attr-defined]
+
+
+def check_hardware(experiment: Experiment) -> None:
+    """Refuse what this machine cannot do. Raises UserError."""
+    hardware, precision = experiment.hardware, experiment.recipe.precision
+    if hardware.accelerator == "gpu" and not has_gpu():
+        raise UserError("hardware.accelerator: gpu: torch finds none here; use auto or cpu")
+    on_gpu = hardware.accelerator != "cpu" and has_gpu()
+    if precision == "16-mixed" and not on_gpu:
+        raise UserError("recipe.precision: 16-mixed needs a GPU; use bf16-mixed or 32-true")
+    if on_gpu and torch.cuda.is_available() and hardware.devices > torch.cuda.device_count():
+        raise UserError(
+            f"hardware.devices: {hardware.devices}: torch finds {torch.cuda.device_count()} here"
+        )
+
+
+def best_precision(hardware: Hardware) -> Literal["bf16-mixed", "32-true"]:
+    """bf16-mixed where the hardware multiplies it faster than float32, else 32-true.
+
+    GPUs from NVIDIA's Ampere on, and CPUs with AVX512-BF16 or AMX.
+    """
+    if hardware.accelerator != "cpu" and has_gpu():
+        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if fast else "32-true"

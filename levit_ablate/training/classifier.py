@@ -1,0 +1,130 @@
+"""What the training of every network shares: optimizer, schedule, clipping, evaluation."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import lightning
+import torch
+from timm.scheduler import CosineLRScheduler
+from timm.utils.clip_grad import dispatch_clip_grad
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from levit_ablate.config import Recipe
+from levit_ablate.streams import stream_seed
+
+CLIPPING_MODES = {"norm": "norm", "adaptive": "agc"}
+"""recipe.clipping → timm's word for it."""
+
+
+class Classifier(lightning.LightningModule):
+    """Trains `network`, images (B, C, H, W) → logits (B, K), by a recipe.
+
+    A subclass has the `training_step`, which gives its loss to `log_loss`. Everything that a resumed
+    training needs is in a checkpoint, the running mean of the loss too.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, num_classes: int, seed: int) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+        self.num_classes = num_classes
+        self.seed = seed
+        self.train_loss = MeanMetric()
+        self.train_loss.persistent(True)
+        self.accuracies = nn.ModuleDict(
+            {part: MulticlassAccuracy(num_classes, average="micro") for part in ("val", "test")}
+        )
+        self.losses = nn.ModuleDict({part: MeanMetric() for part in ("val", "test")})
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits: (B, channels, height, width) → (B, num_classes)."""
+        return self.network(images)
+
+    def log_loss(self, loss: Tensor) -> None:
+        """Count a batch's loss into the epoch's `train_loss`."""
+        self.train_loss.update(loss.detach())
+        self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """What is drawn in the network (drop path) depends on the step alone, resumed or not."""
+        place = (self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(stream_seed(self.seed, "training", *place))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> None:
+        """Count cross-entropy and accuracy, image by image: exact however a set is dealt out."""
+        images, labels = batch
+        logits = self(images).float()
+        accuracy = cast(MulticlassAccuracy, self.accuracies[part])
+        loss = cast(MeanMetric, self.losses[part])
+        accuracy.update(logits, labels)
+        loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
+        self.log_dict({f"{part}_loss": loss, f"{part}_accuracy": accuracy})
+
+    @property
+    def highest_learning_rate(self) -> float:
+        """The recipe's learning rate, scaled to its batch."""
+        recipe = self.recipe
+        scale = (
+            recipe.batch_size / recipe.reference_batch_size if recipe.reference_batch_size else 1
+        )
+        return recipe.learning_rate * scale
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; a linear warm-up, then a cosine, by timm, by the step or by the epoch."""
+        recipe = self.recipe
+        optimizer = AdamW(self.parameter_groups(), lr=self.highest_learning_rate, eps=1e-8)
+        total = int(self.trainer.estimated_stepping_batches)
+        unit = total / recipe.epochs if recipe.schedule == "step" else 1
+        schedule = CosineLRScheduler(
+            optimizer,
+            t_initial=round(recipe.epochs * unit),
+            lr_min=recipe.final_learning_rate,
+            warmup_t=round(recipe.warmup_epochs * unit),
+            warmup_lr_init=recipe.warmup_learning_rate,
+            t_in_epochs=recipe.schedule == "epoch",
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": recipe.schedule},
+        }
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Tell timm's schedule what is done.
+
+        By the epoch it lags by one, as in the official code, which passes the epoch that has ended.
+        """
+        scheduler.step_update(num_updates=self.global_step)
+        scheduler.step(epoch=self.current_epoch)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the recipe, with timm; adaptively every parameter, as the official code does."""
+        if self.recipe.clipping != "none":
+            mode = CLIPPING_MODES[self.recipe.clipping]
+            dispatch_clip_grad(self.network.parameters(), self.recipe.clip, mode=mode)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Decay the weights of linear layers and convolutions, and nothing else."""
+        layers = (m for m in self.network.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+        decayed = {id(layer.weight) for layer in layers}
+        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for parameter in self.network.parameters():
+            groups[id(parameter) in decayed].append(parameter)
+        return [
+            {"params": groups[True], "weight_decay": self.recipe.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ]

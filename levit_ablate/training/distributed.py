@@ -1,0 +1,65 @@
+"""BatchNorm over all processes on any kind of device: torch's own SyncBatchNorm needs a GPU."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from lightning.pytorch.plugins import LayerSync, TorchSyncBatchNorm
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SynchronizeAnywhere(LayerSync):
+    """Gives every BatchNorm of a model `synchronized` as its forward, and its own back again."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        for norm in _batch_norms(model):
+            norm.forward = partial(synchronized, norm)  # type: ignore[method-assign]
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        for norm in _batch_norms(model):
+            norm.__dict__.pop("forward", None)
+        return model
+
+
+def layer_sync(on_gpu: bool) -> LayerSync:
+    """How BatchNorm is synchronised: by torch on GPUs, elsewhere by ours."""
+    return TorchSyncBatchNorm() if on_gpu else SynchronizeAnywhere()
+
+
+def synchronized(norm: _BatchNorm, values: Tensor) -> Tensor:
+    """BatchNorm with the statistics of all processes together, each with as many inputs.
+
+    (B, C, …) → the same shape. Forward and backward go through one differentiable sum over the
+    processes, of means and mean squares; in evaluation it is the BatchNorm itself.
+    """
+    if not norm.training:
+        return type(norm).forward(norm, values)
+    others = [dim for dim in range(values.ndim) if dim != 1]
+    exact = values.float()
+    local = torch.stack([exact.mean(dim=others), exact.square().mean(dim=others)])  # (2, C)
+    world = torch.distributed.get_world_size()
+    mean, square = all_reduce(local) / world
+    variance = square - mean.square()
+    count = world * values.numel() // values.shape[1]
+    _track(norm, mean.detach(), variance.detach() * (count / (count - 1)))
+    shape = [1, -1] + [1] * (values.ndim - 2)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    shift = norm.bias - mean * scale
+    return (exact * scale.view(shape) + shift.view(shape)).to(values.dtype)
+
+
+def _track(norm: _BatchNorm, mean: Tensor, unbiased_variance: Tensor) -> None:
+    """Update the running statistics as BatchNorm does."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.num_batches_tracked is not None and norm.momentum is not None
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(unbiased_variance, norm.momentum)
+
+
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]

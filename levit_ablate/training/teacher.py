@@ -1,0 +1,141 @@
+"""The teacher: any model of timm's, pretrained, from a file, or trained here, once, and remembered."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from levit_ablate.config import Experiment, Images, Teacher
+from levit_ablate.data.batches import Batch
+from levit_ablate.errors import UserError, closest
+from levit_ablate.keys import teacher_key
+from levit_ablate.training.classifier import Classifier
+from levit_ablate.training.objective import Answers, label_loss
+
+SMALL_SIDE = 64
+"""Images up to this side leave nothing to a network that halves them five times; see `build`."""
+
+
+class TeacherModule(Classifier):
+    """Trains a teacher from scratch, on labels alone."""
+
+    def __init__(self, teacher: Teacher, images: Images) -> None:
+        torch.manual_seed(0)  # of its start: one teacher serves the runs of all seeds
+        network = build(teacher.model, images)
+        super().__init__(network, teacher.recipe, images.num_classes, seed=0)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = label_loss(self(batch.images), batch, self.recipe.label_smoothing)
+        self.log_loss(loss)
+        return loss
+
+
+class LiveTeacher:
+    """Asks a network about every batch, as the paper does.
+
+    Args:
+        network: images as the student is given them → logits.
+        top_k: classes of an answer; one for hard distillation.
+    """
+
+    def __init__(self, network: nn.Module, top_k: int) -> None:
+        self.network = network.eval().requires_grad_(requires_grad=False)
+        self.top_k = top_k
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Answers:
+        logits = self.network(batch.images).float()
+        top = logits.softmax(dim=1).topk(min(self.top_k, logits.shape[1]), dim=1)
+        return Answers(top.indices, top.values / top.values.sum(dim=1, keepdim=True))
+
+
+def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
+    """A model of timm's for these images. Raises UserError for a name that timm does not have.
+
+    For small images its stages keep more resolution (timm's `output_stride`, dilating), where the
+    model can: five halvings would leave a single pixel of 32.
+    """
+    options: dict[str, Any] = {"in_chans": images.channels, "num_classes": images.num_classes}
+    if not timm.is_model(model):
+        names = timm.list_models() + timm.list_pretrained()
+        raise UserError(
+            f"teacher.model: timm has no {model}; "
+            f"{closest(model, names).partition('valid: ')[0]}timm.list_models() shows them"
+        )
+    if pretrained:
+        return timm.create_model(model, pretrained=True, **options)
+    if max(images.height, images.width) <= SMALL_SIDE:
+        try:
+            return timm.create_model(model, output_stride=8, **options)
+        except (TypeError, AssertionError, NotImplementedError, ValueError):
+            pass  # it has no such option
+    try:
+        return timm.create_model(model, **options)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise UserError(f"teacher.model: {model} cannot be built for {images}: {error}") from error
+
+
+def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.Module:
+    """The experiment's teacher as a network, with its weights.
+
+    Args:
+        experiment: whose teacher.
+        images: what it is asked about.
+        weights: of one that was trained here; None where it comes from elsewhere.
+
+    Raises UserError where the weights cannot be had or do not fit.
+    """
+    teacher = experiment.teacher
+    if teacher.weights == "pretrained":
+        try:
+            return build(teacher.model, images, pretrained=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"teacher.weights: timm's weights of {teacher.model} cannot be had "
+                f"({str(error).splitlines()[0][:120]}); give a file"
+            ) from error
+    network = build(teacher.model, images)
+    path = weights or Path(teacher.weights)
+    try:
+        network.load_state_dict(_state(path))
+    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"teacher.weights: {path} does not hold {teacher.model}: {reason}"
+        ) from error
+    return network
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint of timm's or of Lightning's, or in a safetensors file."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict_ema", "state_dict", "model"):
+        if key in state:
+            state = state[key]
+            break
+    return state
+
+
+def trained_weights(experiment: Experiment) -> Path:
+    """The file of a teacher that is trained here."""
+    folder = Path(experiment.hardware.work_dir) / "teachers"
+    return folder / f"{experiment.data.name}-{teacher_key(experiment)}.pt"
+
+
+def teaching(experiment: Experiment) -> Experiment:
+    """The experiment's dataset under the teacher's recipe and of seed 0."""
+    return replace(
+        experiment,
+        recipe=experiment.teacher.recipe,
+        seed=0,
+        data=replace(experiment.data, seed=None),
+    )
