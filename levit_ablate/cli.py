@@ -17,6 +17,8 @@ COMMANDS = {
     "list": "the ablations that can be run, and their rows in the paper",
     "show": "the network of an ablation: stages, parameters, multiply-adds, the paper's figures",
     "run": "train an ablation and its baseline, and print what the ablation cost",
+    "teacher": "train a dataset's teacher, once; or see what a given one is worth",
+    "bench": "measure the speed of the data stream and of distillation on this machine",
     "ui": "open MLflow's page on the recorded runs",
 }
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
@@ -52,7 +54,7 @@ def _command(argv: list[str]) -> tuple[str, list[str]]:
         epilog="\n".join(
             [
                 "commands:",
-                *(f"  {name:6}{summary}" for name, summary in COMMANDS.items()),
+                *(f"  {name:9}{summary}" for name, summary in COMMANDS.items()),
                 "",
                 "Start with: levit-ablate run no_pyramid",
                 "Options of a command: levit-ablate run --help",

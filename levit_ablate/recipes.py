@@ -34,8 +34,17 @@ PAPER = Recipe(
 """The official code's defaults, each explained in docs/recipes.md; drop path is the model's."""
 
 RECIPES = {
-    "quick": Recipe(flip=0.0, ema_decay=0.98, erasing=0.1, mixup=0.2, cutmix=0.0),
-    "smoke": Recipe(flip=0.0, epochs=2, warmup_epochs=1.0),
+    "quick": Recipe(
+        batch_size=32,
+        crop=False,
+        flip=0.0,
+        ema_decay=0.98,
+        erasing=0.1,
+        mixup=0.1,
+        cutmix=0.1,
+        precision="32-true",
+    ),
+    "smoke": Recipe(epochs=2, warmup_epochs=1.0, crop=False, flip=0.0, precision="32-true"),
     "cifar": Recipe(
         epochs=30,
         batch_size=128,
@@ -48,6 +57,7 @@ RECIPES = {
         erasing=0.1,
         mixup=0.2,
         cutmix=1.0,
+        repeats=2,
     ),
     "paper": PAPER,
     "paper_1000": replace(PAPER, epochs=1000),

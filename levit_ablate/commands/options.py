@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -22,6 +22,7 @@ from levit_ablate.config import (
     Experiment,
     Hardware,
     Recipe,
+    Teacher,
 )
 from levit_ablate.errors import UserError, closest
 from levit_ablate.recipes import RECIPES
@@ -29,16 +30,17 @@ from levit_ablate.serialization import check_keys, merge, read_yaml
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-NAMED: dict[str, Mapping[str, Data | Recipe]] = {
-    "data": {"digits": Data(name="digits")},
-    "recipe": RECIPES,
+NAMED: dict[str, Mapping[str, Mapping[str, Any]]] = {
+    "data": {name: {"name": name} for name in get_args(get_type_hints(Data)["name"])},
+    "recipe": {name: asdict(recipe) for name, recipe in RECIPES.items()},
 }
-"""Options that take a name for a whole section: `--recipe smoke`."""
+"""Options that take a name: `--recipe smoke` is all its fields, `--data cifar10` the dataset."""
 
 SECTIONS = {
     "data": Data,
     "recipe": Recipe,
     "design": Design,
+    "teacher": Teacher,
     "hardware": Hardware,
     "architecture": Architecture,
 }
@@ -142,7 +144,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         if isinstance(value, str):
             if value not in named:
                 raise UserError(f"{path}: {section}: {value!r} is no name; {closest(value, named)}")
-            mapping[section] = asdict(named[value])
+            mapping[section] = dict(named[value])
     experiment = {key: value for key, value in mapping.items() if key not in RECORDED}
     check_keys(experiment, Experiment, str(path))
     return mapping
@@ -164,7 +166,7 @@ def _named_first(argv: Sequence[str]) -> list[str]:
         value = value or (words.pop(0) if words else "")
         named = NAMED.get(section, {})
         if value in named:
-            mapping = asdict(named[value])
+            mapping = dict(named[value])
         elif value.endswith((".yaml", ".yml")) or Path(value).is_file():
             mapping = read_yaml(Path(value))
             check_keys(mapping, SECTIONS[section], value, f"{section}.")

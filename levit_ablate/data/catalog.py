@@ -61,8 +61,8 @@ DIGITS = Dataset(
     image_size=32,
     model="levit_nano",
     recipe="quick",
-    teacher="regnety_002",
-    teacher_recipe=Recipe(epochs=12, flip=0.0),
+    teacher="test_resnet",
+    teacher_recipe=Recipe(epochs=10, crop=False, flip=0.0, precision="32-true"),
 )
 SMALL_TEACHER = Recipe(
     epochs=20,
@@ -70,7 +70,6 @@ SMALL_TEACHER = Recipe(
     learning_rate=2e-3,
     weight_decay=0.05,
     erasing=0.1,
-    precision="auto",
 )
 CIFAR10 = Dataset(
     mean=(0.4914, 0.4822, 0.4465),
@@ -79,7 +78,7 @@ CIFAR10 = Dataset(
     image_size=32,
     model="levit_micro",
     recipe="cifar",
-    teacher="regnety_004",
+    teacher="regnety_002",
     teacher_recipe=SMALL_TEACHER,
 )
 CIFAR100 = replace(

@@ -69,7 +69,7 @@ def invert(images: Tensor, strength: Strength) -> Tensor:
 
 
 def posterize(images: Tensor, strength: Strength) -> Tensor:
-    """Keep the 4 to 1 highest bits; timm's rule gives 0 at the highest level, which Pillow refuses."""
+    """Keep the 4 to 1 highest bits; timm asks for 0 at the highest level, which Pillow refuses."""
     dropped = (4 + (strength.level * 4).long()).clamp(max=7)
     mask = 256 - (1 << dropped)
     return looked_up(images, _values(images)[None, None] & mask[:, None, None])

@@ -1,4 +1,4 @@
-"""The datasets that fit in memory, as uint8 tensors: digits, torchvision's, folders of small images."""
+"""The datasets that fit in memory, as uint8: digits, torchvision's, folders of small images."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Stream:
         return shuffled.repeat_interleave(self.recipe.repeats)[: self.num_positions]
 
     def draws(self, use: str, epoch: int, step: int, num_draws: int) -> Tensor:
-        """Uniform numbers in [0, 1) for one use in a step, a row a place: (B, num_draws) float32."""
+        """Uniform numbers in [0, 1) for a use in a step, a row a place: (B, num_draws) float32."""
         seed = stream_seed(self.seed, use, epoch, step)
         generator = torch.Generator().manual_seed(seed)
         return torch.rand(self.recipe.batch_size, num_draws, generator=generator)

@@ -1,9 +1,9 @@
 """A teacher's answers to a data stream: computed once, stored by position, shared by all.
 
 What a model sees at a position is the same in every variant of a seed, so a study asks its teacher
-once. An epoch's answers are one file, written whole or not at all, mapped into memory; its folder is
-named after the stream and the teacher, so that other answers cannot be taken for them. Two bytes a
-sample for hard distillation; four for each of k classes for soft.
+once. An epoch's answers are one file, written whole or not at all, mapped into memory; its folder
+is named after the stream and the teacher, so that other answers cannot be taken for them. Two bytes
+a sample for hard distillation; four for each of k classes for soft.
 """
 
 from __future__ import annotations

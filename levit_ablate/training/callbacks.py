@@ -68,20 +68,25 @@ class AskTeacher(Callback):
         experiment: whose teacher and stream.
         images: what the teacher is built for.
         weights: the file of a teacher that was trained here, or None.
+        folder: where the answers are stored.
     """
 
-    def __init__(self, experiment: Experiment, images: Images, weights: Path | None) -> None:
+    def __init__(
+        self, experiment: Experiment, images: Images, weights: Path | None, folder: Path
+    ) -> None:
+        self.folder = folder
         self.experiment = experiment
         self.images = images
         self.weights = weights
         self.teacher: LiveTeacher | None = None
         self.seconds = 0.0
+        self.total = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         soft = self.experiment.design.distillation == "soft"
         self.stored = answers.StoredAnswers(
-            answers.folder_of(self.experiment),
+            self.folder,
             data.stream.num_positions,
             self.images.num_classes,
             self.experiment.teacher.top_k if soft else 1,
@@ -106,6 +111,7 @@ class AskTeacher(Callback):
         else:
             self._open_together(trainer, epoch)
         self.seconds += time.perf_counter() - started
+        self.total += time.perf_counter() - started
 
     def _open_together(self, trainer: Trainer, epoch: int) -> None:
         """Every process asks for its shard; the first writes what all of them were told."""

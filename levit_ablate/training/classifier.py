@@ -23,8 +23,8 @@ CLIPPING_MODES = {"norm": "norm", "adaptive": "agc"}
 class Classifier(lightning.LightningModule):
     """Trains `network`, images (B, C, H, W) → logits (B, K), by a recipe.
 
-    A subclass has the `training_step`, which gives its loss to `log_loss`. Everything that a resumed
-    training needs is in a checkpoint, the running mean of the loss too.
+    A subclass has the `training_step`, which gives its loss to `log_loss`. Everything that a
+    resumed training needs is in a checkpoint, the running mean of the loss too.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, num_classes: int, seed: int) -> None:

@@ -54,11 +54,11 @@ def synchronized(norm: _BatchNorm, values: Tensor) -> Tensor:
 
 def _track(norm: _BatchNorm, mean: Tensor, unbiased_variance: Tensor) -> None:
     """Update the running statistics as BatchNorm does."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    assert norm.num_batches_tracked is not None and norm.momentum is not None
-    norm.num_batches_tracked += 1
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(unbiased_variance, norm.momentum)
+    running_mean, running_var = norm.running_mean, norm.running_var
+    assert running_mean is not None
+    assert running_var is not None
+    running_mean.lerp_(mean, norm.momentum or 0.0)
+    running_var.lerp_(unbiased_variance, norm.momentum or 0.0)
 
 
 def _batch_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -1,4 +1,4 @@
-"""The teacher: any model of timm's, pretrained, from a file, or trained here, once, and remembered."""
+"""The teacher: any model of timm's, pretrained, from a file, or trained here, once."""
 
 from __future__ import annotations
 

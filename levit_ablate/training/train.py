@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -20,7 +21,7 @@ from levit_ablate.data.module import ImageData
 from levit_ablate.experiments import Variant
 from levit_ablate.hardware import check_hardware, is_first_process
 from levit_ablate.tracking import Recorder
-from levit_ablate.training import teacher
+from levit_ablate.training import answers, teacher
 from levit_ablate.training.callbacks import AskTeacher, RecordEpochs, ShowProgress
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.fit import BEST, fit, interruptible, quiet
@@ -163,15 +164,39 @@ def train_teacher(experiment: Experiment, images: Images, path: Path) -> None:
     module.load_state_dict(state)
     tested = _tested(trainer, module, data)
     if is_first_process():
+        said = {"model": experiment.teacher.model, **tested}
+        path.with_suffix(".json").write_text(json.dumps(said, indent=2), encoding="utf-8")
         weights = {k: v.cpu() for k, v in module.network.state_dict().items()}
         temporary = path.with_suffix(".tmp")
         torch.save(weights, temporary)
-        temporary.replace(path)
-        said = {"model": experiment.teacher.model, **tested}
-        path.with_suffix(".json").write_text(json.dumps(said, indent=2), encoding="utf-8")
+        temporary.replace(path)  # last: what is there is whole
         shutil.rmtree(folder, ignore_errors=True)
         print(f"{name}: test accuracy {100 * tested['test_accuracy']:.2f} %", file=sys.stderr)
     trainer.strategy.barrier()
+
+
+def teacher_figures(variant: Variant, weights: Path | None) -> dict[str, float]:
+    """Loss and accuracy of the variant's teacher on the test images.
+
+    Of one that was trained here as they were found then; others are tested now.
+    """
+    if weights:
+        figures: dict[str, Any] = json.loads(weights.with_suffix(".json").read_text("utf-8"))
+        return {name: figures[name] for name in ("test_loss", "test_accuracy")}
+    lesson = teacher.teaching(variant.experiment)
+    module = teacher.TeacherModule(lesson.teacher, variant.images)
+    module.network = teacher.loaded(lesson, variant.images, None)
+    with quiet():
+        trainer = Trainer(
+            accelerator=lesson.hardware.accelerator,
+            devices=1,
+            precision=lesson.recipe.precision,  # type: ignore[arg-type]
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    return _tested(trainer, module, check_conditions(lesson))
 
 
 def _tested(trainer: Trainer, module: Classifier, data: ImageData) -> dict[str, float]:
@@ -195,7 +220,10 @@ def _train(
     record = RecordEpochs(recorder)
     callbacks: list[Callback] = [record, ShowProgress(variant.name)]
     if experiment.design.distillation != "none":  # before its epoch is timed
-        callbacks.insert(0, AskTeacher(experiment, variant.images, weights))
+        folder_of_answers = answers.folder_of(experiment)
+        answers.describe(folder_of_answers, experiment)
+        asks = AskTeacher(experiment, variant.images, weights, folder_of_answers)
+        callbacks.insert(0, asks)
     trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, callbacks)
     best = torch.load(folder / BEST, map_location="cpu", weights_only=False)
     module.load_state_dict(best["state_dict"])

@@ -1,0 +1,99 @@
+"""What a teacher costs: asked in every run, as in the paper, or once, its answers stored."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from levit_ablate.experiments import Variant
+from levit_ablate.training.callbacks import AskTeacher
+from levit_ablate.training.fit import fit
+from levit_ablate.training.module import LeViTModule
+from levit_ablate.training.teacher import LiveTeacher, loaded
+from levit_ablate.training.train import check_conditions, ensure_teacher, num_threads
+
+EPOCHS = 2
+"""Of a training that is timed."""
+
+
+class Timed(Callback):
+    """Seconds of an epoch's training steps, without its validation."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _synchronize()
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+class AskLive(Callback):
+    """Asks the teacher about every batch."""
+
+    def __init__(self, teacher: LiveTeacher) -> None:
+        self.teacher = teacher
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.teacher.network.to(pl_module.device)
+        pl_module.teacher = self.teacher  # type: ignore[assignment]
+
+
+def measure(distilled: Variant, plain: Variant, rounds: int) -> dict[str, float]:
+    """Seconds of an epoch: `none` without a teacher, `stored`, `live`, and `asking` it alone.
+
+    Args:
+        distilled: what is trained with the teacher, which is trained first if it is to be.
+        plain: the same without distillation.
+        rounds: trainings of each kind, in turn.
+    """
+    weights = ensure_teacher(distilled)
+    torch.set_num_threads(num_threads(distilled))
+    seconds: dict[str, list[float]] = {"none": [], "stored": [], "live": [], "asking": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as name:
+            teacher = LiveTeacher(loaded(distilled.experiment, distilled.images, weights), 1)
+            folder = Path(name)
+            asks = AskTeacher(distilled.experiment, distilled.images, weights, folder / "answers")
+            seconds["none"] += _epochs(plain, folder / "none", [])
+            seconds["stored"] += _epochs(distilled, folder / "stored", [asks])
+            seconds["live"] += _epochs(distilled, folder / "live", [AskLive(teacher)])
+            seconds["asking"].append(asks.total / EPOCHS)
+    return {kind: statistics.median(values) for kind, values in seconds.items()}
+
+
+def study(seconds: dict[str, float], variants: int, seeds: int, epochs: int) -> dict[str, float]:
+    """Hours of a whole study of distilled variants, with a live teacher and with stored answers."""
+    runs = variants * seeds * epochs / 3600
+    asking = seeds * epochs / 3600 * seconds["asking"]
+    live, stored = runs * seconds["live"], runs * seconds["stored"] + asking
+    return {"live_hours": live, "stored_hours": stored, "saving": 1 - stored / live}
+
+
+def _epochs(variant: Variant, folder: Path, callbacks: list[Callback]) -> list[float]:
+    """Train briefly; the seconds of each epoch."""
+    experiment = variant.experiment
+    recipe = replace(experiment.recipe, epochs=EPOCHS, warmup_epochs=0.0)
+    module = LeViTModule(
+        design=experiment.design,
+        architecture=variant.architecture,
+        images=variant.images,
+        recipe=recipe,
+    )
+    timed = Timed()
+    data = check_conditions(experiment)
+    fit(module, data, recipe, experiment.hardware, folder, [*callbacks, timed])
+    return timed.seconds
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,44 @@
+"""What `levit-ablate teacher` does once its options are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from levit_ablate.ablations import Ablation
+from levit_ablate.commands.options import print_config
+from levit_ablate.experiments import identified, variant
+from levit_ablate.hardware import is_first_process
+from levit_ablate.keys import teacher_key
+from levit_ablate.training.train import check_conditions, ensure_teacher, teacher_figures
+
+
+def teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Train, or find, the teacher of what is given, and print what it is worth."""
+    if options.get("print_config"):
+        shown = variant(ablation, given)
+        print_config(shown.ablation, shown.experiment)
+        return
+    wanted = variant(ablation, identified(given))
+    check_conditions(wanted.experiment)
+    path = ensure_teacher(wanted)
+    figures = teacher_figures(wanted, path)
+    said = {
+        "model": wanted.experiment.teacher.model,
+        "dataset": wanted.experiment.data.name,
+        "weights": str(path or wanted.experiment.teacher.weights),
+        "key": teacher_key(wanted.experiment),
+        **figures,
+    }
+    if not is_first_process():
+        return
+    if options.get("format") == "json":
+        print(json.dumps(said))
+        return
+    console = Console(highlight=False)
+    console.print(f"[bold]{said['model']}[/bold], the teacher of {said['dataset']}")
+    console.print(f"test accuracy {100 * figures['test_accuracy']:.2f} %")
+    console.print(f"weights: {said['weights']}", soft_wrap=True)

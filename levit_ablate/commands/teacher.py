@@ -1,0 +1,25 @@
+"""`levit-ablate teacher`: the teacher of a dataset, trained once, and what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from levit_ablate.ablations import BASELINE
+from levit_ablate.commands.options import add_experiment, experiment_options, parse, parser_for
+from levit_ablate.errors import UserError
+
+
+def main(argv: Sequence[str]) -> None:
+    """Train the teacher if it is to be trained and no one has; print its accuracy and its place."""
+    parser = parser_for(
+        "teacher", "Train the teacher of a dataset, once; run does it by itself where it is needed."
+    )
+    add_experiment(parser)
+    options = parse(parser, argv)
+    options.setdefault("name", BASELINE)
+    ablation, given = experiment_options(options)
+    if given.get("design", {}).get("distillation") == "none":
+        raise UserError("design.distillation: none has no teacher; leave it out")
+    from levit_ablate.commands import lesson  # loads torch, lightning and mlflow: seconds
+
+    lesson.teach(ablation, given, options)
