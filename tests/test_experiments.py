@@ -12,10 +12,12 @@ import pytest
 import yaml
 
 from levit_ablate import ablations
-from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Stage
+from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Stage, Teacher
 from levit_ablate.errors import UserError
-from levit_ablate.experiments import check_changes, key_of, variant
+from levit_ablate.experiments import check_changes, variant
+from levit_ablate.keys import key_of
 from levit_ablate.models.presets import PRESETS
+from levit_ablate.recipes import RECIPES
 from levit_ablate.serialization import to_mapping, to_yaml
 
 IMAGES = PRESETS["levit_128s"].images
@@ -141,20 +143,20 @@ def test_the_conditions_hold_for_the_baseline_too_and_the_changes_do_not():
         "no_patch_conv",
         {
             "recipe": {"epochs": 3},
-            "data": {"batch_size": 32},
+            "data": {"image_size": 48},
             "seed": 5,
             "design": {"norm": "layer"},
         },
     )
     base = shown.baseline.experiment
-    assert base.recipe == shown.experiment.recipe == Recipe(epochs=3)
-    assert base.data == shown.experiment.data == Data(batch_size=32)
+    assert base.recipe == shown.experiment.recipe == replace(RECIPES["quick"], epochs=3)
+    assert base.data == shown.experiment.data == Data(image_size=48)
     assert base.seed == shown.experiment.seed == 5
     assert base.design == Design()
     assert shown.experiment.design == Design(stem="patch", norm="layer")
     assert (
         shown.baseline.key
-        == variant("baseline", {"recipe": {"epochs": 3}, "data": {"batch_size": 32}, "seed": 5}).key
+        == variant("baseline", {"recipe": {"epochs": 3}, "data": {"image_size": 48}, "seed": 5}).key
     )
 
 
@@ -188,6 +190,10 @@ def test_an_unknown_model_is_refused_with_the_closest():
 # --- keys
 
 
+PLACES = ("Data.root", "Data.on_error")
+KEYED = Experiment(architecture=PRESETS["levit_nano"].architecture)
+
+
 def others(config):
     """A config, once for each of its fields, with another valid value in that field."""
     for name, hint in get_type_hints(type(config)).items():
@@ -198,8 +204,10 @@ def others(config):
             choices = [not value]
         elif hint in (int, float):
             choices = [value + 1 if hint is int else value / 2 + 0.01]
+        elif hint is str:
+            choices = [value + "x"]
         else:
-            continue
+            choices = [7]  # a seed, or none
         for choice in choices:
             yield f"{type(config).__name__}.{name}={choice}", replace(config, **{name: choice})
 
@@ -209,7 +217,8 @@ def changed_experiments():
     experiment = Experiment(architecture=PRESETS["levit_nano"].architecture)
     for section in ("design", "recipe", "data", "architecture"):
         for name, changed in others(getattr(experiment, section)):
-            yield name, replace(experiment, **{section: changed})
+            if name.partition("=")[0] not in PLACES:
+                yield name, replace(experiment, **{section: changed})
     for name, stage in others(experiment.architecture.stages[1]):
         stages = (experiment.architecture.stages[0], stage, *experiment.architecture.stages[2:])
         architecture = replace(experiment.architecture, stages=stages)
@@ -227,7 +236,8 @@ def test_every_field_that_matters_is_among_the_changes():
             single = (
                 get_origin(hints[field.name]) is Literal and len(get_args(hints[field.name])) == 1
             )
-            assert single or f"{config.__name__}.{field.name}" in changed
+            name = f"{config.__name__}.{field.name}"
+            assert single or name in changed or name in PLACES
 
 
 def test_every_single_change_has_a_key_of_its_own():
@@ -246,7 +256,46 @@ def test_equal_experiments_have_equal_keys_however_their_numbers_are_written():
     assert key_of(first) == key_of(second)
 
 
-@pytest.mark.parametrize("hardware", [h for _, h in others(Hardware())], ids=str)
+@pytest.mark.parametrize("place", ["root", "on_error"])
+def test_where_images_lie_is_no_part_of_the_key(place):
+    places = {"root": "elsewhere", "on_error": "skip"}
+    data = Data(**{place: places[place]})
+    assert key_of(replace(KEYED, data=data)) == key_of(KEYED)
+
+
+@pytest.mark.parametrize("name", ["devices", "num_nodes", "accumulate"])
+def test_the_images_that_a_batch_norm_sees_are_a_part_of_the_key_and_devices_are_not(name):
+    several = replace(KEYED, hardware=Hardware(**{name: 2}))
+    assert key_of(several) != key_of(KEYED)
+    assert key_of(several) == key_of(replace(KEYED, hardware=Hardware(accumulate=2)))
+    layer = Design(norm="layer")
+    assert key_of(replace(several, design=layer)) == key_of(replace(KEYED, design=layer))
+    if name != "accumulate":
+        synchronized = Hardware(**{name: 2}, sync_batchnorm=True)
+        assert key_of(replace(KEYED, hardware=synchronized)) == key_of(KEYED)
+
+
+def test_the_teacher_is_a_part_of_the_key_only_where_there_is_one():
+    other = replace(KEYED, teacher=Teacher(model="test_vit"))
+    assert key_of(other) != key_of(KEYED)
+    alone = Design(distillation="none")
+    assert key_of(replace(other, design=alone)) == key_of(replace(KEYED, design=alone))
+
+
+def test_a_data_seed_that_is_the_runs_seed_needs_not_be_said():
+    assert key_of(replace(KEYED, data=Data(seed=0))) == key_of(KEYED)
+    assert key_of(replace(KEYED, data=Data(seed=1))) != key_of(KEYED)
+
+
+KEYLESS_HARDWARE = [
+    hardware
+    for name, hardware in others(Hardware())
+    if name.partition("=")[0]
+    not in ("Hardware.devices", "Hardware.num_nodes", "Hardware.accumulate")
+]
+
+
+@pytest.mark.parametrize("hardware", KEYLESS_HARDWARE, ids=str)
 def test_the_key_does_not_depend_on_the_hardware(hardware):
     experiment = Experiment(architecture=PRESETS["levit_nano"].architecture)
     assert key_of(replace(experiment, hardware=hardware)) == key_of(experiment)

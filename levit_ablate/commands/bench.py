@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from levit_ablate.ablations import BASELINE
 from levit_ablate.commands.options import add_experiment, experiment_options, parse, parser_for
 from levit_ablate.errors import UserError, closest
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f"bench: {options['bench']!r} is not known; {closest(options['bench'], BENCHES)}"
         )
-    options.setdefault("name", "baseline")
+    options["name"] = options.get("name") or BASELINE
     ablation, given = experiment_options(options)
     if min(options.get(name, 1) for name in ("rounds", "variants", "seeds")) < 1:
         raise UserError("--rounds, --variants, --seeds: at least 1")

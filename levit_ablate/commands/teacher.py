@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> None:
     )
     add_experiment(parser)
     options = parse(parser, argv)
-    options.setdefault("name", BASELINE)
+    options["name"] = options.get("name") or BASELINE
     ablation, given = experiment_options(options)
     if given.get("design", {}).get("distillation") == "none":
         raise UserError("design.distillation: none has no teacher; leave it out")

@@ -14,6 +14,8 @@ from levit_ablate.commands.options import plain
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe
 from levit_ablate.experiments import variant
 from levit_ablate.recipes import RECIPES
+
+QUICK = RECIPES["quick"]
 from levit_ablate.serialization import experiment_from
 
 NANO = ("show", "baseline", "--model", "levit_nano")
@@ -83,7 +85,7 @@ def write(name: str, content: str) -> str:
         ("--design.position", "none", "design", "position", "none"),
         ("--recipe.epochs", "5", "recipe", "epochs", 5),
         ("--recipe.learning_rate", "1e-3", "recipe", "learning_rate", 0.001),
-        ("--data.batch_size", "128", "data", "batch_size", 128),
+        ("--data.image_size", "40", "data", "image_size", 40),
         ("--hardware.num_threads", "2", "hardware", "num_threads", 2),
     ],
 )
@@ -146,19 +148,23 @@ def test_a_single_field_wins_over_a_named_recipe_in_either_order(resolved, optio
 
 
 def test_the_default_recipe_has_a_name_too(resolved):
-    assert resolved("--recipe", "quick").recipe == resolved().recipe == Recipe()
+    assert resolved("--recipe", "quick").recipe == resolved().recipe == QUICK
     assert resolved("--data", "digits").data == Data()
 
 
 def test_the_last_of_two_recipes_wins(resolved):
-    assert resolved("--recipe", "smoke", "--recipe", "quick").recipe == Recipe()
+    assert resolved("--recipe", "smoke", "--recipe", "quick").recipe == QUICK
 
 
 @pytest.mark.parametrize(
     ("section", "content", "expected"),
     [
-        ("recipe", "epochs: 9\nlearning_rate: 1e-3\n", Recipe(epochs=9, learning_rate=0.001)),
-        ("data", "batch_size: 32\n", Data(batch_size=32)),
+        (
+            "recipe",
+            "epochs: 9\nlearning_rate: 1e-3\n",
+            replace(QUICK, epochs=9, learning_rate=0.001),
+        ),
+        ("data", "image_size: 40\n", Data(image_size=40)),
         ("design", "stem: patch\n", Design(stem="patch")),
         ("hardware", "num_threads: 1\n", Hardware(num_threads=1)),
     ],
@@ -169,12 +175,12 @@ def test_a_section_can_be_a_file(resolved, section, content, expected):
 
 
 def test_a_single_field_wins_over_a_recipe_in_a_file_in_either_order(resolved):
-    path = write("mine.yaml", "epochs: 9\nclip_norm: 2\n")
+    path = write("mine.yaml", "epochs: 9\nclip: 2\n")
     for options in (
         ["--recipe", path, "--recipe.epochs", "5"],
         ["--recipe.epochs", "5", "--recipe", path],
     ):
-        assert resolved(*options).recipe == Recipe(epochs=5, clip_norm=2)
+        assert resolved(*options).recipe == replace(QUICK, epochs=5, clip=2)
 
 
 # --- config files
@@ -184,25 +190,25 @@ def test_a_config_file_sets_any_part_of_an_experiment(resolved):
     path = write("a.yaml", "recipe: {epochs: 7}\ndesign: {stem: patch}\nseed: 3\n")
     found = resolved("--config", path)
     assert (found.recipe, found.design, found.seed) == (
-        Recipe(epochs=7),
+        replace(QUICK, epochs=7),
         Design(stem="patch"),
         3,
     )
 
 
 def test_options_win_over_a_later_config_and_that_over_an_earlier(resolved):
-    early = write("early.yaml", "recipe: {epochs: 7, clip_norm: 2, weight_decay: 0.1}\nseed: 1\n")
-    late = write("late.yaml", "recipe: {epochs: 8, clip_norm: 3}\n")
+    early = write("early.yaml", "recipe: {epochs: 7, clip: 2, weight_decay: 0.1}\nseed: 1\n")
+    late = write("late.yaml", "recipe: {epochs: 8, clip: 3}\n")
     options = ["--config", early, "--recipe.epochs", "9", "--config", late]
-    expected = Recipe(epochs=9, clip_norm=3, weight_decay=0.1)
+    expected = replace(QUICK, epochs=9, clip=3, weight_decay=0.1)
     assert resolved(*options).recipe == expected
     assert resolved(*options).seed == 1
     swapped = resolved("--config", late, "--config", early).recipe
-    assert (swapped.epochs, swapped.clip_norm, swapped.weight_decay) == (7, 2, 0.1)
+    assert (swapped.epochs, swapped.clip, swapped.weight_decay) == (7, 2, 0.1)
 
 
 def test_a_named_recipe_wins_over_a_config_file(resolved):
-    path = write("a.yaml", "recipe: {epochs: 7, clip_norm: 2}\n")
+    path = write("a.yaml", "recipe: {epochs: 7, clip: 2}\n")
     for options in (
         ["--config", path, "--recipe", "smoke"],
         ["--recipe=smoke", f"--config={path}"],
@@ -227,8 +233,8 @@ def test_a_config_file_can_name_the_ablation_and_the_command_line_another(told):
             {"recipe": asdict(RECIPES["smoke"]), "seed": 3},
         ),
         (
-            ["no_wider_blocks", "--match", "none", "--data.batch_size", "32"],
-            {"match": "none", "data": {"batch_size": 32}},
+            ["no_wider_blocks", "--match", "none", "--data.image_size", "40"],
+            {"match": "none", "data": {"image_size": 40}},
         ),
         (["no_batch_norm", "--design.stem", "patch"], {"design": {"stem": "patch"}}),
     ],
@@ -303,12 +309,15 @@ MISTAKES = {
     "missing config": (["--config"], "argument --config: expected one argument"),
     "unknown recipe": (
         ["--recipe", "smok"],
-        r"--recipe: 'smok' is .*; did you mean smoke\? valid: quick, smoke",
+        r"--recipe: 'smok' is .*; did you mean smoke\? valid: cifar, paper, paper_1000, quick, smoke",
     ),
-    "missing recipe": (["--recipe"], "--recipe: '' is .*; valid: quick, smoke"),
+    "missing recipe": (
+        ["--recipe"],
+        "--recipe: '' is .*; valid: cifar, paper, paper_1000, quick, smoke",
+    ),
     "unknown data": (
         ["--data", "digit"],
-        r"--data: 'digit' is .*; did you mean digits\? valid: digits",
+        r"--data: 'digit' is .*; did you mean digits\? valid: cifar10, ",
     ),
     "unknown name of data": (
         ["--data.name", "digit"],
@@ -337,7 +346,7 @@ def test_a_mistake_is_one_line_that_says_what_is_wrong_and_what_is_valid(complai
 FILES = {
     "unknown key": (
         "recipe: {epoch: 5}",
-        r"unknown key recipe\.epoch; did you mean epochs\? valid: clip_norm, epochs, ",
+        r"unknown key recipe\.epoch; did you mean epochs\? valid: batch_size, clip, ",
     ),
     "unknown section": (
         "recip: {epochs: 5}",
@@ -346,7 +355,10 @@ FILES = {
     "wrong choice": ("design: {stem: pach}", r"design\.stem: 'pach' .*did you mean patch\?"),
     "wrong type": ("recipe: {epochs: many}", r"recipe\.epochs: int needed, not 'many'"),
     "nothing": ("recipe:", "recipe: None is no mapping; keys: epochs, "),
-    "no name": ("recipe: fast", "recipe: 'fast' is no name; valid: quick, smoke"),
+    "no name": (
+        "recipe: fast",
+        "recipe: 'fast' is no name; valid: cifar, paper, paper_1000, quick, smoke",
+    ),
     "a list": ("- recipe", "holds list, where keys and values are needed"),
     "empty": ("", "holds NoneType, where keys and values are needed"),
 }
@@ -411,7 +423,10 @@ def test_an_ablation_file_that_is_not_there_is_named(complaint):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["lst"], r"command 'lst' is not known; did you mean list\? valid: list, run, show, ui"),
+        (
+            ["lst"],
+            r"command 'lst' is not known; did you mean list\? valid: bench, list, run, show, teacher, ui",
+        ),
         (["--verison"], "command '--verison' is not known; "),
         (["list", "--formt", "json"], r"unknown option --formt; did you mean --format\?"),
         (["list", "no_pyramid"], "unrecognized arguments: no_pyramid"),

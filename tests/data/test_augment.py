@@ -23,7 +23,10 @@ def test_crop_and_flip_is_torchvisions_for_every_image(channels, padding, data):
     indices = torch.tensor(data.draw(st.permutations(range(20))))[: len(chosen)]
     count = 2 * padding + 1
     draws = torch.tensor(
-        [[(row + 0.5) / count, (column + 0.5) / count, 0.2 if flip else 0.8] for row, column, flip in chosen]
+        [
+            [(row + 0.5) / count, (column + 0.5) / count, 0.2 if flip else 0.8]
+            for row, column, flip in chosen
+        ]
     )
     cropped = augment.Store(images, padding).crop_and_flip(indices, draws, flip=0.5)
     for image, index, (row, column, flip) in zip(cropped, indices, chosen, strict=True):
@@ -47,7 +50,9 @@ def test_normalize_is_the_formula():
     torch.testing.assert_close(augment.normalize(PHOTOS, mean, deviation), expected)
 
 
-@pytest.mark.parametrize(("column", "name"), [(0, "brightness"), (1, "contrast"), (2, "saturation")])
+@pytest.mark.parametrize(
+    ("column", "name"), [(0, "brightness"), (1, "contrast"), (2, "saturation")]
+)
 @pytest.mark.parametrize("draw", [0.0, 0.3, 0.9])
 def test_color_jitter_is_torchvisions_within_a_level(column, name, draw):
     draws = torch.full((20, 3), 0.5)

@@ -46,7 +46,9 @@ def test_cutmix_takes_timms_rectangle_exactly(share, row, column):
 
     original, numpy.random.randint = numpy.random.randint, Places().randint
     try:
-        (top, bottom, left, right), kept = timm_mixup.cutmix_bbox_and_lam(IMAGES.shape, numpy.float32(share))
+        (top, bottom, left, right), kept = timm_mixup.cutmix_bbox_and_lam(
+            IMAGES.shape, numpy.float32(share)
+        )
     finally:
         numpy.random.randint = original
     expected = IMAGES.clone()

@@ -1,7 +1,9 @@
+import math
 from dataclasses import replace
 
 import pytest
 import timm
+import timm.utils.agc
 import torch
 import yaml
 from lightning import Trainer
@@ -10,11 +12,14 @@ from torch import nn
 from levit_ablate import ablations
 from levit_ablate.commands.options import add_experiment, experiment_options, parse, parser_for
 from levit_ablate.config import Design, Images, Recipe
+from levit_ablate.data.batches import Batch
 from levit_ablate.errors import UserError
 from levit_ablate.experiments import variant
 from levit_ablate.models.presets import PRESETS
+from levit_ablate.recipes import PAPER
 from levit_ablate.serialization import experiment_from
 from levit_ablate.training.module import LeViTModule
+from levit_ablate.training.objective import Answers
 
 
 def module_of(name: str) -> LeViTModule:
@@ -24,10 +29,15 @@ def module_of(name: str) -> LeViTModule:
     )
 
 
-def batch_for(images: Images, size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_for(images: Images, size: int = 8) -> Batch:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(size, images.channels, images.height, images.width, generator=generator)
-    return pixels, torch.randint(images.num_classes, (size,), generator=generator)
+    labels = torch.randint(images.num_classes, (size,), generator=generator)
+    return Batch(pixels, labels, labels.flip(0), torch.full((size,), 0.7), torch.arange(size))
+
+
+def teacher(batch: Batch) -> Answers:
+    return Answers(batch.labels[:, None], torch.ones(len(batch.labels), 1))
 
 
 def test_the_module_the_command_line_and_a_yaml_line_make_the_same_network():
@@ -49,6 +59,7 @@ def test_the_module_the_command_line_and_a_yaml_line_make_the_same_network():
 def test_every_shipped_ablation_trains_and_every_parameter_receives_a_gradient(name):
     module = module_of(name).train()
     module.log = lambda *args, **kwargs: None  # no trainer is attached
+    module.teacher = teacher
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
     for _ in range(3):  # what lies behind a zero start has no gradient in the first step
         optimizer.zero_grad()
@@ -77,33 +88,82 @@ def test_a_checkpoint_restores_design_recipe_and_weights(tmp_path, weights_only)
 def test_only_weights_of_linear_layers_and_convolutions_are_decayed():
     design = Design(pooling="class_token", position="absolute", norm="layer")
     module = LeViTModule(design=design)
-    decayed, rest = (group["params"] for group in module._parameter_groups())
+    decayed, rest = (group["params"] for group in module.parameter_groups())
     layers = [m for m in module.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     assert {id(p) for p in decayed} == {id(layer.weight) for layer in layers}
     assert len(decayed) + len(rest) == len(list(module.network.parameters()))
-    assert module._parameter_groups()[1]["weight_decay"] == 0
+    assert module.parameter_groups()[1]["weight_decay"] == 0
 
 
 def test_attention_biases_are_not_decayed():
     module = LeViTModule()
-    undecayed = {id(p) for p in module._parameter_groups()[1]["params"]}
+    undecayed = {id(p) for p in module.parameter_groups()[1]["params"]}
     biases = [p for name, p in module.network.named_parameters() if name.endswith("biases")]
     assert biases and all(id(p) in undecayed for p in biases)
 
 
-def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
-    recipe = Recipe(epochs=10, warmup_epochs=2, learning_rate=1.0)
+def rates_of(recipe: Recipe, steps_of_epoch: int) -> list[float]:
+    """The learning rate of every step, as Lightning drives the schedule."""
     module = LeViTModule(recipe=recipe)
-    module.trainer = type("Steps", (), {"estimated_stepping_batches": 100})()
+    progress = type("Progress", (), {"global_step": 0, "current_epoch": 0})()
+    progress.estimated_stepping_batches = steps_of_epoch * recipe.epochs
+    module._trainer = progress
     configured = module.configure_optimizers()
-    factor = configured["lr_scheduler"]["scheduler"].lr_lambdas[0]
-    rates = [factor(step) for step in range(101)]
-    assert rates[0] == pytest.approx(0.002)
-    assert rates[20] == 1.0 == max(rates)
-    assert rates[10] == pytest.approx((rates[0] + rates[20]) / 2)
-    assert rates[60] == pytest.approx((1 + 0.02) / 2)
-    assert rates[100] == pytest.approx(0.02)
-    assert rates[:21] == sorted(rates[:21]) and rates[20:] == sorted(rates[20:], reverse=True)
+    schedule, optimizer = configured["lr_scheduler"]["scheduler"], configured["optimizer"]
+    rates = []
+    for epoch in range(recipe.epochs):
+        progress.current_epoch = epoch
+        for step in range(steps_of_epoch):
+            rates.append(optimizer.param_groups[0]["lr"])
+            progress.global_step += 1
+            if recipe.schedule == "step" or step == steps_of_epoch - 1:
+                module.lr_scheduler_step(schedule, None)
+    return rates
+
+
+def test_by_the_step_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
+    recipe = Recipe(epochs=10, warmup_epochs=2, learning_rate=1.0)
+    rates = rates_of(recipe, steps_of_epoch=10)
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[10] == pytest.approx(0.5, abs=1e-3)
+    expected = [1e-5 + (1 - 1e-5) * (1 + math.cos(math.pi * s / 100)) / 2 for s in range(20, 100)]
+    assert rates[20:] == pytest.approx(expected)
+
+
+def test_by_the_epoch_it_is_the_official_codes_with_its_lag():
+    paper = replace(PAPER, epochs=20)
+    rates = rates_of(paper, steps_of_epoch=2)[::2]
+    highest = 5e-4 * 2048 / 512
+    warmup = [1e-6 + t * (highest - 1e-6) / 5 for t in range(5)]
+    cosine = [1e-5 + (highest - 1e-5) * (1 + math.cos(math.pi * t / 20)) / 2 for t in range(5, 19)]
+    # the official loop calls step(epoch) when the epoch has ended
+    assert rates == pytest.approx([1e-6, *warmup, *cosine])
+
+
+def test_adaptive_clipping_is_timms_over_every_parameter():
+    module = LeViTModule(recipe=Recipe(clipping="adaptive", clip=0.01))
+    for parameter in module.network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    expected = {}
+    for name, parameter in module.network.named_parameters():
+        twin = nn.Parameter(parameter.detach().clone())
+        twin.grad = torch.ones_like(twin)
+        timm.utils.agc.adaptive_clip_grad(twin, clip_factor=0.01)
+        expected[name] = twin.grad
+    module.configure_gradient_clipping(torch.optim.SGD(module.parameters()))
+    for name, parameter in module.network.named_parameters():
+        assert parameter.grad.equal(expected[name]), name
+
+
+def test_the_norm_is_clipped_or_left():
+    for clipping, norm in (("norm", 0.5), ("none", None)):
+        module = LeViTModule(recipe=Recipe(clipping=clipping, clip=0.5))
+        for parameter in module.network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        module.configure_gradient_clipping(torch.optim.SGD(module.parameters()))
+        found = torch.cat([p.grad.flatten() for p in module.network.parameters()]).norm().item()
+        count = sum(p.numel() for p in module.network.parameters())
+        assert found == pytest.approx(norm or math.sqrt(count), rel=1e-3)
 
 
 def test_pretrained_starts_from_the_released_weights(monkeypatch):
@@ -124,5 +184,5 @@ def test_any_preset_makes_a_module():
     for name, preset in PRESETS.items():
         if preset.images.height <= 32:
             module = LeViTModule(model=name).eval()
-            images, _ = batch_for(replace(preset.images), size=2)
+            images = batch_for(preset.images, size=2).images
             assert module(images).shape == (2, preset.images.num_classes)

@@ -11,9 +11,20 @@ from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import variant
 from levit_ablate.models.levit import LeViT
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.train import SMALL_FLOPS, _num_threads, recorded, train
+from levit_ablate.training.train import SMALL_FLOPS, num_threads, recorded, train
 
-SMOKE = {"recipe": {"epochs": 2, "warmup_epochs": 0.5}, "hardware": {"accelerator": "cpu"}}
+TEACHER = {"model": "test_resnet", "recipe": {"epochs": 1, "warmup_epochs": 0.5}}
+SMOKE = {
+    "recipe": {"epochs": 2, "warmup_epochs": 0.5},
+    "teacher": TEACHER,
+    "hardware": {"accelerator": "cpu"},
+}
+
+
+@pytest.fixture(autouse=True)
+def work_dir(tmp_path, monkeypatch):
+    """A work folder of its own: `hardware.work_dir` is under the current folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 def curves(run_id: str) -> dict[str, list[float]]:
@@ -102,7 +113,7 @@ def test_an_epochs_metrics_are_written_in_one_batch(store, monkeypatch):
 
 def test_a_training_that_diverges_is_recorded_as_failed_with_its_reason(store):
     shown = variant(
-        "baseline", {"recipe": {"epochs": 1, "warmup_epochs": 0, "learning_rate": 1e30}}
+        "no_distillation", {"recipe": {"epochs": 1, "warmup_epochs": 0, "learning_rate": 1e30}}
     )
     with pytest.raises(RunError, match=r"diverged.*lower recipe\.learning_rate"):
         train(shown)
@@ -116,7 +127,7 @@ def test_hardware_that_is_not_there_is_refused_before_there_is_a_run(store, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"hardware\.accelerator: gpu: torch finds none"):
-        train(variant("baseline", {"hardware": {"accelerator": "gpu"}}))
+        train(variant("no_distillation", {"hardware": {"accelerator": "gpu"}}))
     with pytest.raises(UserError, match=r"recipe\.precision: 16-mixed needs a GPU"):
         train(variant("baseline", {"recipe": {"precision": "16-mixed"}}))
     assert mlflow.search_runs(output_format="list") == []
@@ -132,6 +143,6 @@ def test_an_ablation_trains_with_the_threads_of_its_baseline(store):
     cheap = variant("baseline", SMOKE)
     costly = variant("no_small_mlp", SMOKE | {"data": {"image_size": 52}})
     assert costly.baseline.cost.flops < SMALL_FLOPS < costly.cost.flops
-    assert _num_threads(cheap) == _num_threads(costly) == 1
+    assert num_threads(cheap) == num_threads(costly) == 1
     given = variant("baseline", {"hardware": {"num_threads": 2}})
-    assert _num_threads(given) == 2
+    assert num_threads(given) == 2
