@@ -33,12 +33,16 @@ class Classifier(lightning.LightningModule):
         self.recipe = recipe
         self.num_classes = num_classes
         self.seed = seed
-        self.train_loss = MeanMetric()
+        self.train_loss = MeanMetric(
+            nan_strategy="disable"
+        )  # a loss that is no number is to be seen
         self.train_loss.persistent(True)
         self.accuracies = nn.ModuleDict(
             {part: MulticlassAccuracy(num_classes, average="micro") for part in ("val", "test")}
         )
-        self.losses = nn.ModuleDict({part: MeanMetric() for part in ("val", "test")})
+        self.losses = nn.ModuleDict(
+            {part: MeanMetric(nan_strategy="disable") for part in ("val", "test")}
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits: (B, channels, height, width) → (B, num_classes)."""
@@ -48,6 +52,10 @@ class Classifier(lightning.LightningModule):
         """Count a batch's loss into the epoch's `train_loss`."""
         self.train_loss.update(loss.detach())
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
+
+    def on_train_epoch_start(self) -> None:
+        """The checkpoint of an epoch's end still has its sum; one within an epoch needs it."""
+        self.train_loss.reset()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """What is drawn in the network (drop path) depends on the step alone, resumed or not."""
