@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,6 +23,16 @@ def has_gpu() -> bool:
 def is_first_process() -> bool:
     """Whether this is the process that speaks and records for all processes of a training."""
     return not rank_zero_only.rank  # type: ignore[attr-defined]
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Of the processes of a training only the first writes; an error of any is still raised."""
+    if is_first_process():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def check_hardware(experiment: Experiment) -> None:

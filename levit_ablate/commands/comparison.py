@@ -15,9 +15,11 @@ from levit_ablate import tracking
 from levit_ablate.ablations import Ablation
 from levit_ablate.commands.options import print_config
 from levit_ablate.experiments import Variant, check_changes, identified, variant
+from levit_ablate.hardware import one_voice
 from levit_ablate.training.train import Result, check_conditions, recorded, train
 
 
+@one_voice()
 def run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Check everything, train what is not recorded yet, the baseline first, and print both."""
     if not options.get("print_config"):

@@ -11,11 +11,12 @@ from rich.console import Console
 from levit_ablate.ablations import Ablation
 from levit_ablate.commands.options import print_config
 from levit_ablate.experiments import identified, variant
-from levit_ablate.hardware import is_first_process
+from levit_ablate.hardware import one_voice
 from levit_ablate.keys import teacher_key
 from levit_ablate.training.train import check_conditions, ensure_teacher, teacher_figures
 
 
+@one_voice()
 def teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Train, or find, the teacher of what is given, and print what it is worth."""
     if options.get("print_config"):
@@ -33,8 +34,6 @@ def teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, An
         "key": teacher_key(wanted.experiment),
         **figures,
     }
-    if not is_first_process():
-        return
     if options.get("format") == "json":
         print(json.dumps(said))
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from levit_ablate.tracking import Recorder
 from levit_ablate.training import answers
 from levit_ablate.training.objective import Answers
 from levit_ablate.training.teacher import LiveTeacher, loaded
+
+ESTIMATE_FROM, ESTIMATE_AT = 2, 12
+"""The steps between which a training's speed is taken to say how long it will be."""
 
 
 class RecordEpochs(Callback):
@@ -152,7 +156,10 @@ class ShowProgress(Callback):
     On a terminal only: nothing is written where standard error is a file or a pipe.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, announce: bool = False) -> None:
+        """`announce`: say in a line how long it will take, once that can be told."""
+        self.announce = announce
+        self.started = 0.0
         console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -178,6 +185,13 @@ class ShowProgress(Callback):
         self.progress.start()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if self.announce and step == ESTIMATE_FROM:
+            self.started = time.perf_counter()
+        if self.announce and step == ESTIMATE_AT:
+            each = (time.perf_counter() - self.started) / (ESTIMATE_AT - ESTIMATE_FROM)
+            left = timedelta(seconds=round(each * (trainer.estimated_stepping_batches - step)))
+            self.progress.console.print(f"{self.title}: about {left} more (h:mm:ss)")
         self.progress.update(
             self.task, completed=trainer.global_step, epoch=trainer.current_epoch + 1
         )

@@ -153,7 +153,11 @@ def interruptible(call: Callable[[], object]) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without Lightning's notices: what this project chose (no workers, no logger) is no news."""
-    for name in ("lightning.pytorch", "pytorch_lightning"):  # each in its own version's turn
+    for name in (
+        "lightning.pytorch",
+        "pytorch_lightning",
+        "lightning.fabric",
+    ):  # each in its own version's turn
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")

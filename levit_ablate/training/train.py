@@ -158,7 +158,7 @@ def train_teacher(experiment: Experiment, images: Images, path: Path) -> None:
     )
     torch.set_num_threads(experiment.hardware.num_threads or DEFAULT_THREADS)
     folder = path.with_suffix("")
-    show = ShowProgress(name)
+    show = ShowProgress(name, announce=True)
     trainer = fit(module, data, lesson.recipe, experiment.hardware, folder, [show])
     state = torch.load(folder / BEST, map_location="cpu", weights_only=False)["state_dict"]
     module.load_state_dict(state)

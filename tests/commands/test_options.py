@@ -14,10 +14,9 @@ from levit_ablate.commands.options import plain
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe
 from levit_ablate.experiments import variant
 from levit_ablate.recipes import RECIPES
-
-QUICK = RECIPES["quick"]
 from levit_ablate.serialization import experiment_from
 
+QUICK = RECIPES["quick"]
 NANO = ("show", "baseline", "--model", "levit_nano")
 
 

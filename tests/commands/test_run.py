@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from levit_ablate.cli import run_command
 
-QUICK = ["--recipe", "smoke", "--hardware.accelerator", "cpu"]
+QUICK = ["--recipe", "smoke", "--teacher.recipe.epochs", "1", "--teacher.recipe.warmup_epochs", "0"]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -73,6 +73,9 @@ def test_a_piped_run_is_quiet_but_for_a_line_for_each_training(folder):
     lines = (folder / "stderr").read_text().splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "baseline, seed 0",
+        "no teacher for digits yet",
+        "teacher test_resnet",  # how long it takes
+        "teacher test_resnet",  # what it came to
         "no_patch_conv, seed 0",
     ]
     assert len((folder / "stdout").read_text().splitlines()) == 1

@@ -22,12 +22,6 @@ SMOKE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def work_dir(tmp_path, monkeypatch):
-    """A work folder of its own: `hardware.work_dir` is under the current folder."""
-    monkeypatch.chdir(tmp_path)
-
-
 def curves(run_id: str) -> dict[str, list[float]]:
     """Every metric's history, but for the clock's."""
     client = MlflowClient()

@@ -1,0 +1,113 @@
+import gzip
+import pickle
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from levit_ablate.config import Data, Hardware
+from levit_ablate.data import sources
+from levit_ablate.data.index import open_index
+from levit_ablate.errors import UserError
+
+
+def test_digits_are_split_class_by_class_by_the_split_seed_alone():
+    first, again, other = (sources.digits(Data(split_seed=s)) for s in (0, 0, 1))
+    assert [len(part) for part in (first.train, first.validation, first.test)] == [1212, 135, 450]
+    assert first.train.images.equal(again.train.images)
+    assert not first.test.images.equal(other.test.images)
+    counts = first.validation.labels.bincount()
+    assert counts.min() >= 13 and counts.max() <= 14
+    assert first.classes == tuple("0123456789")
+    assert first.train.images.dtype == torch.uint8 and first.train.images.max() == 255
+
+
+def test_a_share_too_small_for_every_class_is_refused():
+    with pytest.raises(UserError, match=r"data\.validation: 0\.001 of 1347 images cannot be held"):
+        sources.digits(Data(validation=0.001))
+
+
+def cifar_files(root) -> None:
+    """CIFAR-10's own layout, with ten images a file, and torchvision's checksums to fit."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rng = numpy.random.default_rng(0)
+    for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
+        pixels = rng.integers(256, size=(20, 3072), dtype=numpy.uint8)
+        batch = {"data": pixels, "labels": list(range(10)) * 2}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    names = {"label_names": list("abcdefghij")}
+    (folder / "batches.meta").write_bytes(pickle.dumps(names))
+
+
+def test_cifar_is_found_where_torchvision_keeps_it(tmp_path, monkeypatch):
+    cifar_files(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    splits = sources.torchvision_set(Data(name="cifar10", root=str(tmp_path), validation=0.2))
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [80, 20, 20]
+    assert splits.train.images.shape == (80, 3, 32, 32)
+    assert splits.classes == tuple("abcdefghij")
+    batch = pickle.loads((tmp_path / "cifar-10-batches-py" / "test_batch").read_bytes())
+    expected = torch.from_numpy(batch["data"]).view(-1, 3, 32, 32)
+    assert splits.test.images.equal(expected)
+
+
+def test_a_dataset_that_is_nowhere_is_a_line(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", offline)
+    with pytest.raises(UserError, match=r"data\.root: cifar100 is not in .* cannot be downloaded"):
+        sources.torchvision_set(Data(name="cifar100", root=str(tmp_path)))
+
+
+def test_fashion_mnist_is_read_from_its_published_files(tmp_path):
+    images = numpy.random.default_rng(0).integers(256, size=(40, 28, 28), dtype=numpy.uint8)
+    labels = numpy.arange(40, dtype=numpy.uint8) % 10
+    for name in ("train", "t10k"):
+        for kind, head, content in (("images-idx3", 16, images), ("labels-idx1", 8, labels)):
+            path = tmp_path / f"{name}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(bytes(head) + content.tobytes()))
+    data = Data(name="fashion_mnist", root=str(tmp_path), validation=0.25)
+    splits = sources.torchvision_set(data)
+    assert splits.test.images.equal(torch.from_numpy(images)[:, None])
+    assert splits.test.labels.tolist() == labels.tolist()
+    assert len(splits.train) == 30 and splits.classes[0] == "T-shirt/top"
+
+
+def picture_folder(root, parts=("train", "val"), side=12, count=10) -> None:
+    rng = numpy.random.default_rng(0)
+    for part in parts:
+        for name in ("ant", "bee"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(256, size=(side, side, 3), dtype=numpy.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("parts", "sizes"),
+    [
+        (("train", "val"), (16, 4, 20)),
+        (("train", "test"), (16, 4, 20)),
+        (("train", "val", "test"), (20, 20, 20)),
+    ],
+)
+def test_a_folder_has_the_parts_it_has_and_the_rest_held_out(tmp_path, parts, sizes):
+    picture_folder(tmp_path / "set", parts)
+    data = Data(name="folder", root=str(tmp_path / "set"), image_size=12, validation=0.2)
+    index = open_index(tmp_path / "set", tmp_path / "cache")
+    splits = sources.small_folder(index, data)
+    assert tuple(len(p) for p in (splits.train, splits.validation, splits.test)) == sizes
+    assert splits.classes == ("ant", "bee")
+    first = numpy.array(Image.open(index.parts[sources.evaluation_parts(index)[-1]].path(0)))
+    assert splits.test.images[0].equal(torch.from_numpy(first).permute(2, 0, 1))
+
+
+def test_small_images_of_other_sizes_are_brought_to_the_one_asked_for(tmp_path):
+    picture_folder(tmp_path / "set", side=20)
+    data = Data(name="folder", root=str(tmp_path / "set"), image_size=16, validation=0.2)
+    splits = sources.small_folder(open_index(tmp_path / "set", tmp_path / "cache"), data)
+    assert splits.train.images.shape[1:] == (3, 16, 16)
+    assert Hardware().num_workers == -1
