@@ -69,6 +69,7 @@ class FileSource:
             _Views(part, chosen.numpy(), stream, side, mean),
             batch_sampler=self.planned,
             collate_fn=_collated,
+            generator=torch.Generator(),  # not the global one, from which a loader seeds workers
             num_workers=num_workers,
             pin_memory=device.type == "cuda",
             **_for_workers(num_workers),
@@ -201,6 +202,7 @@ class FileEvaluationBatches:
             _Whole(part, chosen[index::count].numpy(), normalization.side),
             EVALUATION_BATCH,
             collate_fn=_collated,
+            generator=torch.Generator(),  # not the global one, from which a loader seeds workers
             num_workers=num_workers,
             pin_memory=device.type == "cuda",
             **_for_workers(num_workers),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import mlflow
+import numpy
 import pytest
 from mlflow import MlflowClient
 
@@ -51,9 +53,18 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path, ablation, options):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one = losses(tmp_path / "one", ablation)
+    work = ".levit_ablate"  # the same teacher, whose BatchNorm is of each device too
+    if (tmp_path / "one" / work / "teachers").is_dir():
+        shutil.copytree(tmp_path / "one" / work / "teachers", tmp_path / "two" / work / "teachers")
     two = losses(tmp_path / "two", ablation, "--hardware.devices", "2", *options)
     for name, curve in one.items():
         assert two[name] == pytest.approx(curve, rel=2e-3, abs=2e-3), name
+    for path in (tmp_path / "one" / work).glob("answers/*/*.npy"):  # asked by both, for each half
+        answers = [
+            numpy.load(tmp_path / name / path.relative_to(tmp_path / "one"))
+            for name in ("one", "two")
+        ]
+        assert (answers[0] == answers[1]).mean() > 0.99
 
 
 def test_batch_norm_is_of_each_device_unless_it_is_synchronized(tmp_path):
