@@ -115,7 +115,6 @@ def fit(
             devices=hardware.devices,
             num_nodes=hardware.num_nodes,
             strategy="ddp" if several else "auto",
-            sync_batchnorm=hardware.sync_batchnorm and several,
             plugins=plugins,
             precision=recipe.precision,  # type: ignore[arg-type]
             accumulate_grad_batches=hardware.accumulate,
