@@ -1,8 +1,11 @@
 """The index of an image folder: which files there are, checked once, opened again at once.
 
 The layout is ImageNet's: `train/CLASS/IMAGE`, and `val/` or `test/` beside it with the same
-classes. No image is held. While it is made an entry costs about 300 bytes (its path, its outcome),
-when it is open its path and 16 bytes more, mapped from the disk.
+classes. No image is held. An image costs its path from the root and 12 bytes: twice while the index
+is made, once when it is open, and then they are mapped from the disk and shared by all processes.
+
+An index is opened as it was made until one of these folders changes: a file is added, removed or
+renamed. An image that is overwritten in place goes unnoticed, unless it could not be read before.
 """
 
 from __future__ import annotations
@@ -11,67 +14,86 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy
 from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from levit_ablate.data.parallel import in_processes
-from levit_ablate.data.verify import IMAGE_SUFFIXES, check_image
-from levit_ablate.errors import UserError
+from levit_ablate.data.verify import (
+    Listing,
+    check_image,
+    check_images,
+    folder_state,
+    folders,
+    list_parts,
+    reading_folders,
+    shown,
+    some,
+)
+from levit_ablate.errors import RunError, UserError
 
-PARTS = ("train", "val", "test")
-FORMAT = 1
+FORMAT = 2
 """Of the cache; a cache of another format is made anew."""
-NAMED = 5
-"""Of many bad things, those that an error names."""
+UNREADABLE = "unreadable.txt"
+Array = numpy.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Part:
-    """The images of train, val or test, ordered by class and name."""
+    """The images of train, val or test, ordered by class and name.
 
-    root: Path
-    cache: Path
+    Its arrays are mapped from the disk when they are first used, read-only, in each process anew.
+    """
+
     name: str
-    skip: bool
-    """Without the images that cannot be read."""
+    root: Path
+    folder: Path
+    """That the index is kept in."""
+    fingerprint: str
+    """Of the index."""
 
     @cached_property
-    def _kept(self) -> numpy.ndarray[Any, Any]:
-        readable = numpy.load(self.cache / f"{self.name}_readable.npy", mmap_mode="r")
-        return numpy.flatnonzero(readable) if self.skip else numpy.arange(len(readable))
+    def labels(self) -> Array:
+        """The class of every image: (N,) int32. Raises RunError as `path`."""
+        return self._mapped("labels")
 
     @cached_property
-    def _paths(self) -> tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]:
-        """All paths as one run of bytes, and where each begins and the last ends."""
-        names = numpy.load(self.cache / f"{self.name}_paths.npy", mmap_mode="r")
-        return names, numpy.load(self.cache / f"{self.name}_offsets.npy", mmap_mode="r")
+    def _offsets(self) -> Array:
+        return self._mapped("offsets")
 
     @cached_property
-    def labels(self) -> numpy.ndarray[Any, Any]:
-        """The class of every image, (N,) int32."""
-        labels = numpy.load(self.cache / f"{self.name}_labels.npy", mmap_mode="r")
-        return labels[self._kept] if self.skip else labels
+    def _paths(self) -> Array:
+        return self._mapped("paths")
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.labels)
 
     def path(self, position: int) -> Path:
-        """The file of an image."""
-        names, offsets = self._paths
-        place = self._kept[position]
-        relative = names[offsets[place] : offsets[place + 1]].tobytes()
-        return self.root / os.fsdecode(relative)
+        """The file of an image. Raises IndexError, or RunError where the index was made anew."""
+        position = range(len(self))[position]
+        path = self._paths[self._offsets[position] : self._offsets[position + 1]]
+        return self.root / os.fsdecode(path.tobytes())
+
+    def _mapped(self, kind: str) -> Array:
+        try:
+            path = self.folder / _array_name(self.name, kind, self.fingerprint)
+            return numpy.load(path, mmap_mode="r")
+        except FileNotFoundError as error:
+            raise RunError(
+                f"the images in {self.root} changed while they were in use; start again"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Its fields alone: a worker process maps the files for itself."""
-        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+        """Without the arrays."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -92,181 +114,205 @@ class Index:
 
 def class_names(root: Path) -> tuple[str, ...]:
     """The classes of a folder, which are the folders in its `train`. Raises UserError."""
-    if not root.is_dir():
-        raise UserError(f"data.root: there is no folder {root}; it is to hold train/CLASS/IMAGE")
-    if not (root / "train").is_dir():
-        raise UserError(f"data.root: {root} has no folder train; train/CLASS/IMAGE is needed")
-    names = _folders(root / "train")
+    with reading_folders():
+        if not root.is_dir():
+            raise UserError(
+                f"data.root: there is no folder {root}; it is to hold train/CLASS/IMAGE"
+            )
+        if not (root / "train").is_dir():
+            raise UserError(f"data.root: {root} has no folder train; train/CLASS/IMAGE is needed")
+        names = folders(root / "train")
     if len(names) < 2:
-        found = f"only one class, {names[0]}" if names else "no class folders"
+        found = f"only one class, {some(names)}" if names else "no class folders"
         raise UserError(f"data.root: {root / 'train'} has {found}; at least two are needed")
     return tuple(names)
 
 
 def open_index(
-    root: Path, cache: Path, on_error: Literal["stop", "skip"] = "stop", workers: int | None = None
+    root: Path,
+    cache: Path,
+    on_error: Literal["stop", "skip"] = "stop",
+    num_workers: int | None = None,
 ) -> Index:
     """The index of a folder, opened from `cache` or made now: then every image is decoded once.
 
-    It is made again when a class folder has changed. Raises UserError, in a line, where the layout
-    is wrong, and for unreadable images unless `on_error` is skip; they are listed in a file.
+    Of several processes one makes it, by `num_workers` processes of its own, one for each core
+    unless told otherwise. Raises UserError, in a line, where the layout is wrong, where `cache`
+    cannot be written, and for unreadable images unless `on_error` is skip.
     """
     classes = class_names(root)
-    root = root.resolve()
+    root, cache = root.resolve(), cache.absolute()
     folder = cache / hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{folder.name}.lock"):  # of several processes one makes it
+        with FileLock(f"{folder}.lock"):
             header = _header(folder)
-            if header is None or header["state"] != _state(root):
-                _make(root, classes, folder, workers)
-                header = _header(folder)
+            if header is None or not _holds(header, root, folder):
+                header = _make(root, classes, folder, num_workers)
     except OSError as error:
+        said = error.strerror or error
         raise UserError(
-            f"hardware.work_dir: the index of {root} cannot be written to {cache}: {error.strerror}"
+            f"hardware.work_dir: the index of {root} cannot be kept in {cache}: {said}"
         ) from error
-    assert header is not None
-    return _opened(root, folder, header, on_error)
-
-
-def _opened(root: Path, folder: Path, header: dict[str, Any], on_error: str) -> Index:
-    bad = header["bad"]
-    if bad and on_error == "stop":
-        some = "; ".join(bad[:NAMED]) + (f"; and {len(bad) - NAMED} more" if bad[NAMED:] else "")
-        raise UserError(
-            f"data.root: {len(bad)} of {header['images']} images cannot be read: {some}; all are "
-            f"listed in {folder / 'bad.txt'}; mend them, or go on without by --data.on_error skip"
-        )
-    parts = {name: Part(root, folder, name, skip=bool(bad)) for name in header["parts"]}
-    for name, part in parts.items():
-        empty = set(range(len(header["classes"]))) - set(numpy.unique(part.labels).tolist())
-        if empty:
-            names = _some(header["classes"][label] for label in sorted(empty))
-            raise UserError(f"data.root: {root / name}: no image of {names} can be read")
+    _check_readable(header, root, folder, on_error)
     return Index(
         root=root,
-        classes=tuple(header["classes"]),
-        parts=parts,
+        classes=classes,
+        parts={part: Part(part, root, folder, header["fingerprint"]) for part in header["parts"]},
         max_side=header["max_side"],
         fingerprint=header["fingerprint"],
-        skipped=tuple(bad),
+        skipped=tuple(f"{shown(path)}: {reason}" for path, reason, _ in header["unreadable"]),
     )
 
 
+def _check_readable(header: dict[str, Any], root: Path, folder: Path, on_error: str) -> None:
+    listed = f"all are listed in {folder / UNREADABLE}"
+    unreadable = header["unreadable"]
+    if unreadable and on_error == "stop":
+        reasons = some((f"{path}: {reason}" for path, reason, _ in unreadable), "; ")
+        raise UserError(
+            f"data.root: {len(unreadable)} of {header['num_images']} images in {root} cannot be "
+            f"read: {reasons}; {listed}; mend them, or go on without them by --data.on_error skip"
+        )
+    if header["emptied"]:
+        raise UserError(
+            f"data.root: no image in {some(header['emptied'])} of {root} can be read; {listed}"
+        )
+
+
 def _header(folder: Path) -> dict[str, Any] | None:
-    """What a cache says of itself; None where there is none, or none of this format."""
+    """What an index says of itself; None where there is none, a damaged or an old one."""
     try:
-        header: dict[str, Any] = json.loads((folder / "header.json").read_text(encoding="utf-8"))
-        complete = all((folder / name).is_file() for name in header["files"])
-        return header if header["format"] == FORMAT and complete else None
-    except (OSError, ValueError, KeyError, TypeError):
+        digest, _, text = (folder / "header").read_text(encoding="utf-8").partition("\n")
+    except (OSError, ValueError):
+        return None
+    return json.loads(text) if digest == _header_digest(text) else None
+
+
+def _header_digest(text: str) -> str:
+    return f"{FORMAT} {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _holds(header: dict[str, Any], root: Path, folder: Path) -> bool:
+    """Whether the images are those that were indexed, and the arrays those that were written."""
+    files = {folder / name: digest for name, digest in header["files"].items()}
+    return (
+        header["state"] == folder_state(root)
+        and all(_is_unreadable(root / path, time) for path, _, time in header["unreadable"])
+        and all(path.is_file() and _digest(path) == digest for path, digest in files.items())
+    )
+
+
+def _is_unreadable(path: Path, time: int | None) -> bool:
+    """Whether an image that was unreadable, last changed at some time, is so still.
+
+    Where there is no time the file could not even be read, which may have been no fault of its own.
+    """
+    return bool(check_image(path).error) if time is None else _changed_at(path) == time
+
+
+def _changed_at(path: Path) -> int | None:
+    try:
+        return path.stat().st_ctime_ns
+    except OSError:
         return None
 
 
-def _state(root: Path) -> list[Any]:
-    """What changes when a file is added, removed or renamed: the folders and their times."""
-    parts = [name for name in PARTS if (root / name).is_dir()]
-    return [
-        [
-            name,
-            [
-                [folder, (root / name / folder).stat().st_mtime_ns]
-                for folder in _folders(root / name)
-            ],
-        ]
-        for name in parts
-    ]
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _make(root: Path, classes: tuple[str, ...], folder: Path, workers: int | None) -> None:
-    """Scan, check and write, in place of what `folder` holds, all at once or not at all."""
-    state = _state(root)
-    parts = [name for name, _ in state]
-    if parts == ["train"]:
-        raise UserError(f"data.root: {root} has neither val nor test beside train; one is needed")
-    for name in parts:
-        _check_classes(root / name, classes)
-    making = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+def _make(
+    root: Path, classes: tuple[str, ...], folder: Path, num_workers: int | None
+) -> dict[str, Any]:
+    """List, check and write, in place of what `folder` holds, all at once or not at all."""
+    state = folder_state(root)
+    listed = list_parts(root, classes)
+    making, old = folder.with_suffix(".making"), folder.with_suffix(".old")
+    for left in (making, old):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    making.mkdir()
     try:
-        header = _write(root, parts, classes, making, workers)
-        header |= {"format": FORMAT, "state": state, "parts": parts, "classes": list(classes)}
-        (making / "bad.txt").write_text("\n".join(header["bad"]), encoding="utf-8")
-        header["files"] = sorted(path.name for path in making.iterdir())
-        (making / "header.json").write_text(json.dumps(header), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
+        header = _write(root, classes, listed, making, num_workers) | {"state": state}
+        text = json.dumps(header)
+        (making / "header").write_text(f"{_header_digest(text)}\n{text}", encoding="utf-8")
+        if folder.exists():
+            folder.rename(old)
         making.rename(folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return header
 
 
 def _write(
-    root: Path, parts: list[str], classes: tuple[str, ...], folder: Path, workers: int | None
+    root: Path,
+    classes: tuple[str, ...],
+    listed: dict[str, Listing],
+    folder: Path,
+    num_workers: int | None,
 ) -> dict[str, Any]:
-    """Write the arrays of every part; what was found out of all images together."""
-    digest, bad, max_side, images = hashlib.sha256(), [], 0, 0
-    for part in parts:
-        names, labels = _scan(root, part, classes)
-        offsets = numpy.cumsum([0, *map(len, names)], dtype=numpy.int64)
-        readable = numpy.ones(len(names), dtype=bool)
-        checks = in_processes(partial(check_image, root), names, f"checking {part}", workers)
-        for position, (name, check) in enumerate(zip(names, checks, strict=True)):
-            if check.error:
-                readable[position] = False
-                bad.append(f"{os.fsdecode(name)}: {check.error}")
+    """Check all images and write the arrays of those that can be read; the header."""
+    count = sum(map(len, listed.values()))
+    readable = {part: Listing() for part in listed}
+    unreadable: list[tuple[str, str, int | None]] = []
+    digest, max_side = hashlib.sha256(), 0
+    paths = chain.from_iterable(listed.values())
+    with closing(check_images(root, paths, count, num_workers)) as checks, _progress() as progress:
+        every = (
+            (part, path, label)
+            for part, listing in listed.items()
+            for path, label in zip(listing, listing.labels, strict=True)
+        )
+        tracked = progress.track(checks, total=count, description="checking images")
+        for (part, path, label), checked in zip(every, tracked, strict=True):
+            if checked.error:
+                name = os.fsdecode(path)
+                time = _changed_at(root / name) if checked.digest else None
+                unreadable.append((name, checked.error, time))
             else:
-                digest.update(name + b"\0" + check.digest)
-                max_side = max(max_side, check.side)
-        images += len(names)
-        arrays: dict[str, numpy.ndarray[Any, Any]] = {
-            "paths": numpy.frombuffer(b"".join(names), dtype=numpy.uint8),
-            "offsets": offsets,
-            "labels": numpy.array(labels, dtype=numpy.int32),
-            "readable": readable,
-        }
-        for kind, array in arrays.items():
-            numpy.save(folder / f"{part}_{kind}.npy", array)
+                digest.update(path + b"\0" + checked.digest)
+                max_side = max(max_side, checked.side)
+                readable[part].add(path, label)
+    fingerprint = digest.hexdigest()[:16]
+    for part, listing in readable.items():
+        for kind in ("labels", "offsets", "paths"):
+            array = numpy.asarray(getattr(listing, kind))
+            numpy.save(folder / _array_name(part, kind, fingerprint), array)
+    lines = [f"{shown(name)}: {reason}\n" for name, reason, _ in unreadable]
+    (folder / UNREADABLE).write_text("".join(lines), encoding="utf-8")
+    emptied = [
+        f"{part}/{classes[label]}"
+        for part, listing in readable.items()
+        for label in sorted(set(range(len(classes))) - set(listing.labels))
+    ]
     return {
-        "bad": bad, "images": images, "max_side": max_side, "fingerprint": digest.hexdigest()[:16],
-    }  # fmt: skip
+        "classes": classes,
+        "parts": list(listed),
+        "num_images": count,
+        "max_side": max_side,
+        "fingerprint": fingerprint,
+        "unreadable": unreadable,
+        "emptied": emptied,
+        "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
+    }
 
 
-def _scan(root: Path, part: str, classes: tuple[str, ...]) -> tuple[list[bytes], list[int]]:
-    """Paths from the root, and labels. Raises UserError where a class has no image."""
-    names: list[bytes] = []
-    labels: list[int] = []
-    empty = []
-    for label, name in enumerate(classes):
-        with os.scandir(root / part / name) as entries:
-            found = sorted(
-                os.fsencode(f"{part}/{name}/{entry.name}")
-                for entry in entries
-                if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
-            )
-        names += found
-        labels += [label] * len(found)
-        if not found:
-            empty.append(name)
-    if empty:
-        raise UserError(f"data.root: {root / part}: no images in {_some(empty)}; remove or fill it")
-    return names, labels
+def _array_name(part: str, kind: str, fingerprint: str) -> str:
+    """With the fingerprint, so that an index made anew is not taken for the one that was opened."""
+    return f"{part}_{kind}_{fingerprint}.npy"
 
 
-def _check_classes(folder: Path, classes: tuple[str, ...]) -> None:
-    own = set(_folders(folder))
-    for names, said in (
-        (own - set(classes), "which train has not"),
-        (set(classes) - own, "missing, which train has"),
-    ):
-        if names:
-            raise UserError(f"data.root: {folder}: classes {said}: {_some(sorted(names))}")
-
-
-def _folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def _some(names: Iterable[str]) -> str:
-    every = list(names)
-    more = f" and {len(every) - NAMED} more" if every[NAMED:] else ""
-    return ", ".join(every[:NAMED]) + more
+def _progress() -> Progress:
+    """A bar on standard error, where that is a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

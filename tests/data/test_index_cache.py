@@ -1,0 +1,253 @@
+"""An index is made once, opened at once ever after, and survives whatever ends a process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from levit_ablate.data import index as module
+from levit_ablate.data.index import Index, open_index
+from levit_ablate.errors import RunError
+
+REPOSITORY = Path(module.__file__).parents[2]
+OPEN = """
+import sys
+from pathlib import Path
+from levit_ablate.data.index import open_index
+root, cache = map(Path, sys.argv[1:])
+"""
+
+
+def draw(path: Path, width: int = 9, height: int = 8) -> None:
+    """An image of its own, whatever its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = numpy.random.default_rng(list(os.fsencode(path.name))).integers(
+        0, 256, (height, width, 3)
+    )
+    Image.fromarray(drawn.astype("uint8")).save(path, "JPEG")
+
+
+def fill(root: Path, parts=("train", "test"), classes=("cat", "dog"), count: int = 3) -> Path:
+    for part in parts:
+        for name in classes:
+            for number in range(count):
+                draw(root / part / name / f"{part}{number}.jpg")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return fill(tmp_path / "images")
+
+
+@pytest.fixture
+def cache(tmp_path) -> Path:
+    return tmp_path / "cache"
+
+
+def content(index: Index) -> tuple:
+    """All that an index says."""
+    parts = {
+        name: ([part.path(position) for position in range(len(part))], part.labels.tolist())
+        for name, part in index.parts.items()
+    }
+    return index.classes, parts, index.max_side, index.fingerprint, index.skipped
+
+
+def test_to_open_again_reads_and_lists_no_images(root, cache):
+    open_index(root, cache)
+    script = OPEN + (
+        "def heard(event, details):\n"
+        "    if event in ('open', 'os.scandir', 'os.listdir') and str(details[0]).startswith(str(root)):\n"
+        "        print(Path(details[0]).relative_to(root))\n"
+        "sys.addaudithook(heard)\n"
+        "index = open_index(root, cache)\n"
+        "print(index.parts['test'].path(5).relative_to(root))\n"
+    )
+    command = [sys.executable, "-c", script, root, cache]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert set(done.stdout.split()) == {"train", "test", "test/dog/test2.jpg"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: draw(root / "train" / "cat" / "new.jpg"),
+        lambda root: (root / "test" / "dog" / "test1.jpg").unlink(),
+        lambda root: (root / "test" / "dog" / "test1.jpg").rename(root / "test" / "dog" / "x.jpg"),
+        lambda root: fill(root, classes=["eel"]),
+        lambda root: fill(root, parts=["val"]),
+        lambda root: [
+            (root / part / "cat").rename(root / part / "car") for part in ("train", "test")
+        ],
+    ],
+)
+def test_a_folder_that_changes_is_indexed_anew(change, root, cache, tmp_path):
+    before = content(open_index(root, cache))
+    change(root)
+    after = content(open_index(root, cache))
+    assert after != before
+    assert after == content(open_index(root, tmp_path / "another cache"))
+
+
+def test_an_index_whose_images_changed_is_not_served_as_another(root, cache):
+    old = open_index(root, cache)
+    pickled = pickle.dumps(old.parts["train"])
+    fill(root, count=4)
+    open_index(root, cache)
+    for part in (old.parts["train"], pickle.loads(pickled)):
+        with pytest.raises(RunError, match="changed while they were in use"):
+            len(part)
+
+
+def test_a_pickled_part_is_small_and_maps_its_files_again(tmp_path, cache):
+    index = open_index(fill(tmp_path / "images", count=50), cache)
+    content(index)
+    assert len(pickle.dumps(index.parts["train"])) < 1000
+    assert len(pickle.dumps(index)) < 2000
+    assert content(pickle.loads(pickle.dumps(index))) == content(index)
+
+
+def test_damaged_and_old_caches_are_made_anew(root, cache):
+    good = content(open_index(root, cache))
+    [folder] = (path for path in cache.iterdir() if path.is_dir())
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 8
+
+    def old_format(path: Path) -> None:
+        path.write_text(json.dumps({"format": 1, "state": [], "bad": []}))
+
+    damages = [
+        Path.unlink,
+        lambda path: path.write_bytes(b"\xff\0"),
+        lambda path: os.truncate(path, 1),
+    ]
+    for name in names:
+        for damage in [*damages, old_format]:
+            damage(folder / name)
+            assert content(open_index(root, cache)) == good
+    shutil.rmtree(folder)
+    folder.write_text("a file")
+    assert content(open_index(root, cache)) == good
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_process_may_be_killed_at_any_step(stale, root, cache, tmp_path):
+    extra = root / "train" / "cat" / "extra.jpg"
+    expected = {}
+    for there in (False, True):
+        if there:
+            draw(extra)
+        expected[there] = content(open_index(root, tmp_path / "reference"))
+    for step in count(1):
+        if not stale:
+            shutil.rmtree(cache, ignore_errors=True)
+        elif extra.exists():
+            extra.unlink()
+        else:
+            draw(extra)
+        if (child := os.fork()) == 0:
+            killed_at(step)
+            with contextlib.suppress(BaseException):
+                open_index(root, cache)
+                os._exit(0)
+            os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert content(open_index(root, cache)) == expected[extra.exists()]
+        assert not list(cache.glob("*.making"))
+        if status == 0:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    assert step > 20
+
+
+def killed_at(step: int) -> None:
+    """Kill this process before the step'th time that it opens, makes, renames or removes."""
+    steps = count(1)
+
+    def heard(event, details):
+        counted = event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
+        if counted and next(steps) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(heard)
+
+
+def test_of_two_processes_one_makes_it_and_the_other_waits(root, cache):
+    script = OPEN + (
+        "import time\n"
+        "from levit_ablate.data import index\n"
+        "check_images = index.check_images\n"
+        "def slow(*arguments):\n"
+        "    print('checking', flush=True)\n"
+        "    time.sleep(1)\n"
+        "    return check_images(*arguments)\n"
+        "index.check_images = slow\n"
+        "print(open_index(root, cache).fingerprint)\n"
+    )
+    command = [sys.executable, "-c", script, root, cache]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        for _ in range(2)
+    ]
+    lines = [line for process in both for line in process.communicate(timeout=60)[0].split()]
+    fingerprint = open_index(root, cache).fingerprint
+    assert sorted(lines) == sorted(["checking", fingerprint, fingerprint])
+
+
+@pytest.fixture
+def slow_root(root) -> Path:
+    """A folder whose images take minutes to check."""
+    draw(root / "train" / "cat" / "large.jpg", 1500, 1500)
+    for number in range(9000):
+        os.link(root / "train" / "cat" / "large.jpg", root / "train" / "dog" / f"{number}.jpg")
+    return root
+
+
+def test_ctrl_c_stops_at_once_and_leaves_nothing(slow_root, cache):
+    script = OPEN + "open_index(root, cache)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, slow_root, cache],
+        stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, start_new_session=True,
+    ) as process:  # fmt: skip
+        while not list(cache.glob("*.making")):
+            time.sleep(0.01)
+        time.sleep(0.5)
+        started = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        said = process.communicate(timeout=60)[1]
+    assert time.monotonic() - started < 5
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_alone(terminal, tmp_path, cache):
+    root = fill(tmp_path / "images", count=50)
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    command = [sys.executable, "-c", OPEN + "open_index(root, cache)", root, cache]
+    process = subprocess.Popen(
+        command, stderr=theirs, cwd=REPOSITORY, env={**os.environ, "TERM": "xterm"}
+    )
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # a terminal's way to say that nobody is there any more
+        while part := os.read(ours, 4096):
+            said += part
+    os.close(ours)
+    assert process.wait() == 0
+    assert (b"checking images" in said and b"200/200" in said) if terminal else not said
