@@ -2,6 +2,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from urllib.request import urlopen
 
 import mlflow
@@ -22,7 +23,7 @@ def statuses() -> list[str]:
 )
 def test_a_run_ends_with_the_status_of_how_it_ended(store, error, status):
     def leave() -> None:
-        with tracking.record(variant("baseline", {})):
+        with tracking.record(variant("baseline", {}), Path("run_id")):
             assert statuses() == ["RUNNING"]
             if error:
                 raise error
@@ -38,10 +39,10 @@ def test_a_run_ends_with_the_status_of_how_it_ended(store, error, status):
 
 def test_only_a_finished_run_of_the_same_key_is_found(store):
     own, other = variant("no_pyramid", {}), variant("no_pyramid", {"seed": 1})
-    with pytest.raises(KeyboardInterrupt), tracking.record(own):
+    with pytest.raises(KeyboardInterrupt), tracking.record(own, Path("run_id")):
         raise KeyboardInterrupt
     assert tracking.find(own.key) is None
-    with tracking.record(own) as recorder:
+    with tracking.record(own, Path("run_id")) as recorder:
         pass
     assert tracking.find(own.key).info.run_id == recorder.run_id
     assert tracking.find(other.key) is None
@@ -56,13 +57,13 @@ def test_the_store_is_the_option_then_the_environment_then_a_file_here(monkeypat
 
 
 def test_artifacts_lie_beside_the_database(store, tmp_path):
-    with tracking.record(variant("baseline", {})):
+    with tracking.record(variant("baseline", {}), Path("run_id")):
         pass
     assert list((tmp_path / "mlartifacts").rglob("experiment.yaml"))
 
 
 def test_a_store_is_opened_again_without_losing_what_it_holds(store):
-    with tracking.record(variant("baseline", {})):
+    with tracking.record(variant("baseline", {}), Path("run_id")):
         pass
     tracking.open_store(store)
     assert statuses() == ["FINISHED"]
@@ -107,7 +108,7 @@ def test_two_processes_that_open_a_fresh_store_at_once_both_succeed(tmp_path):
 
 def test_a_store_that_fails_at_work_fails_the_run_in_a_line(store, tmp_path):
     def leave() -> None:
-        with tracking.record(variant("baseline", {})) as recorder:
+        with tracking.record(variant("baseline", {}), Path("run_id")) as recorder:
             (tmp_path / "mlflow.db").unlink()
             (tmp_path / "mlflow.db").mkdir()
             recorder.metrics({"val_loss": 1.0}, epoch=0)
@@ -120,7 +121,7 @@ def test_a_store_that_fails_at_work_fails_the_run_in_a_line(store, tmp_path):
 
 
 def test_a_run_is_named_after_the_options_that_made_it_another_than_its_file(store):
-    with tracking.record(variant("baseline", {"design": {"stem": "patch"}})):
+    with tracking.record(variant("baseline", {"design": {"stem": "patch"}}), Path("run_id")):
         pass
     found = tracking.find(variant("no_patch_conv", {}).key)
     assert found.info.run_name == "baseline + design.stem=patch seed 0"
@@ -149,7 +150,7 @@ def test_a_real_server_records_a_run(tmp_path):
                 time.sleep(0.3)
         tracking.open_store(uri)
         own = variant("no_pyramid", {})
-        with tracking.record(own) as recorder:
+        with tracking.record(own, Path("run_id")) as recorder:
             recorder.metrics({"test_accuracy": 0.5}, epoch=None)
         found = tracking.find(own.key)
         assert found.data.metrics["test_accuracy"] == 0.5

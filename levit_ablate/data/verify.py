@@ -176,13 +176,16 @@ def check_image(path: Path) -> Checked:
             return Checked(0, b"", "not a file")
         content = path.read_bytes()
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as image:
-            warnings.simplefilter("ignore")
-            side = max(image.size)
-            image.draft("RGB", (1, 1))
-            image.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # opening a large image warns already
+            with Image.open(io.BytesIO(content)) as image:
+                side = max(image.size)
+                image.draft("RGB", (1, 1))
+                image.convert("RGB")
     except UnidentifiedImageError:
         return Checked(0, digest, "not an image" if content else "empty file")
+    except MemoryError:  # no fault of the file: without a digest it is tried again
+        return Checked(0, b"", "not enough memory")
     except Exception as error:  # decoders of broken files raise whatever comes up
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Checked(0, digest, shown(said))

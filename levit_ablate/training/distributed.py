@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from lightning.pytorch.plugins import LayerSync, TorchSyncBatchNorm
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -33,18 +33,18 @@ def layer_sync(on_gpu: bool) -> LayerSync:
 def synchronized(norm: _BatchNorm, values: Tensor) -> Tensor:
     """BatchNorm with the statistics of all processes together, each with as many inputs.
 
-    (B, C, …) → the same shape. Forward and backward go through one differentiable sum over the
-    processes, of means and mean squares; in evaluation it is the BatchNorm itself.
+    (B, C, …) → the same shape. Forward and backward go through one differentiable exchange of the
+    processes' means and variances; in evaluation it is the BatchNorm itself.
     """
     if not norm.training:
         return type(norm).forward(norm, values)
     others = [dim for dim in range(values.ndim) if dim != 1]
     exact = values.float()
-    local = torch.stack([exact.mean(dim=others), exact.square().mean(dim=others)])  # (2, C)
-    world = torch.distributed.get_world_size()
-    mean, square = all_reduce(local) / world
-    variance = square - mean.square()
-    count = world * values.numel() // values.shape[1]
+    own = torch.stack([exact.mean(dim=others), exact.var(dim=others, unbiased=False)])  # (2, C)
+    means, variances = torch.stack(all_gather(own)).unbind(1)  # (processes, C) each
+    mean = means.mean(dim=0)
+    variance = variances.mean(dim=0) + means.var(dim=0, unbiased=False)
+    count = len(means) * values.numel() // values.shape[1]
     _track(norm, mean.detach(), variance.detach() * (count / (count - 1)))
     shape = [1, -1] + [1] * (values.ndim - 2)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)

@@ -179,7 +179,7 @@ def test_an_interrupted_run_is_marked_killed_and_keeps_what_it_recorded(tmp_path
         (["no_patch_conv", "--design.stem", "convolution"], "changes nothing"),
         (["no_pyramid", "--design.downsampling", "convolution"], "cannot be combined"),
         (["no_pyramid", "--tracking-uri", "http://127.0.0.1:9"], "cannot be opened"),
-        (["no_pyramid", "--recipe.batch_size", "5000"], "more than the 1212 training"),
+        (["no_pyramid", "--recipe.batch_size", "5000"], "more than the 1,212 training"),
         (["no_pyramid", "--model", "levit_129"], "no preset is called"),
     ],
 )

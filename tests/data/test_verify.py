@@ -142,6 +142,12 @@ def test_processes_give_what_one_after_another_gives_in_order(num_workers, many,
     assert list(check_images(tmp_path, iter(many[:9]), 9, num_workers)) == expected[:9]
 
 
+def test_where_no_process_can_be_started_it_is_said_in_a_line(many, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    with pytest.raises(RunError, match="no process can be started to check images"):
+        next(check_images(tmp_path, iter(many), len(many)))
+
+
 def checkers(root: Path) -> list[int]:
     """The processes that check images in a folder."""
     found = []

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 # 64 images a step, two views of each, mixed; a teacher asked by both processes
 RUN = """
 --no-baseline --format json --hardware.accelerator cpu --hardware.num_threads 1
---recipe.epochs 2 --recipe.batch_size 64 --recipe.warmup_epochs 0.5 --recipe.precision 32-true
+--recipe.epochs 2 --recipe.learning_rate 1e-3 --recipe.batch_size 64 --recipe.warmup_epochs 0.5 --recipe.precision 32-true
 --recipe.mixup 0.5 --recipe.cutmix 0.5 --recipe.repeats 2 --recipe.ema_decay 0
 --teacher.recipe.epochs 1 --teacher.recipe.warmup_epochs 0.5
 """.split()
@@ -58,7 +58,8 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path, ablation, options):
         shutil.copytree(tmp_path / "one" / work / "teachers", tmp_path / "two" / work / "teachers")
     two = losses(tmp_path / "two", ablation, "--hardware.devices", "2", *options)
     for name, curve in one.items():
-        assert two[name] == pytest.approx(curve, rel=2e-3, abs=2e-3), name
+        rounding = 0.03 if "accuracy" in name else 2e-3  # an image of 135 is 0.007
+        assert two[name] == pytest.approx(curve, rel=rounding, abs=rounding), name
     for path in (tmp_path / "one" / work).glob("answers/*/*.npy"):  # asked by both, for each half
         answers = [
             numpy.load(tmp_path / name / path.relative_to(tmp_path / "one"))
