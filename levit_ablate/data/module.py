@@ -17,6 +17,7 @@ from levit_ablate.data.batches import Normalization, Source, TrainingBatches
 from levit_ablate.data.catalog import IN_MEMORY_SIDE, dataset_of, index_of
 from levit_ablate.data.files import OnDisk
 from levit_ablate.data.memory import InMemory
+from levit_ablate.data.randaugment import RandAugment
 from levit_ablate.data.sources import (
     Splits,
     digits,
@@ -71,6 +72,8 @@ class ImageData(lightning.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "served"):
             return
+        if self.recipe.rand_augment:
+            RandAugment(self.recipe.rand_augment, fill=(0,))  # refuses what is not supported
         self.served: Served = served(replace(self.data, seed=None), self.hardware)
         self.stream = Stream(num_images=self.served.num_train, seed=self.seed, recipe=self.recipe)
         self.sources: dict[torch.device, Source] = {}

@@ -108,6 +108,11 @@ def test_a_batch_larger_than_the_training_set_is_refused_before_any_run():
         batches(recipe=Recipe(batch_size=2000))
 
 
+def test_an_augmentation_that_is_not_supported_is_refused_before_any_run():
+    with pytest.raises(UserError, match=r"recipe\.rand_augment: 'rand-m9' is not supported"):
+        ImageData(Data(), Recipe(rand_augment="rand-m9"), Hardware(), seed=0).setup()
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_dataset_brings_a_model_a_recipe_and_a_teacher(name):
     defaults = dataset_of(Data(name=name)).defaults
