@@ -32,7 +32,7 @@ from levit_ablate.data.stream import Stream
 from levit_ablate.hardware import has_gpu
 
 SMALL_SIDE, NUM_SMALL = 32, 12_800
-TILE, NUM_TILES = (400, 320), 96
+TILE, NUM_TILES = (400, 320), 384
 CPU = torch.device("cpu")
 
 
