@@ -62,6 +62,6 @@ RECIPES = {
     "paper": PAPER,
     "paper_1000": replace(PAPER, epochs=1000),
 }
-"""quick: half a minute a run on the digits. smoke: two epochs, to see that everything runs. cifar: the
-paper's parts on small photographs, for two CPU cores or a small GPU. paper: the ablation table.
-paper_1000: the released models."""
+"""quick: half a minute a run on the digits. smoke: two epochs, to see that everything runs.
+cifar: the paper's parts on small photographs, for two CPU cores or a small GPU. paper: the ablation
+table. paper_1000: the released models."""
