@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -17,13 +16,9 @@ from levit_ablate.data.batches import Normalization, Source, TrainingBatches
 from levit_ablate.data.catalog import IN_MEMORY_SIDE, dataset_of, index_of
 from levit_ablate.data.files import OnDisk
 from levit_ablate.data.memory import InMemory
+from levit_ablate.data.parallel import num_cores
 from levit_ablate.data.randaugment import RandAugment
-from levit_ablate.data.sources import (
-    Splits,
-    digits,
-    small_folder,
-    torchvision_set,
-)
+from levit_ablate.data.sources import Splits, digits, small_folder, torchvision_set
 from levit_ablate.data.stream import Stream
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -135,4 +130,4 @@ def num_workers(hardware: Hardware) -> int:
     """Processes of each device that decode: as given, or the cores divided among the devices."""
     if hardware.num_workers >= 0:
         return hardware.num_workers
-    return max(1, len(os.sched_getaffinity(0)) // hardware.devices)
+    return max(1, num_cores() // hardware.devices)

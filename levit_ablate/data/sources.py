@@ -21,7 +21,7 @@ from torchvision import datasets as torchvision_datasets
 
 from levit_ablate.config import Data
 from levit_ablate.data.index import Index, Part
-from levit_ablate.data.parallel import in_processes
+from levit_ablate.data.parallel import over_files
 from levit_ablate.errors import UserError
 
 DIGITS_TEST_SHARE = 0.25
@@ -170,8 +170,8 @@ def evaluation_parts(index: Index) -> list[str]:
 
 def _decoded(part: Part, side: int) -> Labelled:
     images = torch.empty(len(part), 3, side, side, dtype=torch.uint8)
-    paths = [part.path(position) for position in range(len(part))]
-    decoded = in_processes(partial(_pixels, side=side), paths, f"decoding {part.name}")
+    paths = map(part.path, range(len(part)))
+    decoded = over_files(partial(_pixels, side=side), paths, len(part), f"decoding {part.name}")
     for position, pixels in enumerate(decoded):
         images[position] = torch.from_numpy(pixels).permute(2, 0, 1)
     return Labelled(images=images, labels=torch.from_numpy(numpy.array(part.labels)).long())

@@ -10,30 +10,13 @@ from pathlib import Path
 
 import numpy
 import pytest
-from PIL import Image
+from folders import draw, fill
 
-from levit_ablate.data import index as module
-from levit_ablate.data.index import Index, class_names, open_index
+from levit_ablate.data import indexing
+from levit_ablate.data.index import class_names, open_index
 from levit_ablate.errors import UserError
 
 BROKEN = b"no image"
-
-
-def draw(path: Path, width: int = 9, height: int = 8) -> None:
-    """An image of its own, whatever its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = numpy.random.default_rng(list(os.fsencode(path.name))).integers(
-        0, 256, (height, width, 3)
-    )
-    Image.fromarray(drawn.astype("uint8")).save(path, "JPEG")
-
-
-def fill(root: Path, parts=("train", "test"), classes=("cat", "dog"), count: int = 3) -> Path:
-    for part in parts:
-        for name in classes:
-            for number in range(count):
-                draw(root / part / name / f"{part}{number}.jpg")
-    return root
 
 
 @pytest.fixture
@@ -44,15 +27,6 @@ def root(tmp_path) -> Path:
 @pytest.fixture
 def cache(tmp_path) -> Path:
     return tmp_path / "cache"
-
-
-def content(index: Index) -> tuple:
-    """All that an index says."""
-    parts = {
-        name: ([part.path(position) for position in range(len(part))], part.labels.tolist())
-        for name, part in index.parts.items()
-    }
-    return index.classes, parts, index.max_side, index.fingerprint, index.skipped
 
 
 def no_checks(*_) -> None:
@@ -154,7 +128,7 @@ def test_unreadable_images_stop_or_are_left_out_without_being_checked_again(
     [listed] = cache.rglob("unreadable.txt")
     assert str(listed) in said and len(listed.read_text().splitlines()) == 7
 
-    monkeypatch.setattr(module, "check_images", no_checks)
+    monkeypatch.setattr(indexing, "over_files", no_checks)
     skipping = open_index(root, cache, on_error="skip")
     assert len(skipping.skipped) == 7
     assert skipping.skipped[-1] == "test/cat/dangling.png: No such file or directory"

@@ -15,12 +15,11 @@ import time
 from itertools import count
 from pathlib import Path
 
-import numpy
 import pytest
-from PIL import Image
+from folders import content, draw, fill
 
 from levit_ablate.data import index as module
-from levit_ablate.data.index import Index, open_index
+from levit_ablate.data.index import open_index
 from levit_ablate.errors import RunError
 
 REPOSITORY = Path(module.__file__).parents[2]
@@ -32,23 +31,6 @@ root, cache = map(Path, sys.argv[1:])
 """
 
 
-def draw(path: Path, width: int = 9, height: int = 8) -> None:
-    """An image of its own, whatever its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = numpy.random.default_rng(list(os.fsencode(path.name))).integers(
-        0, 256, (height, width, 3)
-    )
-    Image.fromarray(drawn.astype("uint8")).save(path, "JPEG")
-
-
-def fill(root: Path, parts=("train", "test"), classes=("cat", "dog"), count: int = 3) -> Path:
-    for part in parts:
-        for name in classes:
-            for number in range(count):
-                draw(root / part / name / f"{part}{number}.jpg")
-    return root
-
-
 @pytest.fixture
 def root(tmp_path) -> Path:
     return fill(tmp_path / "images")
@@ -57,15 +39,6 @@ def root(tmp_path) -> Path:
 @pytest.fixture
 def cache(tmp_path) -> Path:
     return tmp_path / "cache"
-
-
-def content(index: Index) -> tuple:
-    """All that an index says."""
-    parts = {
-        name: ([part.path(position) for position in range(len(part))], part.labels.tolist())
-        for name, part in index.parts.items()
-    }
-    return index.classes, parts, index.max_side, index.fingerprint, index.skipped
 
 
 def test_to_open_again_reads_and_lists_no_images(root, cache):
@@ -190,13 +163,13 @@ def killed_at(step: int) -> None:
 def test_of_two_processes_one_makes_it_and_the_other_waits(root, cache):
     script = OPEN + (
         "import time\n"
-        "from levit_ablate.data import index\n"
-        "check_images = index.check_images\n"
+        "from levit_ablate.data import indexing\n"
+        "over_files = indexing.over_files\n"
         "def slow(*arguments):\n"
         "    print('checking', flush=True)\n"
         "    time.sleep(1)\n"
-        "    return check_images(*arguments)\n"
-        "index.check_images = slow\n"
+        "    return over_files(*arguments)\n"
+        "indexing.over_files = slow\n"
         "print(open_index(root, cache).fingerprint)\n"
     )
     command = [sys.executable, "-c", script, root, cache]
