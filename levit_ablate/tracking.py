@@ -3,109 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import platform
-import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from urllib.request import urlopen
 
 import mlflow
 import numpy
 import torch
-from alembic.util import CommandError
-from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_only
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
 from levit_ablate.ablations import recorded_yaml
 from levit_ablate.config import Images
-from levit_ablate.errors import RunError, UserError
+from levit_ablate.errors import RunError
 from levit_ablate.experiments import Variant
 from levit_ablate.hardware import is_first_process
 from levit_ablate.serialization import flat, to_mapping
+from levit_ablate.store import STORE_ERRORS, reason
 
-DEFAULT_URI = "sqlite:///mlflow.db"
-EXPERIMENT_NAME = "levit-ablate"
 TAG = "levit_ablate."
 """Before the name of every tag of ours."""
-STORE_ERRORS = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
-"""What a store that cannot be reached, read or written raises through MLflow."""
+ERROR_TAG = f"{TAG}error"
+"""Of a run that failed: why."""
 PACKAGES = ("levit-ablate", "torch", "lightning", "timm", "mlflow", "scikit-learn")
-
-
-def tracking_uri(given: str | None) -> str:
-    """Where runs are recorded: what was given, or MLFLOW_TRACKING_URI, or ./mlflow.db."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-
-
-def open_store(uri: str) -> None:
-    """Make MLflow record at `uri`; create database and experiment where they are missing.
-
-    The artifacts of a SQLite store lie beside its file, in `mlartifacts`. Raises UserError, in a
-    line, where the store cannot be opened.
-    """
-    for name in ("alembic", "mlflow.tracking.fluent"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # else a line for each table
-    for name in ("mlflow.store.db.utils", "mlflow.pytorch"):  # retries; a warning of our own pickle
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        if uri.startswith("http"):
-            urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()  # MLflow retries for minutes
-            _open(uri, artifacts=None)
-        elif uri.startswith("sqlite:"):
-            database = _database(uri)
-            # MLflow creates a database without a lock: two that did so at once would both fail
-            with FileLock(f"{database}.lock"):
-                _check_writable(database)
-                _open(uri, (database.parent / "mlartifacts").as_uri())
-        else:
-            _open(uri, artifacts=None)
-    except UserError:
-        raise
-    except (*STORE_ERRORS, ImportError, ValueError) as error:
-        raise UserError(f"tracking uri {uri}: cannot be opened: {_reason(error)}") from error
-
-
-def _open(uri: str, artifacts: str | None) -> None:
-    mlflow.set_tracking_uri(uri)
-    if mlflow.get_experiment_by_name(EXPERIMENT_NAME) is None:
-        mlflow.create_experiment(EXPERIMENT_NAME, artifacts)
-    mlflow.set_experiment(EXPERIMENT_NAME)
-
-
-def _database(uri: str) -> Path:
-    """The file of a SQLite store. Raises UserError where there is none, or no folder for it."""
-    database = Path(uri.removeprefix("sqlite:///")).absolute()
-    if not uri.startswith("sqlite:///") or uri in ("sqlite:///", "sqlite:///:memory:"):
-        raise UserError(f"tracking uri {uri}: names no file; write sqlite:///mlflow.db")
-    if not database.parent.is_dir():
-        raise UserError(f"tracking uri {uri}: there is no folder {database.parent}")
-    return database
-
-
-def _check_writable(database: Path) -> None:
-    """Try what MLflow would try again and again, for minutes. Raises sqlite3.Error."""
-    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
-        connection.execute("begin immediate")
-        connection.rollback()
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what an error goes back to, or its kind where that says nothing."""
-    while root := error.__cause__ or error.__context__:
-        error = root
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextmanager
@@ -116,7 +45,7 @@ def _store_at_work() -> Iterator[None]:
     except STORE_ERRORS as error:
         raise RunError(
             f"the record at {mlflow.get_tracking_uri()} cannot be read or written: "
-            f"{_reason(error)}; what was written before is kept"
+            f"{reason(error)}; what was written before is kept"
         ) from error
 
 
@@ -153,7 +82,7 @@ def record(variant: Variant, marker: Path) -> Iterator[Recorder]:
         raise
     except BaseException as error:
         with contextlib.suppress(*STORE_ERRORS):  # the store may be what failed
-            mlflow.set_tag(f"{TAG}error", f"{type(error).__name__}: {error}"[:500])
+            mlflow.set_tag(ERROR_TAG, f"{type(error).__name__}: {error}"[:500])
         raise
     finally:
         _end(status)
@@ -183,7 +112,8 @@ def _taken_up(marker: Path) -> Recorder | None:
     client, run_id = mlflow.MlflowClient(), marker.read_text(encoding="utf-8")
     try:
         history = client.get_metric_history(run_id, "train_loss")
-        mlflow.start_run(run_id=run_id)
+        if ERROR_TAG in mlflow.start_run(run_id=run_id).data.tags:
+            mlflow.delete_tag(ERROR_TAG)
     except MlflowException:
         return None
     return Recorder(run_id, last_epoch=max((metric.step for metric in history), default=-1))

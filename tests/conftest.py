@@ -19,8 +19,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> str:
     """A fresh SQLite store, open for recording."""
-    from levit_ablate import tracking
+    from levit_ablate.store import open_store
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    tracking.open_store(uri)
+    open_store(uri)
     return uri

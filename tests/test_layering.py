@@ -23,6 +23,7 @@ FLOORS = [
     ["ablations", "keys"],
     ["models", "data", "hardware"],
     ["experiments"],
+    ["store"],
     ["tracking"],
     ["training"],
     ["bench"],

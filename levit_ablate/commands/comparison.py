@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from levit_ablate import tracking
 from levit_ablate.ablations import Ablation
 from levit_ablate.commands.options import print_config
 from levit_ablate.experiments import Variant, check_changes, identified, variant
 from levit_ablate.hardware import one_voice
+from levit_ablate.store import open_store, tracking_uri
 from levit_ablate.training.train import Result, check_conditions, recorded, train
 
 
@@ -30,8 +30,8 @@ def run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]
         return
     check_changes(own)
     check_conditions(own.experiment)
-    uri = tracking.tracking_uri(options.get("tracking_uri"))
-    tracking.open_store(uri)
+    uri = tracking_uri(options.get("tracking_uri"))
+    open_store(uri)
     baseline = None if options.get("no_baseline") or not own.baseline else _result(own.baseline)
     result = _result(own)
     if options.get("format") == "json":

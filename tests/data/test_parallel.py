@@ -45,7 +45,7 @@ def test_an_error_of_the_function_is_raised_here(count, many):
 
 def test_where_no_process_can_be_started_it_is_said_in_a_line(many, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
-    with pytest.raises(RunError, match="checking: no process can be started: .*No such file"):
+    with pytest.raises(RunError, match=r"checking: no process can be started: .*No such file"):
         next(over_files(check_image, many, len(many), "checking"))
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from levit_ablate import tracking
 from levit_ablate.commands.options import experiment_options
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import variant
 from levit_ablate.models.levit import LeViT
+from levit_ablate.store import open_store
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.train import SMALL_FLOPS, num_threads, recorded, train
 
@@ -48,7 +48,7 @@ def test_the_same_experiment_gives_the_same_numbers_to_the_last_bit(store, tmp_p
     first = outcome(train(shown))
     torch.manual_seed(2)
     torch.rand(3)
-    tracking.open_store(f"sqlite:///{tmp_path / 'other.db'}")  # where it is not recorded yet
+    open_store(f"sqlite:///{tmp_path / 'other.db'}")  # where it is not recorded yet
     assert_same(first, outcome(train(shown)))
 
 

@@ -1,0 +1,107 @@
+"""The store of all runs: where it is, and MLflow made to record there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from urllib.request import urlopen
+
+import mlflow
+from alembic.util import CommandError
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy.exc import SQLAlchemyError
+
+from levit_ablate.errors import UserError
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+EXPERIMENT_NAME = "levit-ablate"
+STORE_ERRORS = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
+"""What a store that cannot be reached, read or written raises through MLflow."""
+
+
+def tracking_uri(given: str | None) -> str:
+    """Where runs are recorded: what was given, or MLFLOW_TRACKING_URI, or ./mlflow.db."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def open_store(uri: str) -> None:
+    """Make MLflow record at `uri`; create database and experiment where they are missing.
+
+    The artifacts of a SQLite store lie beside its file, in `mlartifacts`. Raises UserError, in a
+    line, where the store cannot be opened.
+    """
+    for name in ("alembic", "mlflow.tracking.fluent"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # else a line for each table
+    for name in ("mlflow.store.db.utils", "mlflow.pytorch"):  # retries; a warning of our own pickle
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        if uri.startswith("http"):
+            urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()  # MLflow retries for minutes
+            _open(uri, artifacts=None)
+        elif uri.startswith("sqlite:"):
+            database = _database(uri)
+            # MLflow creates a database without a lock: two that did so at once would both fail
+            with FileLock(f"{database}.lock"):
+                if not database.exists() or not database.stat().st_size:
+                    _create(database)
+                _check_writable(database)
+                _open(uri, (database.parent / "mlartifacts").as_uri())
+        else:
+            _open(uri, artifacts=None)
+    except UserError:
+        raise
+    except (*STORE_ERRORS, ImportError, ValueError) as error:
+        raise UserError(f"tracking uri {uri}: cannot be opened: {reason(error)}") from error
+
+
+def _open(uri: str, artifacts: str | None) -> None:
+    mlflow.set_tracking_uri(uri)
+    if mlflow.get_experiment_by_name(EXPERIMENT_NAME) is None:
+        mlflow.create_experiment(EXPERIMENT_NAME, artifacts)
+    mlflow.set_experiment(EXPERIMENT_NAME)
+
+
+def _database(uri: str) -> Path:
+    """The file of a SQLite store. Raises UserError where there is none, or no folder for it."""
+    database = Path(uri.removeprefix("sqlite:///")).absolute()
+    if not uri.startswith("sqlite:///") or uri in ("sqlite:///", "sqlite:///:memory:"):
+        raise UserError(f"tracking uri {uri}: names no file; write sqlite:///mlflow.db")
+    if not database.parent.is_dir():
+        raise UserError(f"tracking uri {uri}: there is no folder {database.parent}")
+    return database
+
+
+def _create(database: Path) -> None:
+    """Make MLflow's tables, all of them or none: it cannot mend a database that it left half made.
+
+    Raises what `_check_writable` and MLflow raise.
+    """
+    making = database.with_name(f"{database.name}.making")
+    for left in (
+        making,
+        making.with_name(f"{making.name}-journal"),
+    ):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    _check_writable(making)
+    artifacts = (database.parent / "mlartifacts").as_uri()
+    SqlAlchemyStore(f"sqlite:///{making}", artifacts).engine.dispose()
+    making.replace(database)
+
+
+def _check_writable(database: Path) -> None:
+    """Try what MLflow would try again and again, for minutes. Raises sqlite3.Error."""
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
+        connection.execute("begin immediate")
+        connection.rollback()
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error goes back to, or its kind where that says nothing."""
+    while root := error.__cause__ or error.__context__:
+        error = root
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

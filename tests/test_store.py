@@ -1,0 +1,76 @@
+"""Opening the store of all runs."""
+
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+
+from levit_ablate import store
+from levit_ablate.errors import UserError
+
+
+def test_the_store_is_the_option_then_the_environment_then_a_file_here(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert store.tracking_uri(None) == "sqlite:///mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert store.tracking_uri(None) == "http://server:5000"
+    assert store.tracking_uri("sqlite:///other.db") == "sqlite:///other.db"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:///file.txt/mlflow.db",  # its folder is a file
+        "sqlite:///missing/mlflow.db",
+        "sqlite:///folder",
+        "sqlite:///file.txt",  # no database
+        "sqlite:///",
+        "sqlite:///:memory:",  # gone when the command ends
+        "sqlite://mlflow.db",
+        "postgresql://127.0.0.1:9/there",
+        "http://127.0.0.1:9",
+        "nonsense://there",
+        "file.txt",
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_one_line_and_soon(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("no store" * 100)
+    (tmp_path / "folder").mkdir()
+    started = time.monotonic()
+    with pytest.raises(UserError, match="tracking uri") as caught:
+        store.open_store(uri)
+    assert str(caught.value).count(f"tracking uri {uri}") == 1
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("tables", [0, 1, 20])
+def test_a_process_killed_while_it_makes_a_store_leaves_none(tmp_path, tables):
+    code = f"""
+import os, signal, sqlalchemy
+from levit_ablate.store import open_store
+made = []
+def count(connection, cursor, statement, *_):
+    made.extend([1] if statement.strip().upper().startswith("CREATE TABLE") else [])
+    if len(made) > {tables}:
+        os.kill(os.getpid(), signal.SIGKILL)
+sqlalchemy.event.listen(sqlalchemy.engine.Engine, "after_cursor_execute", count)
+open_store("sqlite:///mlflow.db")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, timeout=120)
+    assert done.returncode == -9
+    store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert mlflow.search_runs(output_format="list") == []
+    assert not list(tmp_path.glob("*.making*"))
+
+
+def test_two_processes_that_open_a_fresh_store_at_once_both_succeed(tmp_path):
+    code = "from levit_ablate.store import open_store; open_store('sqlite:///mlflow.db')"
+    command = [sys.executable, "-c", code]
+    both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error.decode()
