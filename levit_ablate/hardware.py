@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
 import torch
@@ -36,8 +37,15 @@ def one_voice() -> Iterator[None]:
 
 
 def check_hardware(experiment: Experiment) -> None:
-    """Refuse what this machine cannot do. Raises UserError."""
+    """Refuse what this machine cannot do, and a work folder without use. Raises UserError."""
     hardware, precision = experiment.hardware, experiment.recipe.precision
+    try:
+        Path(hardware.work_dir).mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=hardware.work_dir).close()
+    except OSError as error:
+        raise UserError(
+            f"hardware.work_dir: {hardware.work_dir} cannot be written: {error.strerror}"
+        ) from error
     if hardware.accelerator == "gpu" and not has_gpu():
         raise UserError("hardware.accelerator: gpu: torch finds none here; use auto or cpu")
     on_gpu = hardware.accelerator != "cpu" and has_gpu()

@@ -27,30 +27,38 @@ STREAM = (
 
 
 def key_of(experiment: Experiment) -> str:
-    """16 hexadecimal digits that two runs share if, and only if, nothing that matters differs.
+    """16 hexadecimal digits that two runs share only if nothing that matters differs.
 
     The hash of the explicit experiment, seed included; not of its name, nor of the hardware, but
-    for the number of images that a BatchNorm sees. Raises UserError where the teacher's weights are
-    a file that cannot be read.
+    for the number of images that a BatchNorm sees. Settings of the recipe count even where others
+    make them idle. Raises UserError where the teacher's weights are a file that cannot be read.
     """
     mapping = {k: v for k, v in to_mapping(experiment).items() if k not in KEYLESS}
     mapping["data"] = _data(experiment, experiment.seed)
     del mapping["teacher"]
     if experiment.design.distillation != "none":
-        mapping["teacher"] = _teacher(experiment)
+        mapping["teacher"] = teacher_key(experiment)
+    if experiment.design.distillation == "soft":
+        mapping["top_k"] = experiment.teacher.top_k
     if experiment.design.norm == "batch":
         mapping["norm_batch_size"] = norm_batch_size(experiment.recipe, experiment.hardware)
     return hashed(mapping)
 
 
 def teacher_key(experiment: Experiment) -> str:
-    """The name of an experiment's teacher, whatever the seed of the experiment.
+    """The name of an experiment's teacher, whatever the seeds of the experiment.
 
-    Of its weights' origin; and for one that is trained here, of its recipe and the dataset.
+    Of its weights' origin; and for one that is trained here, of its recipe, the dataset, and the
+    number of images that a BatchNorm sees. Raises UserError as `key_of`.
     """
-    mapping: dict[str, Any] = {"teacher": _teacher(experiment)}
-    if experiment.teacher.weights == "trained":
-        mapping["data"] = _data(experiment, seed=0)
+    teacher = experiment.teacher
+    mapping: dict[str, Any] = {"model": teacher.model, "weights": teacher.weights}
+    if teacher.weights == "trained":
+        mapping["recipe"] = to_mapping(experiment)["teacher"]["recipe"]
+        mapping["data"] = _data(experiment, seed=0) | {"seed": 0}
+        mapping["norm_batch_size"] = norm_batch_size(teacher.recipe, experiment.hardware)
+    elif teacher.weights != "pretrained":
+        mapping["weights"] = _digest(Path(teacher.weights))
     return hashed(mapping)
 
 
@@ -87,18 +95,6 @@ def _data(experiment: Experiment, seed: int) -> dict[str, Any]:
     mapping = to_mapping(experiment)["data"]
     own = {name: value for name, value in mapping.items() if name not in PLACES}
     return {**own, "seed": seed if own["seed"] is None else own["seed"]}
-
-
-def _teacher(experiment: Experiment) -> dict[str, Any]:
-    mapping: dict[str, Any] = to_mapping(experiment)["teacher"]
-    teacher = experiment.teacher
-    if teacher.weights != "trained":
-        del mapping["recipe"]
-    if teacher.weights not in ("trained", "pretrained"):
-        mapping["weights"] = _digest(Path(teacher.weights))
-    if experiment.design.distillation != "soft":
-        del mapping["top_k"]
-    return mapping
 
 
 def _digest(path: Path) -> str:

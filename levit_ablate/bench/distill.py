@@ -13,10 +13,11 @@ from lightning import Callback, LightningModule, Trainer
 
 from levit_ablate.experiments import Variant
 from levit_ablate.training.callbacks import AskTeacher
+from levit_ablate.training.conditions import check_conditions, ready_data
 from levit_ablate.training.fit import fit
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.teacher import LiveTeacher, loaded
-from levit_ablate.training.train import check_conditions, ensure_teacher, num_threads
+from levit_ablate.training.train import ensure_teacher, num_threads
 
 EPOCHS = 2
 """Of a training that is timed."""
@@ -55,6 +56,7 @@ def measure(distilled: Variant, plain: Variant, rounds: int) -> dict[str, float]
         plain: the same without distillation.
         rounds: trainings of each kind, in turn.
     """
+    check_conditions(distilled.experiment)
     weights = ensure_teacher(distilled)
     torch.set_num_threads(num_threads(distilled))
     seconds: dict[str, list[float]] = {"none": [], "stored": [], "live": [], "asking": []}
@@ -89,7 +91,7 @@ def _epochs(variant: Variant, folder: Path, callbacks: list[Callback]) -> list[f
         recipe=recipe,
     )
     timed = Timed()
-    data = check_conditions(experiment)
+    data = ready_data(experiment)
     fit(module, data, recipe, experiment.hardware, folder, [*callbacks, timed])
     return timed.seconds
 

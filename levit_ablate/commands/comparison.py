@@ -16,7 +16,8 @@ from levit_ablate.commands.options import print_config
 from levit_ablate.experiments import Variant, check_changes, identified, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.store import open_store, tracking_uri
-from levit_ablate.training.train import Result, check_conditions, recorded, train
+from levit_ablate.training.conditions import check_conditions
+from levit_ablate.training.train import Result, recorded, train
 
 
 @one_voice()

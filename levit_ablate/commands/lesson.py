@@ -13,7 +13,8 @@ from levit_ablate.commands.options import print_config
 from levit_ablate.experiments import identified, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.keys import teacher_key
-from levit_ablate.training.train import check_conditions, ensure_teacher, teacher_figures
+from levit_ablate.training.conditions import check_conditions, check_distilled
+from levit_ablate.training.train import ensure_teacher, teacher_figures
 
 
 @one_voice()
@@ -24,6 +25,7 @@ def teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, An
         print_config(shown.ablation, shown.experiment)
         return
     wanted = variant(ablation, identified(given))
+    check_distilled(wanted)
     check_conditions(wanted.experiment)
     path = ensure_teacher(wanted)
     figures = teacher_figures(wanted, path)

@@ -13,6 +13,7 @@ from levit_ablate.ablations import Ablation
 from levit_ablate.bench import data, distill
 from levit_ablate.experiments import identified, variant
 from levit_ablate.serialization import merge
+from levit_ablate.training.conditions import check_distilled
 
 DEFAULTS = {"rounds": 5, "variants": 12, "seeds": 3}
 
@@ -26,6 +27,7 @@ def measure(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, 
         table = _data_table(figures)
         note = "memory: crop, flip, erasing; files: also RandAugment, three views of an image."
     else:
+        check_distilled(wanted)
         plain = variant(ablation, merge(identified(given), {"design": {"distillation": "none"}}))
         seconds = distill.measure(wanted, plain, counts["rounds"])
         epochs = wanted.experiment.recipe.epochs

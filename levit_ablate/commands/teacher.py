@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from levit_ablate.ablations import BASELINE
 from levit_ablate.commands.options import add_experiment, experiment_options, parse, parser_for
-from levit_ablate.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -18,8 +17,6 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     options["name"] = options.get("name") or BASELINE
     ablation, given = experiment_options(options)
-    if given.get("design", {}).get("distillation") == "none":
-        raise UserError("design.distillation: none has no teacher; leave it out")
     from levit_ablate.commands import lesson  # loads torch, lightning and mlflow: seconds
 
     lesson.teach(ablation, given, options)

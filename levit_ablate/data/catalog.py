@@ -17,6 +17,7 @@ from levit_ablate.recipes import RECIPES
 
 IN_MEMORY_SIDE = 64
 """Largest side in pixels of the images that are kept in memory."""
+IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,11 @@ IMAGENET = Dataset(
     teacher="regnety_160.deit_in1k",
     data={"validation": 0.02},
 )
+LARGE_FOLDER = replace(  # other classes than ImageNet's: no weights of timm's tell them apart
+    IMAGENET,
+    teacher="regnety_016",
+    teacher_recipe=replace(RECIPES["paper"], batch_size=256, repeats=1),
+)
 SMALL_FOLDER = replace(CIFAR10, mean=IMAGENET.mean, deviation=IMAGENET.deviation, num_classes=None)
 DATASETS = {
     "digits": DIGITS,
@@ -110,19 +116,23 @@ DATASETS = {
     "cifar100": CIFAR100,
     "fashion_mnist": FASHION_MNIST,
 }
-"""Those whose name says all; a folder's images decide between two kinds: `dataset_of`."""
+"""Those whose name says all; a folder's images decide what it is treated as: `dataset_of`."""
 
 
 def dataset_of(data: Data) -> Dataset:
     """The facts and defaults of a dataset. Raises UserError where a folder has none.
 
-    A folder whose first image is small is treated as CIFAR-10, any other as ImageNet, with the
-    mean and deviation of ImageNet either way.
+    A folder whose first image is small is treated as CIFAR-10, any other as ImageNet, but that its
+    teacher is trained here unless there are as many classes as in ImageNet. Mean and deviation are
+    ImageNet's either way.
     """
     if data.name != "folder":
         return DATASETS[data.name]
-    side = first_image_side(Path(data.root))
-    return replace(SMALL_FOLDER, image_size=side) if side <= IN_MEMORY_SIDE else IMAGENET
+    root = Path(data.root)
+    side = first_image_side(root)
+    if side <= IN_MEMORY_SIDE:
+        return replace(SMALL_FOLDER, image_size=side)
+    return IMAGENET if len(class_names(root)) == IMAGENET_CLASSES else LARGE_FOLDER
 
 
 def images_of(data: Data) -> Images:

@@ -18,6 +18,7 @@ from torchvision.transforms import Compose
 
 from levit_ablate.config import Data
 from levit_ablate.data.batches import Normalization, Plan
+from levit_ablate.data.decoding import decoded
 from levit_ablate.data.index import Index, Part
 from levit_ablate.data.sources import evaluation_parts, held_out
 from levit_ablate.data.stream import Stream
@@ -131,15 +132,13 @@ class _Views(Dataset[tuple[Tensor, int]]):
         )
 
     def __getitems__(self, slots: Sequence[Slot]) -> list[tuple[Tensor, int]]:
-        decoded = {index: self._decoded(index) for index in {slot[2] for slot in slots}}
+        places = {slot[2] for slot in slots}
+        images = {index: decoded(self.part.path(self.chosen[index])) for index in places}
         with _drawing_apart():
             return [
-                (self._view(decoded[index], epoch, position), int(self._label(index)))
+                (self._view(images[index], epoch, position), int(self._label(index)))
                 for epoch, position, index in slots
             ]
-
-    def _decoded(self, index: int) -> Image.Image:
-        return decoded(self.part, self.chosen[index])
 
     def _label(self, index: int) -> int:
         return self.part.labels[self.chosen[index]]
@@ -180,7 +179,7 @@ class _Whole(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         place = self.chosen[index]
-        return self.transform(decoded(self.part, place)), int(self.part.labels[place])
+        return self.transform(decoded(self.part.path(place))), int(self.part.labels[place])
 
 
 class FileEvaluationBatches:
@@ -214,16 +213,6 @@ class FileEvaluationBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in _served(self.loader, self.device):
             yield self.normalization(images), labels
-
-
-def decoded(part: Part, index: int) -> Image.Image:
-    """An image of a folder in RGB. Raises RunError, naming the file, where it cannot be read."""
-    path = part.path(index)
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RunError(f"{path}: cannot be read any more: {error}") from error
 
 
 def _collated(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,8 @@ class RandAugment:
             settings[found[1]] = float(found[2])
         if kind != "rand" or settings["inc"] != 1 or settings["m"] > HIGHEST or settings["p"] > 1:
             raise UserError(f"recipe.rand_augment: {config!r} is not supported; {USAGE}")
+        if settings["n"] < 1 or settings["n"] % 1:
+            raise UserError(f"recipe.rand_augment: {config!r}: n must be 1, 2, 3 …; {USAGE}")
         self.magnitude = settings["m"]
         self.deviation = settings["mstd"]
         self.probability = settings["p"]

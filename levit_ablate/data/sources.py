@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,19 +15,22 @@ from urllib.error import URLError
 import numpy
 import torch
 from filelock import FileLock
-from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
 from levit_ablate.config import Data
+from levit_ablate.data.decoding import pixels
 from levit_ablate.data.index import Index, Part
 from levit_ablate.data.parallel import over_files
 from levit_ablate.errors import UserError
 
 DIGITS_TEST_SHARE = 0.25
 """Of the digits, which come without a test set."""
+FASHION_CLASSES = tuple(torchvision_datasets.FashionMNIST.classes)
+IDX_OF_BYTES = 0x800
+"""What an idx file of bytes begins with, but for its number of dimensions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,22 +135,31 @@ def _channels_first(pixels: numpy.ndarray | Tensor) -> Tensor:
 
 def _idx_files(root: Path, data: Data) -> Splits:
     """Fashion-MNIST's four idx.gz files as they are published (and packaged by Debian)."""
+    parts = []
+    for name in ("train", "t10k"):
+        images = _idx(root / f"{name}-images-idx3-ubyte.gz", (28, 28)).unsqueeze(1)
+        labels = _idx(root / f"{name}-labels-idx1-ubyte.gz", ()).long()
+        if len(images) != len(labels) or labels.max() >= len(FASHION_CLASSES):
+            raise UserError(f"data.root: {root}: the images and labels of {name} do not match")
+        parts.append(Labelled(images=images, labels=labels))
+    train, test = parts
+    return _with_validation(train, test, FASHION_CLASSES, data)
 
-    def read(name: str, offset: int) -> Tensor:
-        try:
-            content = gzip.decompress((root / name).read_bytes())
-        except (OSError, EOFError) as error:
-            raise UserError(f"{root / name}: cannot be read: {error}") from error
-        return torch.from_numpy(numpy.frombuffer(content, "uint8", offset=offset).copy())
 
-    train, test = (
-        Labelled(
-            images=read(f"{name}-images-idx3-ubyte.gz", 16).view(-1, 1, 28, 28),
-            labels=read(f"{name}-labels-idx1-ubyte.gz", 8).long(),
-        )
-        for name in ("train", "t10k")
-    )
-    return _with_validation(train, test, tuple(torchvision_datasets.FashionMNIST.classes), data)
+def _idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """A gzipped idx file: (N, *shape) uint8. Raises UserError where it is none, or damaged."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"data.root: {path} cannot be read: {error}") from error
+    start = 4 * (2 + len(shape))
+    magic, count, *sides = numpy.frombuffer(content[:start].ljust(start, b"\0"), ">i4").tolist()
+    values = numpy.frombuffer(content[start:], "uint8")
+    if magic != IDX_OF_BYTES + len(shape) + 1 or tuple(sides) != shape or count < 1:
+        raise UserError(f"data.root: {path} is not the idx file of Fashion-MNIST")
+    if len(values) != count * math.prod(shape):
+        raise UserError(f"data.root: {path} is cut short, or too long; fetch it anew")
+    return torch.from_numpy(values.copy()).view(count, *shape)
 
 
 def small_folder(index: Index, data: Data) -> Splits:
@@ -171,19 +185,10 @@ def evaluation_parts(index: Index) -> list[str]:
 def _decoded(part: Part, side: int) -> Labelled:
     images = torch.empty(len(part), 3, side, side, dtype=torch.uint8)
     paths = map(part.path, range(len(part)))
-    decoded = over_files(partial(_pixels, side=side), paths, len(part), f"decoding {part.name}")
-    for position, pixels in enumerate(decoded):
-        images[position] = torch.from_numpy(pixels).permute(2, 0, 1)
+    decoded = over_files(partial(pixels, side=side), paths, len(part), f"decoding {part.name}")
+    for position, image in enumerate(decoded):
+        images[position] = torch.from_numpy(image).permute(2, 0, 1)
     return Labelled(images=images, labels=torch.from_numpy(numpy.array(part.labels)).long())
-
-
-def _pixels(path: Path, side: int) -> numpy.ndarray[Any, Any]:
-    """(side, side, 3) uint8."""
-    with Image.open(path) as file:
-        image = file.convert("RGB")
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BICUBIC)
-    return numpy.array(image)
 
 
 def _with_validation(

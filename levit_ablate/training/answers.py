@@ -111,7 +111,8 @@ class StoredAnswers:
 def folder_of(experiment: Experiment) -> Path:
     """Where the answers to an experiment's stream by its teacher lie, with what they are of."""
     versions = {package: version(package) for package in PIXELS_OF}
-    kind = experiment.design.distillation
+    soft = experiment.design.distillation == "soft"
+    kind = f"soft{experiment.teacher.top_k}" if soft else "hard"
     name = f"{stream_key(experiment, versions)}-{teacher_key(experiment)}-{kind}"
     return Path(experiment.hardware.work_dir) / "answers" / name
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from levit_ablate.config import Experiment, Images, Teacher
@@ -21,6 +20,9 @@ from levit_ablate.training.objective import Answers, label_loss
 
 SMALL_SIDE = 64
 """Images up to this side leave nothing to a network that halves them five times; see `build`."""
+
+BUILD_ERRORS = (TypeError, AssertionError, RuntimeError, ValueError)
+"""What timm's models raise for options that they cannot be built with."""
 
 
 class TeacherModule(Classifier):
@@ -74,12 +76,30 @@ def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
     if max(images.height, images.width) <= SMALL_SIDE:
         try:
             return timm.create_model(model, output_stride=8, **options)
-        except (TypeError, AssertionError, NotImplementedError, ValueError):
-            pass  # it has no such option
+        except BUILD_ERRORS:
+            pass  # it has no such option, or cannot be built at all
     try:
         return timm.create_model(model, **options)
-    except (TypeError, RuntimeError, ValueError) as error:
+    except BUILD_ERRORS as error:
         raise UserError(f"teacher.model: {model} cannot be built for {images}: {error}") from error
+
+
+def check_pretrained(model: str, images: Images) -> None:
+    """Refuse weights of timm's that are not there, or that tell other classes apart.
+
+    Raises UserError. timm would give them a new head, which was taught nothing.
+    """
+    way_out = "train one here (--teacher.weights trained) or give a file"
+    if not timm.is_model_pretrained(model):
+        build(model, images)  # says so where it is no model either
+        raise UserError(f"teacher.weights: timm has no weights of {model}; {way_out}")
+    weights = timm.get_pretrained_cfg(model)
+    num_classes = weights.num_classes if weights else 0
+    if num_classes != images.num_classes:
+        raise UserError(
+            f"teacher.weights: timm's weights of {model} tell {num_classes:,} classes apart, these "
+            f"images have {images.num_classes:,}; {way_out}"
+        )
 
 
 def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.Module:
@@ -104,25 +124,13 @@ def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.M
     network = build(teacher.model, images)
     path = weights or Path(teacher.weights)
     try:
-        network.load_state_dict(_state(path))
-    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
+        network.load_state_dict(load_state_dict(str(path)))
+    except Exception as error:  # a file of the user's: torch and safetensors raise what comes up
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"teacher.weights: {path} does not hold {teacher.model}: {reason}"
         ) from error
     return network
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint of timm's or of Lightning's, or in a safetensors file."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict_ema", "state_dict", "model"):
-        if key in state:
-            state = state[key]
-            break
-    return state
 
 
 def trained_weights(experiment: Experiment) -> Path:
@@ -132,10 +140,11 @@ def trained_weights(experiment: Experiment) -> Path:
 
 
 def teaching(experiment: Experiment) -> Experiment:
-    """The experiment's dataset under the teacher's recipe and of seed 0."""
+    """The experiment's dataset under the teacher's recipe and of seed 0, not compiled."""
     return replace(
         experiment,
         recipe=experiment.teacher.recipe,
+        hardware=replace(experiment.hardware, compile=False),
         seed=0,
         data=replace(experiment.data, seed=None),
     )

@@ -19,11 +19,12 @@ from levit_ablate import tracking
 from levit_ablate.config import Experiment, Images
 from levit_ablate.data.module import ImageData
 from levit_ablate.experiments import Variant
-from levit_ablate.hardware import check_hardware, is_first_process
+from levit_ablate.hardware import is_first_process
 from levit_ablate.tracking import Recorder
 from levit_ablate.training import answers, teacher
 from levit_ablate.training.callbacks import AskTeacher, RecordEpochs, ShowProgress
 from levit_ablate.training.classifier import Classifier
+from levit_ablate.training.conditions import check_conditions, ready_data
 from levit_ablate.training.fit import BEST, fit, interruptible, quiet
 from levit_ablate.training.module import LeViTModule
 
@@ -89,16 +90,6 @@ def _result(variant: Variant, run_id: str, metrics: Mapping[str, float], trained
     )
 
 
-def check_conditions(experiment: Experiment) -> ImageData:
-    """The experiment's data, ready; UserError where hardware or data do not fit."""
-    check_hardware(experiment)
-    data = ImageData(experiment.data, experiment.recipe, experiment.hardware, experiment.seed)
-    data.setup()
-    hardware = experiment.hardware
-    data.stream.shard(0, hardware.devices * hardware.num_nodes * hardware.accumulate)
-    return data
-
-
 @contextmanager
 def one_at_a_time(result: Path) -> Iterator[None]:
     """Of several processes that would train the same, the others wait for the first.
@@ -148,7 +139,7 @@ def train_teacher(experiment: Experiment, images: Images, path: Path) -> None:
     study.
     """
     lesson = teacher.teaching(experiment)
-    data = check_conditions(lesson)
+    data = ready_data(lesson)
     module = teacher.TeacherModule(experiment.teacher, images)
     name = f"teacher {experiment.teacher.model}"
     print(
@@ -196,7 +187,7 @@ def teacher_figures(variant: Variant, weights: Path | None) -> dict[str, float]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    return _tested(trainer, module, check_conditions(lesson))
+    return _tested(trainer, module, ready_data(lesson))
 
 
 def _tested(trainer: Trainer, module: Classifier, data: ImageData) -> dict[str, float]:

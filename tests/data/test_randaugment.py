@@ -94,7 +94,17 @@ def test_operations_are_chosen_alike_and_applied_with_their_probability(monkeypa
 
 
 @pytest.mark.parametrize(
-    "config", ["rand-m9", "augmix-m3", "rand-m11-inc1", "rand-m9-inc1-x3", "rand-m9-inc1-p2", "m9"]
+    "config",
+    [
+        "rand-m9",
+        "augmix-m3",
+        "rand-m11-inc1",
+        "rand-m9-inc1-x3",
+        "rand-m9-inc1-p2",
+        "rand-n0-inc1",
+        "rand-n1.5-inc1",
+        "m9",
+    ],
 )
 def test_a_notation_that_is_not_supported_is_refused_in_a_line(config):
     with pytest.raises(

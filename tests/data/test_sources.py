@@ -9,7 +9,7 @@ from PIL import Image
 from levit_ablate.config import Data, Hardware
 from levit_ablate.data import sources
 from levit_ablate.data.index import open_index
-from levit_ablate.errors import UserError
+from levit_ablate.errors import RunError, UserError
 
 
 def test_digits_are_split_class_by_class_by_the_split_seed_alone():
@@ -62,18 +62,54 @@ def test_a_dataset_that_is_nowhere_is_a_line(tmp_path, monkeypatch):
         sources.torchvision_set(Data(name="cifar100", root=str(tmp_path)))
 
 
-def test_fashion_mnist_is_read_from_its_published_files(tmp_path):
-    images = numpy.random.default_rng(0).integers(256, size=(40, 28, 28), dtype=numpy.uint8)
-    labels = numpy.arange(40, dtype=numpy.uint8) % 10
+def fashion(root, count=40) -> tuple[numpy.ndarray, numpy.ndarray]:
+    images = numpy.random.default_rng(0).integers(256, size=(count, 28, 28), dtype=numpy.uint8)
+    labels = numpy.arange(count, dtype=numpy.uint8) % 10
     for name in ("train", "t10k"):
-        for kind, head, content in (("images-idx3", 16, images), ("labels-idx1", 8, labels)):
-            path = tmp_path / f"{name}-{kind}-ubyte.gz"
-            path.write_bytes(gzip.compress(bytes(head) + content.tobytes()))
+        for kind, content in (("images-idx3", images), ("labels-idx1", labels)):
+            head = numpy.array([0x800 + content.ndim, *content.shape], ">i4").tobytes()
+            path = root / f"{name}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(head + content.tobytes()))
+    return images, labels
+
+
+def test_fashion_mnist_is_read_from_its_published_files(tmp_path):
+    images, labels = fashion(tmp_path)
     data = Data(name="fashion_mnist", root=str(tmp_path), validation=0.25)
     splits = sources.torchvision_set(data)
     assert splits.test.images.equal(torch.from_numpy(images)[:, None])
     assert splits.test.labels.tolist() == labels.tolist()
     assert len(splits.train) == 30 and splits.classes[0] == "T-shirt/top"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("t10k-images-idx3", lambda whole: b"", "cannot be read|is not the idx file"),
+        ("t10k-images-idx3", lambda whole: whole[:-50], "cannot be read"),
+        ("t10k-images-idx3", lambda whole: whole[:60] + b"?" + whole[61:], "cannot be read"),
+        ("train-labels-idx1", lambda whole: b"no gzip", "cannot be read"),
+        ("train-labels-idx1", lambda whole: gzip.compress(b"short"), "is not the idx file"),
+        (
+            "train-labels-idx1",
+            lambda whole: gzip.compress(gzip.decompress(whole)[:-3]),
+            "is cut short",
+        ),
+        (
+            "train-labels-idx1",
+            lambda whole: gzip.compress(
+                numpy.array([0x801, 4], ">i4").tobytes() + bytes([0, 1, 2, 3])
+            ),
+            "the images and labels of train do not match",
+        ),
+    ],
+)
+def test_a_damaged_file_of_fashion_mnist_is_named(tmp_path, name, damage, said):
+    fashion(tmp_path)
+    path = tmp_path / f"{name}-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=rf"data\.root: .*({said})"):
+        sources.torchvision_set(Data(name="fashion_mnist", root=str(tmp_path)))
 
 
 def picture_folder(root, parts=("train", "val"), side=12, count=10) -> None:
@@ -103,6 +139,17 @@ def test_a_folder_has_the_parts_it_has_and_the_rest_held_out(tmp_path, parts, si
     assert splits.classes == ("ant", "bee")
     first = numpy.array(Image.open(index.parts[sources.evaluation_parts(index)[-1]].path(0)))
     assert splits.test.images[0].equal(torch.from_numpy(first).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("count", [10, 80])  # decoded here, and in processes
+def test_a_small_image_that_is_damaged_after_it_was_checked_is_named(tmp_path, count):
+    picture_folder(tmp_path / "set", count=count)
+    index = open_index(tmp_path / "set", tmp_path / "cache")
+    bad = tmp_path / "set" / "train" / "bee" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    data = Data(name="folder", root=str(tmp_path / "set"), image_size=12)
+    with pytest.raises(RunError, match=r"bee/3\.png: cannot be read any more: "):
+        sources.small_folder(index, data)
 
 
 def test_small_images_of_other_sizes_are_brought_to_the_one_asked_for(tmp_path):
