@@ -15,7 +15,7 @@ from levit_ablate import ablations
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Stage, Teacher
 from levit_ablate.errors import UserError
 from levit_ablate.experiments import check_changes, variant
-from levit_ablate.keys import key_of
+from levit_ablate.keys import key_of, teacher_key
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.recipes import RECIPES
 from levit_ablate.serialization import to_mapping, to_yaml
@@ -268,8 +268,9 @@ def test_the_images_that_a_batch_norm_sees_are_a_part_of_the_key_and_devices_are
     several = replace(KEYED, hardware=Hardware(**{name: 2}))
     assert key_of(several) != key_of(KEYED)
     assert key_of(several) == key_of(replace(KEYED, hardware=Hardware(accumulate=2)))
-    layer = Design(norm="layer")
+    layer = Design(norm="layer", distillation="none")
     assert key_of(replace(several, design=layer)) == key_of(replace(KEYED, design=layer))
+    assert teacher_key(several) != teacher_key(KEYED)  # it has BatchNorm too
     if name != "accumulate":
         synchronized = Hardware(**{name: 2}, sync_batchnorm=True)
         assert key_of(replace(KEYED, hardware=synchronized)) == key_of(KEYED)
@@ -280,6 +281,13 @@ def test_the_teacher_is_a_part_of_the_key_only_where_there_is_one():
     assert key_of(other) != key_of(KEYED)
     alone = Design(distillation="none")
     assert key_of(replace(other, design=alone)) == key_of(replace(KEYED, design=alone))
+
+
+def test_how_much_of_an_answer_is_kept_is_a_part_of_the_key_of_soft_distillation_alone():
+    more = replace(KEYED, teacher=Teacher(top_k=5))
+    soft = Design(distillation="soft")
+    assert key_of(more) == key_of(KEYED)
+    assert key_of(replace(more, design=soft)) != key_of(replace(KEYED, design=soft))
 
 
 def test_a_data_seed_that_is_the_runs_seed_needs_not_be_said():

@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from levit_ablate.models.norms import NormKit
@@ -113,6 +112,28 @@ class AbsolutePosition(nn.Module):
 
 
 # Blocks.
+
+
+class DropPath(nn.Module):
+    """Leave a branch out of training for some images, and make up for it (Huang et al. 2016).
+
+    timm's, but that what is drawn can be given: `draws`, (B,) uniform in [0, 1). Without them they
+    are drawn here.
+    """
+
+    draws: Tensor | None = None
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or not self.probability:
+            return branch
+        count = len(branch)
+        draws = torch.rand(count, device=branch.device) if self.draws is None else self.draws
+        kept = (draws >= self.probability).to(branch.dtype) / (1 - self.probability)
+        return branch * kept.view(count, *[1] * (branch.ndim - 1))
 
 
 class Residual(nn.Module):

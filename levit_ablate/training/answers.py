@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from levit_ablate.config import Experiment
@@ -26,6 +26,7 @@ from levit_ablate.errors import RunError
 from levit_ablate.keys import stream_key, teacher_key
 from levit_ablate.serialization import to_mapping
 from levit_ablate.training.objective import Answers
+from levit_ablate.training.turns import one_at_a_time
 
 PIXELS_OF = ("torch", "torchvision", "timm", "pillow", "numpy")
 """Packages that make the images: answers are of their versions too."""
@@ -63,24 +64,33 @@ class StoredAnswers:
         """Make an epoch's answers those that are given; they are computed if no one has.
 
         Of several processes that need them one computes, the others wait for it. Raises RunError
-        where a file is not of this shape.
+        as `write` and `map`.
 
         Args:
             epoch: its number.
             ask: asks the teacher: positions (B,) and answers, of the whole epoch in any order.
         """
+        if not self.path(epoch).exists():
+            with self.turn():
+                if not self.path(epoch).exists():
+                    self.write(epoch, ask())
+        self.map(epoch)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """The right to compute answers of this stream."""
+        return one_at_a_time(self.folder / "answers", "asks the teacher")
+
+    def map(self, epoch: int) -> None:
+        """Give the stored answers of an epoch. Raises RunError where they have another shape."""
         path = self.path(epoch)
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "lock"):
-                if not path.exists():
-                    self._write(path, ask())
         stored = numpy.load(path, mmap_mode="r")
         if stored.shape != (self.num_positions,) or stored.dtype != self.kind:
             raise RunError(f"{path}: holds answers of another shape; remove {self.folder}")
         self.epoch = stored
 
-    def _write(self, path: Path, answered: Iterable[tuple[Tensor, Answers]]) -> None:
+    def write(self, epoch: int, answered: Iterable[tuple[Tensor, Answers]]) -> None:
+        """Store the answers of an epoch, all or none. Raises RunError where that fails."""
+        path = self.path(epoch)
         stored = numpy.zeros(self.num_positions, self.kind)
         for positions, answers in answered:
             stored["classes"][positions.numpy()] = answers.classes.cpu().numpy()

@@ -20,6 +20,7 @@ from levit_ablate.errors import RunError
 from levit_ablate.tracking import Recorder
 from levit_ablate.training import answers
 from levit_ablate.training.objective import Answers
+from levit_ablate.training.signals import stopping_at_once
 from levit_ablate.training.teacher import LiveTeacher, loaded
 
 ESTIMATE_FROM, ESTIMATE_AT = 2, 12
@@ -29,15 +30,23 @@ ESTIMATE_FROM, ESTIMATE_AT = 2, 12
 class RecordEpochs(Callback):
     """Writes an epoch's metrics to the record, all in one batch, and counts the training's seconds.
 
-    What the training took before it was killed is counted too, up to its last checkpoint.
+    A training that goes on remembers the epochs before it: where it is recorded elsewhere than
+    before they are written there too.
     """
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.started = 0.0
-        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """What the epochs took, validation included."""
+        return sum(metrics["epoch_seconds"] for metrics in self.history)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for epoch, metrics in enumerate(self.history):
+            self.recorder.metrics(metrics, epoch)
         self.started = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,14 +61,14 @@ class RecordEpochs(Callback):
             )
         metrics["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         metrics["epoch_seconds"] = time.perf_counter() - self.started
-        self.seconds += metrics["epoch_seconds"]
-        self.recorder.metrics(metrics, epoch=trainer.current_epoch)
+        self.history.append(metrics)
+        self.recorder.metrics(metrics, trainer.current_epoch)
 
-    def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds}
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.seconds = state_dict["seconds"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
 
 
 class AskTeacher(Callback):
@@ -110,31 +119,33 @@ class AskTeacher(Callback):
     def _open(self, trainer: Trainer) -> None:
         epoch = trainer.current_epoch
         started = time.perf_counter()
-        if trainer.world_size == 1:
-            self.stored.open(epoch, lambda: self._ask(trainer, epoch))
-        else:
-            self._open_together(trainer, epoch)
+        with stopping_at_once():
+            if trainer.world_size == 1:
+                self.stored.open(epoch, lambda: self._ask(trainer, epoch))
+            else:
+                self._open_together(trainer, epoch)
         self.seconds += time.perf_counter() - started
         self.total += time.perf_counter() - started
 
     def _open_together(self, trainer: Trainer, epoch: int) -> None:
         """Every process asks for its shard; the first writes what all of them were told."""
         strategy = trainer.strategy
-        if not strategy.broadcast(self.stored.path(epoch).exists()):
-            told = list(self._ask(trainer, epoch))
-            parts = [
-                torch.cat([positions for positions, _ in told]).to(strategy.root_device),
-                torch.cat([each.classes for _, each in told]),
-                torch.cat([each.probabilities for _, each in told]),
-            ]
-            positions, classes, probabilities = (
-                strategy.all_gather(part).flatten(0, 1) for part in parts
-            )
-            if trainer.is_global_zero:
-                everything = [(positions.cpu(), Answers(classes, probabilities))]
-                self.stored.open(epoch, lambda: everything)
-            strategy.barrier()
-        self.stored.open(epoch, list)
+        with self.stored.turn():
+            if not strategy.broadcast(self.stored.path(epoch).exists()):
+                told = list(self._ask(trainer, epoch))
+                parts = [
+                    torch.cat([positions for positions, _ in told]).to(strategy.root_device),
+                    torch.cat([each.classes for _, each in told]),
+                    torch.cat([each.probabilities for _, each in told]),
+                ]
+                positions, classes, probabilities = (
+                    strategy.all_gather(part).flatten(0, 1) for part in parts
+                )
+                if trainer.is_global_zero:
+                    answers = Answers(classes, probabilities)
+                    self.stored.write(epoch, [(positions.cpu(), answers)])
+                strategy.barrier()
+        self.stored.map(epoch)
 
     def _ask(self, trainer: Trainer, epoch: int) -> Iterator[tuple[Tensor, Answers]]:
         device = trainer.strategy.root_device

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from levit_ablate.config import Recipe
 from levit_ablate.streams import stream_seed
+from levit_ablate.training.distributed import batch_norms
 
 CLIPPING_MODES = {"norm": "norm", "adaptive": "agc"}
 """recipe.clipping → timm's word for it."""
@@ -58,9 +59,22 @@ class Classifier(lightning.LightningModule):
         self.train_loss.reset()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """What is drawn in the network (drop path) depends on the step alone, resumed or not."""
+        """What is drawn in the network depends on the step alone, resumed or not.
+
+        Of the parts of a step the first counts into the running statistics of BatchNorm, as of
+        several devices the first does.
+        """
         place = (self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(stream_seed(self.seed, "training", *place))
+        self._track_statistics(batch_idx % self.trainer.accumulate_grad_batches == 0)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._track_statistics(True)
+
+    def _track_statistics(self, on: bool) -> None:
+        if self.trainer.accumulate_grad_batches > 1:
+            for norm in batch_norms(self.network):
+                norm.track_running_stats = on
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)

@@ -15,12 +15,12 @@ class SynchronizeAnywhere(LayerSync):
     """Gives every BatchNorm of a model `synchronized` as its forward, and its own back again."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        for norm in _batch_norms(model):
+        for norm in batch_norms(model):
             norm.forward = partial(synchronized, norm)  # type: ignore[method-assign]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        for norm in _batch_norms(model):
+        for norm in batch_norms(model):
             norm.__dict__.pop("forward", None)
         return model
 
@@ -45,7 +45,8 @@ def synchronized(norm: _BatchNorm, values: Tensor) -> Tensor:
     mean = means.mean(dim=0)
     variance = variances.mean(dim=0) + means.var(dim=0, unbiased=False)
     count = len(means) * values.numel() // values.shape[1]
-    _track(norm, mean.detach(), variance.detach() * (count / (count - 1)))
+    if norm.track_running_stats:
+        _track(norm, mean.detach(), variance.detach() * (count / (count - 1)))
     shape = [1, -1] + [1] * (values.ndim - 2)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     shift = norm.bias - mean * scale
@@ -61,5 +62,6 @@ def _track(norm: _BatchNorm, mean: Tensor, unbiased_variance: Tensor) -> None:
     running_var.lerp_(unbiased_variance, norm.momentum or 0.0)
 
 
-def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """All of a model's."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]

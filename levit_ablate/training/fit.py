@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from levit_ablate.config import Hardware, Recipe
 from levit_ablate.data.module import ImageData
+from levit_ablate.errors import RunError
 from levit_ablate.hardware import has_gpu
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.distributed import layer_sync
+from levit_ablate.training.signals import StopOnSignal, interruptible
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -32,47 +32,16 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write beside `path`, then rename."""
+        """Write beside `path`, then rename. Raises RunError where that fails."""
         temporary = Path(f"{path}.{os.getpid()}.tmp")
         try:
             super().save_checkpoint(checkpoint, temporary, storage_options)
             temporary.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's own for a full disk
+            reason = str(error).strip().splitlines()[0]
+            raise RunError(f"{path}: the checkpoint cannot be written: {reason}") from error
         finally:
             temporary.unlink(missing_ok=True)
-
-
-class StopOnSignal(Callback):
-    """SIGTERM, with which a cluster takes a machine back, ends a training after the step it is in.
-
-    It leaves a checkpoint. Of several processes, whichever is told, all stop at the same step.
-    """
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-        self.told = False
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGTERM, self._tell)
-
-    def _tell(self, signum: int, frame: FrameType | None) -> None:
-        self.told = True
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if done % trainer.accumulate_grad_batches == 0 and self._stop(trainer):
-            trainer.save_checkpoint(self.checkpoint)
-            raise KeyboardInterrupt
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Told in the last epoch's validation: all but the test is done, and in a checkpoint."""
-        if self._stop(trainer):
-            raise KeyboardInterrupt
-
-    def _stop(self, trainer: Trainer) -> bool:
-        if trainer.world_size == 1:
-            return self.told
-        return trainer.strategy.reduce_boolean_decision(self.told, all=False)
 
 
 def fit(
@@ -98,12 +67,11 @@ def fit(
     plugins: list[Any] = [AtomicCheckpoints()]
     if hardware.sync_batchnorm and several:
         plugins.append(layer_sync(on_gpu))
-    own: list[Callback] = []
-    if recipe.ema_decay:
-        own.append(EMAWeightAveraging(decay=recipe.ema_decay))
-    own.append(StopOnSignal(last))  # with the step's average
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    own += [
+    every: list[Callback] = [
+        *([EMAWeightAveraging(decay=recipe.ema_decay)] if recipe.ema_decay else []),
+        StopOnSignal(last),  # with the step's average in the checkpoint, before an epoch is begun
+        *callbacks,
         ModelCheckpoint(
             filename="best", monitor="val_loss", save_on_train_epoch_end=True, **common
         ),
@@ -120,7 +88,7 @@ def fit(
             accumulate_grad_batches=hardware.accumulate,
             max_epochs=recipe.epochs,
             deterministic=True,
-            callbacks=[*callbacks, *own],
+            callbacks=every,
             logger=False,
             default_root_dir=folder,
             num_sanity_val_steps=0,
@@ -131,22 +99,6 @@ def fit(
         resumed = last if last.is_file() else None
         interruptible(lambda: trainer.fit(module, data, ckpt_path=resumed, weights_only=False))
     return trainer
-
-
-def interruptible(call: Callable[[], object]) -> None:
-    """Turn Lightning's own exit on Ctrl-C back into a KeyboardInterrupt.
-
-    Lightning leaves Ctrl-C ignored as well; here the handlers are put back.
-    """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        call()
-    except SystemExit as exit_:
-        raise KeyboardInterrupt from exit_
-    finally:
-        with contextlib.suppress(ValueError):  # not the main thread: no signals here either
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

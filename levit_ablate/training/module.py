@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from torch import Tensor
 from levit_ablate.config import Architecture, Design, Images, Recipe, Stage
 from levit_ablate.data.batches import Batch
 from levit_ablate.models import weights
+from levit_ablate.models.layers import DropPath
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.presets import preset
+from levit_ablate.streams import stream_seed
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.objective import OBJECTIVES, Answers, Objective
 
@@ -57,7 +59,27 @@ class LeViTModule(Classifier):
         self.save_hyperparameters(ignore=["pretrained"])
         if pretrained:
             weights.load_pretrained(network, model)
+        layers = (layer for layer in network.modules() if isinstance(layer, DropPath))
+        self.drop_paths = [layer for layer in layers if layer.probability]
         self.objective: Objective = OBJECTIVES[self.design.distillation]
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Drop paths by image and step, however the batch is dealt to devices and parts."""
+        super().on_train_batch_start(batch, batch_idx)
+        if not self.drop_paths:
+            return
+        place = (self.current_epoch, batch_idx // self.trainer.accumulate_grad_batches)
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "drop_path", *place))
+        size = self.recipe.batch_size
+        draws = torch.rand(len(self.drop_paths), size, generator=generator)
+        draws = draws[:, batch.positions % size].to(self.device)
+        for layer, own in zip(self.drop_paths, draws, strict=True):
+            layer.draws = own
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        super().on_train_batch_end(*_)
+        for layer in self.drop_paths:
+            layer.draws = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         heads = cast(LeViT, self.network).forward_heads(batch.images)

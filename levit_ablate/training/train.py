@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from lightning import Callback, Trainer
 
 from levit_ablate import tracking
@@ -25,8 +23,10 @@ from levit_ablate.training import answers, teacher
 from levit_ablate.training.callbacks import AskTeacher, RecordEpochs, ShowProgress
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.conditions import check_conditions, ready_data
-from levit_ablate.training.fit import BEST, fit, interruptible, quiet
+from levit_ablate.training.fit import BEST, fit, quiet
 from levit_ablate.training.module import LeViTModule
+from levit_ablate.training.signals import interruptible
+from levit_ablate.training.turns import one_at_a_time
 
 DEFAULT_THREADS = torch.get_num_threads()
 SMALL_FLOPS = 10_000_000
@@ -65,7 +65,7 @@ def train(variant: Variant) -> Result:
     """
     data = check_conditions(variant.experiment)
     folder = Path(variant.experiment.hardware.work_dir) / "runs" / variant.key
-    with one_at_a_time(folder):
+    with one_at_a_time(folder, "trains it"):
         if result := recorded(variant):  # meanwhile, by the process that was waited for
             return result
         weights = ensure_teacher(variant)
@@ -90,26 +90,6 @@ def _result(variant: Variant, run_id: str, metrics: Mapping[str, float], trained
     )
 
 
-@contextmanager
-def one_at_a_time(result: Path) -> Iterator[None]:
-    """Of several processes that would train the same, the others wait for the first.
-
-    The processes of one training are one: its first holds the lock.
-    """
-    if not is_first_process():
-        yield
-        return
-    result.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{result}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{result.name}: another process trains it; waiting for it", file=sys.stderr)
-        lock.acquire()
-    with lock:
-        yield
-
-
 def num_threads(variant: Variant) -> int:
     """Of the pair: by the baseline's cost, so that an ablation trains as its baseline does."""
     base = variant.baseline or variant
@@ -126,7 +106,7 @@ def ensure_teacher(variant: Variant) -> Path | None:
     if experiment.design.distillation == "none" or experiment.teacher.weights != "trained":
         return None
     path = teacher.trained_weights(experiment)
-    with one_at_a_time(path):
+    with one_at_a_time(path, "trains it"):
         if not path.exists():
             train_teacher(experiment, variant.images, path)
     return path

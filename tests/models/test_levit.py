@@ -146,7 +146,7 @@ def test_drop_path_is_in_every_residual_branch_and_only_while_training():
     network = LeViT(replace(NANO, drop_path=0.5), Design(zero_init=False), DIGITS)
     residuals = modules_of(network, Residual)
     assert len(residuals) == 2 * 4 + 2
-    assert {residual.drop_path.drop_prob for residual in residuals} == {0.5}
+    assert {residual.drop_path.probability for residual in residuals} == {0.5}
     residual = network.stages[0].mlp0
     tokens = torch.randn(64, 3, 32, generator=torch.Generator().manual_seed(3))
     with torch.random.fork_rng(devices=[]):

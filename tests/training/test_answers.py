@@ -111,7 +111,7 @@ def test_a_full_disk_is_a_line_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(numpy, "save", full)
     with pytest.raises(RunError, match=r"epoch_0000\.npy: cannot be written: No space left"):
         StoredAnswers(tmp_path, 8, 10, 1, CPU).open(0, list)
-    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.lock"]
 
 
 def test_answers_of_another_shape_are_refused(tmp_path):
@@ -136,6 +136,7 @@ DISTILLED = Experiment(recipe=RECIPE, teacher=Teacher(model="test_resnet", weigh
         replace(DISTILLED, recipe=replace(RECIPE, precision="bf16-mixed")),
         replace(DISTILLED, teacher=Teacher(model="test_vit", weights="pretrained")),
         replace(DISTILLED, design=Design(distillation="soft")),
+        replace(DISTILLED, teacher=Teacher(weights="trained")),
     ],
 )
 def test_another_stream_teacher_or_kind_has_answers_of_its_own(other):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ RUN = """
 --no-baseline --format json --hardware.accelerator cpu --hardware.num_threads 1
 --recipe.epochs 2 --recipe.learning_rate 1e-3 --recipe.batch_size 64 --recipe.warmup_epochs 0.5 --recipe.precision 32-true
 --recipe.mixup 0.5 --recipe.cutmix 0.5 --recipe.repeats 2 --recipe.ema_decay 0
---teacher.recipe.epochs 1 --teacher.recipe.warmup_epochs 0.5
+--teacher.recipe.epochs 3 --teacher.recipe.warmup_epochs 0.5
 """.split()
 
 
@@ -42,39 +41,68 @@ def losses(folder: Path, ablation: str, *options: str) -> dict[str, list[float]]
     return {n: [metric.value for metric in history] for n, history in histories.items()}
 
 
-@pytest.mark.parametrize(
-    ("ablation", "options"),
-    [
-        ("no_batch_norm", []),  # norm: layer, distilled
-        ("no_distillation", ["--hardware.sync_batchnorm", "true"]),
-    ],
-)
-def test_two_processes_give_the_loss_curve_of_one(tmp_path, ablation, options):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    one = losses(tmp_path / "one", ablation)
-    work = ".levit_ablate"  # the same teacher, whose BatchNorm is of each device too
-    if (tmp_path / "one" / work / "teachers").is_dir():
-        shutil.copytree(tmp_path / "one" / work / "teachers", tmp_path / "two" / work / "teachers")
-    two = losses(tmp_path / "two", ablation, "--hardware.devices", "2", *options)
+def assert_alike(one: dict[str, list[float]], two: dict[str, list[float]]) -> None:
     for name, curve in one.items():
         rounding = 0.03 if "accuracy" in name else 2e-3  # an image of 135 is 0.007
         assert two[name] == pytest.approx(curve, rel=rounding, abs=rounding), name
-    for path in (tmp_path / "one" / work).glob("answers/*/*.npy"):  # asked by both, for each half
-        answers = [
-            numpy.load(tmp_path / name / path.relative_to(tmp_path / "one"))
-            for name in ("one", "two")
-        ]
-        assert (answers[0] == answers[1]).mean() > 0.99
 
 
-def test_batch_norm_is_of_each_device_unless_it_is_synchronized(tmp_path):
-    folders = [tmp_path / name for name in ("devices", "parts", "whole")]
-    for folder in folders:
+ARCHITECTURE = """
+stages: [{depth: 1, width: 16, num_heads: 1}, {depth: 1, width: 32, num_heads: 2}]
+value_dim: 16
+stem_depth: 3
+drop_path: 0.2
+"""
+
+
+@pytest.fixture
+def folders(tmp_path) -> list[Path]:
+    """Three, each with the file of a small network that drops paths."""
+    found = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in found:
         folder.mkdir()
+        (folder / "small.yaml").write_text(ARCHITECTURE)
+    return found
+
+
+def test_two_processes_give_the_loss_curve_of_one_with_layer_norm(folders):
+    ablation, small = "no_batch_norm", ("--architecture", "small.yaml")
+    one = losses(folders[0], ablation, *small)
+    (weights,) = folders[0].glob(".levit_ablate/teachers/*.pt")  # BatchNorm is of each device there
+    two = losses(
+        folders[1], ablation, *small, "--hardware.devices", "2", "--teacher.weights", str(weights)
+    )
+    assert_alike(one, two)
+    answers = [
+        numpy.concatenate([numpy.load(path) for path in sorted(folder.rglob("epoch_*.npy"))])
+        for folder in folders[:2]
+    ]
+    assert len(answers[0]) == 2 * 18 * 64
+    assert len(numpy.unique(answers[0])) > 5
+    assert (answers[0] == answers[1]).mean() > 0.99  # asked by both processes, each for its half
+    parts = losses(
+        folders[2],
+        ablation,
+        *small,
+        "--hardware.accumulate",
+        "2",
+        "--teacher.weights",
+        str(weights),
+    )
+    assert_alike(one, parts)
+
+
+def test_two_processes_give_the_loss_curve_of_one_with_synchronized_batch_norm(folders):
+    one = losses(folders[0], "no_distillation")
+    synchronized = ("--hardware.devices", "2", "--hardware.sync_batchnorm", "true")
+    assert_alike(one, losses(folders[1], "no_distillation", *synchronized))
+
+
+def test_batch_norm_is_of_each_device_unless_it_is_synchronized(folders):
     ablation = "no_distillation"
     devices = losses(folders[0], ablation, "--hardware.devices", "2")
     parts = losses(folders[1], ablation, "--hardware.accumulate", "2")
     whole = losses(folders[2], ablation)
+    assert_alike(devices, parts)
     assert devices["train_loss"] == pytest.approx(parts["train_loss"], rel=1e-4)
     assert devices["train_loss"] != pytest.approx(whole["train_loss"], rel=1e-4)

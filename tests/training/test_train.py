@@ -11,6 +11,7 @@ from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import variant
 from levit_ablate.models.levit import LeViT
 from levit_ablate.store import open_store
+from levit_ablate.tracking import Recorder
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.train import SMALL_FLOPS, num_threads, recorded, train
 
@@ -111,6 +112,25 @@ def test_an_epochs_metrics_are_written_in_one_batch(store, monkeypatch):
     )
     train(variant("baseline", SMOKE))
     assert [step for step in written if step is not None] == [0, 1]
+
+
+def test_a_run_that_goes_on_in_another_store_has_all_its_epochs_there(store, tmp_path, monkeypatch):
+    shown = variant("no_distillation", SMOKE)
+    write = Recorder.metrics
+
+    def interrupted(self, values, epoch=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        write(self, values, epoch)
+
+    monkeypatch.setattr(Recorder, "metrics", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(shown)
+    monkeypatch.setattr(Recorder, "metrics", write)
+    open_store(f"sqlite:///{tmp_path / 'other.db'}")
+    result = train(shown)
+    history = MlflowClient().get_metric_history(result.run_id, "train_loss")
+    assert [metric.step for metric in history] == [0, 1]
 
 
 def test_a_training_that_diverges_is_recorded_as_failed_with_its_reason(store):

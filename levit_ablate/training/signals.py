@@ -1,0 +1,84 @@
+"""How a training ends when it is told to: by Ctrl-C at once, by SIGTERM with a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class StopOnSignal(Callback):
+    """SIGTERM, with which a cluster takes a machine back, ends a training after the step it is in.
+
+    It leaves a checkpoint. Of several processes, whichever is told, all stop at the same step.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.told = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGTERM, self._tell)
+
+    def _tell(self, signum: int, frame: FrameType | None) -> None:
+        self.told = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Told in the validation of the epoch before, which left a checkpoint."""
+        if self._stop(trainer):
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if done % trainer.accumulate_grad_batches == 0 and self._stop(trainer):
+            trainer.save_checkpoint(self.checkpoint)
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Told in the last epoch's validation: all but the test is done, and in a checkpoint."""
+        if self._stop(trainer):
+            raise KeyboardInterrupt
+
+    def _stop(self, trainer: Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self.told
+        return trainer.strategy.reduce_boolean_decision(self.told, all=False)
+
+
+@contextlib.contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Within, SIGTERM is as Ctrl-C: there is nothing for a checkpoint to hold."""
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(ValueError):  # not the main thread: no signals here
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, handler)
+
+
+def interruptible(call: Callable[[], object]) -> None:
+    """Turn Lightning's own exit on Ctrl-C back into a KeyboardInterrupt.
+
+    Lightning leaves Ctrl-C ignored as well; here the handlers are put back.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        call()
+    except SystemExit as exit_:
+        raise KeyboardInterrupt from exit_
+    finally:
+        with contextlib.suppress(ValueError):  # not the main thread: no signals here either
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

@@ -1,0 +1,37 @@
+"""Of several processes that need the same thing made, one makes it and the others wait."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from levit_ablate.hardware import is_first_process
+
+
+@contextmanager
+def one_at_a_time(result: Path, doing: str) -> Iterator[None]:
+    """Hold the right to make `result`; a process that waits for it says so, once.
+
+    The lock is a file beside the result, and is gone with the process that held it, however that
+    ended. The processes of one training are one: its first holds the lock.
+
+    Args:
+        result: what is made.
+        doing: what the other process does, in words: "trains it".
+    """
+    if not is_first_process():
+        yield
+        return
+    result.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{result}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{result.name}: another process {doing}; waiting for it", file=sys.stderr)
+        lock.acquire()
+    with lock:
+        yield

@@ -1,0 +1,21 @@
+"""What the machine cannot do is said before anything is begun."""
+
+from pathlib import Path
+
+import pytest
+
+from levit_ablate.config import Experiment, Hardware
+from levit_ablate.errors import UserError
+from levit_ablate.hardware import check_hardware
+
+
+@pytest.mark.parametrize("work_dir", ["file.txt", "file.txt/inside", "/proc/nowhere"])
+def test_a_work_folder_that_cannot_be_written_is_refused_in_a_line(work_dir):
+    Path("file.txt").write_text("no folder", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"hardware\.work_dir: {work_dir} cannot be written: "):
+        check_hardware(Experiment(hardware=Hardware(work_dir=work_dir)))
+
+
+def test_a_work_folder_is_made():
+    check_hardware(Experiment(hardware=Hardware(work_dir="new/folder")))
+    assert list(Path("new/folder").iterdir()) == []

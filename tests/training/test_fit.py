@@ -1,0 +1,30 @@
+"""Checkpoints are there whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_a_line_and_the_last_one_stays(tmp_path):
+    code = """
+import resource, torch
+from levit_ablate.errors import RunError
+from levit_ablate.training.fit import AtomicCheckpoints
+save = AtomicCheckpoints().save_checkpoint
+save({"epoch": 1}, "last.ckpt")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save({"epoch": 2, "weights": torch.zeros(100_000)}, "last.ckpt")
+except RunError as error:
+    print(error)
+print(torch.load("last.ckpt"))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    said, kept = done.stdout.splitlines()
+    assert said.startswith("last.ckpt: the checkpoint cannot be written: ")
+    assert kept == "{'epoch': 1}"
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
