@@ -35,13 +35,17 @@ PAPER = Recipe(
 
 RECIPES = {
     "quick": Recipe(
+        epochs=30,
         batch_size=32,
-        crop=False,
-        flip=0.0,
+        clipping="adaptive",
+        clip=0.05,
         ema_decay=0.98,
+        flip=0.0,
+        rand_augment="rand-m1-n1-mstd0.5-inc1",
         erasing=0.1,
         mixup=0.1,
         cutmix=0.1,
+        repeats=2,
         precision="32-true",
     ),
     "smoke": Recipe(epochs=2, warmup_epochs=1.0, crop=False, flip=0.0, precision="32-true"),
@@ -62,6 +66,6 @@ RECIPES = {
     "paper": PAPER,
     "paper_1000": replace(PAPER, epochs=1000),
 }
-"""quick: half a minute a run on the digits. smoke: two epochs, to see that everything runs.
-cifar: the paper's parts on small photographs, for two CPU cores or a small GPU. paper: the ablation
-table. paper_1000: the released models."""
+"""quick: a minute a run on the digits, which are not to be mirrored. smoke: two epochs, to see that
+everything runs. cifar: the paper's parts on small photographs, for two CPU cores or a small GPU.
+paper: the ablation table. paper_1000: the released models."""
