@@ -200,6 +200,7 @@ class ShowProgress(Callback):
         if self.announce and step == ESTIMATE_FROM:
             self.started = time.perf_counter()
         if self.announce and step == ESTIMATE_AT:
+            self.announce = False
             each = (time.perf_counter() - self.started) / (ESTIMATE_AT - ESTIMATE_FROM)
             left = timedelta(seconds=round(each * (trainer.estimated_stepping_batches - step)))
             self.progress.console.print(f"{self.title}: about {left} more (h:mm:ss)")

@@ -127,10 +127,10 @@ def train_teacher(experiment: Experiment, images: Images, path: Path) -> None:
         f"scratch, once, {lesson.recipe.epochs} epochs",
         file=sys.stderr,
     )
-    torch.set_num_threads(experiment.hardware.num_threads or DEFAULT_THREADS)
+    torch.set_num_threads(lesson.hardware.num_threads or DEFAULT_THREADS)
     folder = path.with_suffix("")
     show = ShowProgress(name, announce=True)
-    trainer = fit(module, data, lesson.recipe, experiment.hardware, folder, [show])
+    trainer = fit(module, data, lesson.recipe, lesson.hardware, folder, [show])
     state = torch.load(folder / BEST, map_location="cpu", weights_only=False)["state_dict"]
     module.load_state_dict(state)
     tested = _tested(trainer, module, data)

@@ -53,6 +53,26 @@ def test_the_same_experiment_gives_the_same_numbers_to_the_last_bit(store, tmp_p
     assert_same(first, outcome(train(shown)))
 
 
+def test_a_compiled_network_trains_alike_and_its_teacher_is_not_compiled(
+    store, tmp_path, monkeypatch
+):
+    compiled = []
+    compile_ = torch.nn.Module.compile
+
+    def traced(module):
+        compiled.append(module)
+        compile_(module, backend="eager")  # traced, without a C++ compiler's minutes
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    plain = train(variant("baseline", SMOKE))
+    assert not compiled
+    open_store(f"sqlite:///{tmp_path / 'other.db'}")
+    hardware = SMOKE["hardware"] | {"compile": True, "work_dir": "other"}
+    result = train(variant("baseline", SMOKE | {"hardware": hardware}))
+    assert len(compiled) == len(list(LeViTModule().network.children()))
+    assert result.loss == pytest.approx(plain.loss, rel=1e-3)
+
+
 def test_another_seed_gives_other_numbers(store):
     results = [train(variant("baseline", SMOKE | {"seed": seed})) for seed in (0, 1)]
     assert results[0].loss != results[1].loss
