@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from levit_ablate.config import Experiment
 from levit_ablate.data.catalog import images_of
 from levit_ablate.data.module import ImageData
@@ -39,8 +37,7 @@ def check_teacher(experiment: Experiment) -> None:
     elif experiment.teacher.weights != "trained":
         teacher.loaded(experiment, images, None)
     else:
-        with torch.device("meta"):  # nothing is computed
-            teacher.build(experiment.teacher.model, images)
+        teacher.build(experiment.teacher.model, images)
         try:
             ready_data(teacher.teaching(experiment))
         except UserError as error:

@@ -1,11 +1,16 @@
-"""BatchNorm over all processes on any kind of device: torch's own SyncBatchNorm needs a GPU."""
+"""BatchNorm over all processes, on any kind of device, in any network.
+
+torch's own SyncBatchNorm needs a GPU, and takes the place of timm's BatchNormAct2d without its
+activation.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 
 import torch
-from lightning.pytorch.plugins import LayerSync, TorchSyncBatchNorm
+from lightning.pytorch.plugins import LayerSync
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,16 +30,12 @@ class SynchronizeAnywhere(LayerSync):
         return model
 
 
-def layer_sync(on_gpu: bool) -> LayerSync:
-    """How BatchNorm is synchronised: by torch on GPUs, elsewhere by ours."""
-    return TorchSyncBatchNorm() if on_gpu else SynchronizeAnywhere()
-
-
 def synchronized(norm: _BatchNorm, values: Tensor) -> Tensor:
     """BatchNorm with the statistics of all processes together, each with as many inputs.
 
     (B, C, …) → the same shape. Forward and backward go through one differentiable exchange of the
-    processes' means and variances; in evaluation it is the BatchNorm itself.
+    processes' means and variances; in evaluation it is the BatchNorm itself. timm's BatchNormAct2d
+    keeps what comes after its norm.
     """
     if not norm.training:
         return type(norm).forward(norm, values)
@@ -48,9 +49,12 @@ def synchronized(norm: _BatchNorm, values: Tensor) -> Tensor:
     if norm.track_running_stats:
         _track(norm, mean.detach(), variance.detach() * (count / (count - 1)))
     shape = [1, -1] + [1] * (values.ndim - 2)
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    shift = norm.bias - mean * scale
-    return (exact * scale.view(shape) + shift.view(shape)).to(values.dtype)
+    scale = torch.rsqrt(variance + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -mean * scale
+    shift = shift if norm.bias is None else shift + norm.bias
+    normal = (exact * scale.view(shape) + shift.view(shape)).to(values.dtype)
+    return norm.act(norm.drop(normal)) if isinstance(norm, BatchNormAct2d) else normal
 
 
 def _track(norm: _BatchNorm, mean: Tensor, unbiased_variance: Tensor) -> None:

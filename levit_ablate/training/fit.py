@@ -18,9 +18,8 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from levit_ablate.config import Hardware, Recipe
 from levit_ablate.data.module import ImageData
 from levit_ablate.errors import RunError
-from levit_ablate.hardware import has_gpu
 from levit_ablate.training.classifier import Classifier
-from levit_ablate.training.distributed import layer_sync
+from levit_ablate.training.distributed import SynchronizeAnywhere
 from levit_ablate.training.signals import StopOnSignal, interruptible
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -62,11 +61,10 @@ def fit(
     if hardware.compile:
         for part in module.network.children():
             part.compile()
-    on_gpu = hardware.accelerator != "cpu" and has_gpu()
     several = hardware.devices * hardware.num_nodes > 1
     plugins: list[Any] = [AtomicCheckpoints()]
     if hardware.sync_batchnorm and several:
-        plugins.append(layer_sync(on_gpu))
+        plugins.append(SynchronizeAnywhere())
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
     every: list[Callback] = [
         *([EMAWeightAveraging(decay=recipe.ema_decay)] if recipe.ema_decay else []),

@@ -59,29 +59,53 @@ class LiveTeacher:
 
 
 def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
-    """A model of timm's for these images. Raises UserError for a name that timm does not have.
+    """A model of timm's that answers for these images.
 
     For small images its stages keep more resolution (timm's `output_stride`, dilating), where the
-    model can: five halvings would leave a single pixel of 32.
+    model can: five halvings would leave a single pixel of 32. A model of fixed size is given it.
+    Raises UserError for a name that timm does not have, and for a model that such images do not
+    fit; with `pretrained` also what timm raises where its weights cannot be had.
     """
-    options: dict[str, Any] = {"in_chans": images.channels, "num_classes": images.num_classes}
     if not timm.is_model(model):
         names = timm.list_models() + timm.list_pretrained()
         raise UserError(
             f"teacher.model: timm has no {model}; "
             f"{closest(model, names).partition('valid: ')[0]}timm.list_models() shows them"
         )
-    if pretrained:
-        return timm.create_model(model, pretrained=True, **options)
-    if max(images.height, images.width) <= SMALL_SIDE:
+    options: dict[str, Any] = {"in_chans": images.channels, "num_classes": images.num_classes}
+    ways: list[dict[str, Any]] = [{"img_size": (images.height, images.width)}, {}]
+    if max(images.height, images.width) <= SMALL_SIDE and not pretrained:
+        ways.insert(0, {"output_stride": 8})
+    refused = (TypeError,) if pretrained else BUILD_ERRORS
+    reason: Exception | None = None
+    for way in ways:
         try:
-            return timm.create_model(model, output_stride=8, **options)
-        except BUILD_ERRORS:
-            pass  # it has no such option, or cannot be built at all
+            network = timm.create_model(model, pretrained=pretrained, **options, **way)
+        except refused as error:
+            reason = error
+            continue
+        if (failed := _failing(network, images)) is None:
+            return network
+        reason = failed
+    said = " ".join(str(reason).split())[:200]
+    raise UserError(
+        f"teacher.model: {model} cannot be built for images of {images.height}x{images.width} "
+        f"pixels and {images.channels} channels: {said}; choose another"
+    )
+
+
+@torch.inference_mode()
+def _failing(network: nn.Module, images: Images) -> Exception | None:
+    """What goes wrong when a network is asked about such images; None where nothing does."""
+    image = torch.zeros(1, images.channels, images.height, images.width)
+    was_training = network.training
     try:
-        return timm.create_model(model, **options)
+        network.eval()(image)
     except BUILD_ERRORS as error:
-        raise UserError(f"teacher.model: {model} cannot be built for {images}: {error}") from error
+        return error
+    finally:
+        network.train(was_training)
+    return None
 
 
 def check_pretrained(model: str, images: Images) -> None:

@@ -25,6 +25,10 @@ def refused(given: dict, said: str) -> None:
     [
         ({"model": "nosuch"}, r"^teacher\.model: timm has no nosuch"),
         ({"model": "regnety_002.nosuch"}, r"^teacher\.model: regnety_002\.nosuch cannot be built"),
+        (
+            {"model": "inception_v3"},
+            r"^teacher\.model: inception_v3 cannot be built for images of 32x",
+        ),
         ({"recipe": {"batch_size": 5000}}, r"^teacher\.recipe\.batch_size: 5000 is more than the"),
         ({"recipe": {"rand_augment": "x"}}, r"^teacher\.recipe\.rand_augment: 'x'"),
         (

@@ -98,6 +98,54 @@ def test_two_processes_give_the_loss_curve_of_one_with_synchronized_batch_norm(f
     assert_alike(one, losses(folders[1], "no_distillation", *synchronized))
 
 
+SYNCHRONIZED = """
+import os, sys, timm, torch
+import torch.distributed as dist
+from levit_ablate.training.distributed import SynchronizeAnywhere
+
+def half(rank, model, folder):
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        networks.append(timm.create_model(model, num_classes=10).train())
+    whole, synchronized = networks
+    SynchronizeAnywhere().apply(synchronized)
+    own = images[4 * rank : 4 * rank + 4].requires_grad_()
+    expected = whole(images)
+    answered = synchronized(own)
+    torch.testing.assert_close(answered, expected[4 * rank : 4 * rank + 4], atol=1e-4, rtol=1e-3)
+    expected.square().sum().backward()
+    answered.square().sum().backward()
+    for ours, theirs in zip(synchronized.parameters(), whole.parameters()):
+        dist.all_reduce(ours.grad)
+        difference = (ours.grad - theirs.grad).norm() / (theirs.grad.norm() + 1e-3)
+        assert difference < 1e-2, difference
+    SynchronizeAnywhere().revert(synchronized)
+    for ours, theirs in zip(synchronized.buffers(), whole.buffers()):
+        if ours.is_floating_point():
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+    assert synchronized.eval()(images).shape == (8, 10)
+
+half(int(sys.argv[1]), *sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "regnety_002"])  # BatchNorm2d, BatchNormAct2d
+def test_synchronized_batch_norm_is_that_of_the_whole_batch(tmp_path, model):
+    command = [sys.executable, "-c", SYNCHRONIZED]
+    both = [
+        subprocess.Popen(
+            [*command, str(rank), model, str(tmp_path)], stderr=subprocess.PIPE, text=True
+        )
+        for rank in (0, 1)
+    ]
+    for process in both:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+
+
 def test_batch_norm_is_of_each_device_unless_it_is_synchronized(folders):
     ablation = "no_distillation"
     devices = losses(folders[0], ablation, "--hardware.devices", "2")

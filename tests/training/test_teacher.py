@@ -93,6 +93,11 @@ def test_small_images_keep_more_resolution_where_the_model_can():
     assert plain(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
 
 
+def test_a_model_of_fixed_size_is_given_the_size_of_the_images():
+    network = teacher.build("vit_tiny_patch16_224", DIGITS).eval()
+    assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
+
+
 def test_a_live_teacher_answers_with_probabilities_that_sum_to_one_and_learns_nothing():
     network = teacher.build("test_resnet", DIGITS)
     live = teacher.LiveTeacher(network, top_k=3)
