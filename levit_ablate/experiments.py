@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from levit_ablate.config import (
     Recipe,
     differences,
 )
-from levit_ablate.data.catalog import dataset_of, images_of, index_of
+from levit_ablate.data import idx
+from levit_ablate.data.catalog import check_fingerprint, dataset_of, images_of, index_of
 from levit_ablate.errors import UserError
 from levit_ablate.hardware import best_precision
 from levit_ablate.keys import key_of
@@ -114,16 +116,25 @@ def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identified(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, and the fingerprint of a folder's images, by which results are kept.
+    """What is given, and the fingerprint of the images, by which results are kept.
 
-    Reads the folder's index, or makes it, which checks every image. Raises UserError as
-    `data.index.open_index` and where the folder is not the one that was recorded.
+    Of a folder's, whose index it reads, or makes, which checks every image; and of Fashion-MNIST's,
+    whose files others share their names with. The other datasets are told by their names. Raises
+    UserError as `data.index.open_index` and where the images are not those that were recorded.
     """
     experiment = experiment_from({k: v for k, v in given.items() if k in ("data", "hardware")})
-    if experiment.data.name != "folder":
+    data = experiment.data
+    if data.name == "folder":
+        found = index_of(data, experiment.hardware).fingerprint
+    elif data.name == "fashion_mnist":
+        from levit_ablate.data.module import served  # torchvision takes a second
+
+        served(data, experiment.hardware)  # downloads what is not there
+        found = idx.fingerprint(Path(data.root))
+        check_fingerprint(data, found)
+    else:
         return dict(given)
-    fingerprint = index_of(experiment.data, experiment.hardware).fingerprint
-    return merge(given, {"data": {"fingerprint": fingerprint}})
+    return merge(given, {"data": {"fingerprint": found}})
 
 
 def _renamed(ablation: Ablation, options: dict[str, Any]) -> Ablation:

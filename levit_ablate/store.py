@@ -14,6 +14,7 @@ from alembic.util import CommandError
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from levit_ablate.errors import UserError
@@ -48,9 +49,9 @@ def open_store(uri: str) -> None:
             # MLflow creates a database without a lock: two that did so at once would both fail
             with FileLock(f"{database}.lock"):
                 if not database.exists() or not database.stat().st_size:
-                    _create(database)
+                    _create(uri, database)
                 _check_writable(database)
-                _open(uri, (database.parent / "mlartifacts").as_uri())
+                _open(uri, _artifacts(database))
         else:
             _open(uri, artifacts=None)
     except UserError:
@@ -68,29 +69,32 @@ def _open(uri: str, artifacts: str | None) -> None:
 
 def _database(uri: str) -> Path:
     """The file of a SQLite store. Raises UserError where there is none, or no folder for it."""
-    database = Path(uri.removeprefix("sqlite:///")).absolute()
-    if not uri.startswith("sqlite:///") or uri in ("sqlite:///", "sqlite:///:memory:"):
+    name = make_url(uri).database if uri.startswith("sqlite:///") else None
+    if not name or name == ":memory:":
         raise UserError(f"tracking uri {uri}: names no file; write sqlite:///mlflow.db")
+    database = Path(name).absolute()
     if not database.parent.is_dir():
         raise UserError(f"tracking uri {uri}: there is no folder {database.parent}")
     return database
 
 
-def _create(database: Path) -> None:
+def _create(uri: str, database: Path) -> None:
     """Make MLflow's tables, all of them or none: it cannot mend a database that it left half made.
 
     Raises what `_check_writable` and MLflow raise.
     """
-    making = database.with_name(f"{database.name}.making")
-    for left in (
-        making,
-        making.with_name(f"{making.name}-journal"),
-    ):  # by a process that was killed
+    path, mark, query = uri.partition("?")
+    url = f"{path}.making{mark}{query}"
+    making = _database(url)
+    for left in (making, making.with_name(f"{making.name}-journal")):  # by one that was killed
         left.unlink(missing_ok=True)
     _check_writable(making)
-    artifacts = (database.parent / "mlartifacts").as_uri()
-    SqlAlchemyStore(f"sqlite:///{making}", artifacts).engine.dispose()
+    SqlAlchemyStore(url, _artifacts(database)).engine.dispose()
     making.replace(database)
+
+
+def _artifacts(database: Path) -> str:
+    return (database.parent / "mlartifacts").as_uri()
 
 
 def _check_writable(database: Path) -> None:

@@ -98,7 +98,9 @@ def _begun(variant: Variant, marker: Path) -> Recorder:
     recorder = Recorder(active.info.run_id)
     try:
         recorder.describe(variant)
-        marker.write_text(recorder.run_id, encoding="utf-8")
+        temporary = marker.with_suffix(".tmp")
+        temporary.write_text(recorder.run_id, encoding="utf-8")
+        temporary.replace(marker)
     except BaseException:
         _end("FAILED")
         raise
@@ -107,9 +109,10 @@ def _begun(variant: Variant, marker: Path) -> Recorder:
 
 def _taken_up(marker: Path) -> Recorder | None:
     """The run that a marker names, open again; None where there is none in this store."""
-    if not marker.is_file():
+    run_id = marker.read_text(encoding="utf-8", errors="replace") if marker.is_file() else ""
+    if not run_id.strip():
         return None
-    client, run_id = mlflow.MlflowClient(), marker.read_text(encoding="utf-8")
+    client = mlflow.MlflowClient()
     try:
         history = client.get_metric_history(run_id, "train_loss")
         if ERROR_TAG in mlflow.start_run(run_id=run_id).data.tags:

@@ -26,6 +26,7 @@ FLOORS = [
     ["store"],
     ["tracking"],
     ["training"],
+    ["studies"],
     ["bench"],
     ["commands"],
     ["cli"],

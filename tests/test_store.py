@@ -47,6 +47,32 @@ def test_a_store_that_cannot_be_opened_is_one_line_and_soon(uri, tmp_path, monke
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("with space", "mlflow.db"),
+        ("per%20cent", "mlflow.db?timeout=5"),
+        ("what?", "with%20space.db"),
+        ("ü#", "mlflow.db"),
+    ],
+)
+def test_a_store_lies_where_its_uri_says_whatever_the_path(tmp_path, folder, name):
+    (tmp_path / folder).mkdir()
+    code = f"""
+import mlflow
+from levit_ablate.store import open_store
+open_store("sqlite:///{name}")
+mlflow.start_run()
+mlflow.log_text("kept", "note.txt")
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / folder, check=True, timeout=120)
+    file = name.partition("?")[0].replace("%20", " ")
+    found = {path.name for path in (tmp_path / folder).iterdir()}
+    assert found == {file, f"{file}.lock", "mlartifacts"}
+    assert list((tmp_path / folder).rglob("note.txt"))
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+
+
 @pytest.mark.parametrize("tables", [0, 1, 20])
 def test_a_process_killed_while_it_makes_a_store_leaves_none(tmp_path, tables):
     code = f"""

@@ -62,6 +62,15 @@ def test_a_store_is_opened_again_without_losing_what_it_holds(store):
     assert statuses() == ["FINISHED"]
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", b"nonsense", b"\xff\xfe"])
+def test_a_marker_that_names_no_run_begins_one(store, tmp_path, content):
+    marker = tmp_path / "run_id"
+    marker.write_bytes(content)
+    with tracking.record(variant("baseline", {}), marker) as recorder:
+        assert marker.read_text() == recorder.run_id
+    assert tracking.find(variant("baseline", {}).key).info.run_id == recorder.run_id
+
+
 def test_a_run_that_failed_and_goes_on_is_no_failure_any_more(store):
     own = variant("baseline", {})
     with pytest.raises(RuntimeError), tracking.record(own, Path("run_id")):

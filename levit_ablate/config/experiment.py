@@ -8,6 +8,7 @@ from typing import Any, Literal
 from levit_ablate.config.checks import check_literals, check_range
 from levit_ablate.config.design import Architecture, Design
 from levit_ablate.config.training import Data, Recipe, Teacher
+from levit_ablate.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class Hardware:
         check_range(self, 0, "num_threads")
         check_range(self, 1, "devices", "num_nodes", "accumulate")
         check_range(self, -1, "num_workers")
+        if not self.work_dir.strip():
+            raise UserError("hardware.work_dir: is empty; name a folder")
 
 
 Match = Literal["none", "flops", "params"]

@@ -38,8 +38,8 @@ class Data:
     """What an unreadable image of a folder does: stop before training, or be left out."""
 
     fingerprint: str = ""
-    """Of a folder's names and contents; found out, not chosen. A recorded experiment has it, and
-    refuses another folder."""
+    """Of the names and contents of a folder's images, or of Fashion-MNIST's files; found out, not
+    chosen. A recorded experiment has it, and refuses other images."""
 
     def __post_init__(self) -> None:
         check_literals(self)

@@ -156,10 +156,15 @@ def index_of(data: Data, hardware: Hardware) -> Index:
     """The index of a folder, from the work folder or made now. Raises UserError as `open_index`."""
     cache = Path(hardware.work_dir) / "indexes"
     index = open_index(Path(data.root), cache, data.on_error)
-    if data.fingerprint and data.fingerprint != index.fingerprint:
+    check_fingerprint(data, index.fingerprint)
+    return index
+
+
+def check_fingerprint(data: Data, found: str) -> None:
+    """Refuse other images than those that an experiment was recorded with. Raises UserError."""
+    if data.fingerprint and data.fingerprint != found:
         raise UserError(
-            f"data.root: {data.root} holds other images (fingerprint {index.fingerprint}) than the "
+            f"data.root: {data.root} holds other images (fingerprint {found}) than the "
             f"experiment was recorded with (data.fingerprint {data.fingerprint}); "
             f"give the folder that it was, or leave data.fingerprint out"
         )
-    return index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from collections.abc import Iterator, Sequence
@@ -233,20 +234,23 @@ def _served(
 
 
 def _for_workers(num_workers: int) -> dict[str, Any]:
-    """Options that only workers take: they outlive an epoch, work ahead, and end when told to."""
+    """Options that only workers take: they outlive an epoch, and work ahead."""
     if not num_workers:
         return {}
     return {
         "persistent_workers": True,
         "prefetch_factor": PREFETCH,
-        "worker_init_fn": _default_signals,
+        "worker_init_fn": _apart,
     }
 
 
-def _default_signals(worker: int) -> None:
-    """A worker's end is its parent's matter: not the handlers that it was forked with."""
+def _apart(worker: int) -> None:
+    """A worker's end is its parent's matter: what is sent to all of a job does not reach it.
+
+    Nor has it the handlers that it was forked with: its parent ends it by SIGTERM.
+    """
+    os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

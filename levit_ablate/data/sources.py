@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import math
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +18,7 @@ from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
 from levit_ablate.config import Data
+from levit_ablate.data import idx
 from levit_ablate.data.decoding import pixels
 from levit_ablate.data.index import Index, Part
 from levit_ablate.data.parallel import over_files
@@ -29,8 +27,6 @@ from levit_ablate.errors import UserError
 DIGITS_TEST_SHARE = 0.25
 """Of the digits, which come without a test set."""
 FASHION_CLASSES = tuple(torchvision_datasets.FashionMNIST.classes)
-IDX_OF_BYTES = 0x800
-"""What an idx file of bytes begins with, but for its number of dimensions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +97,8 @@ def torchvision_set(data: Data) -> Splits:
         "fashion_mnist": torchvision_datasets.FashionMNIST,
     }[data.name]
     root = Path(data.root)
-    if data.name == "fashion_mnist" and (root / "train-images-idx3-ubyte.gz").is_file():
-        return _idx_files(root, data)
+    if data.name == "fashion_mnist" and idx.is_packaged(root):
+        return _packaged(root, data)
     try:
         parts = [make(root, train=train) for train in (True, False)]
     except RuntimeError:  # torchvision: not there, or damaged
@@ -133,33 +129,21 @@ def _channels_first(pixels: numpy.ndarray | Tensor) -> Tensor:
     return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 
 
-def _idx_files(root: Path, data: Data) -> Splits:
+def _packaged(root: Path, data: Data) -> Splits:
     """Fashion-MNIST's four idx.gz files as they are published (and packaged by Debian)."""
     parts = []
     for name in ("train", "t10k"):
-        images = _idx(root / f"{name}-images-idx3-ubyte.gz", (28, 28)).unsqueeze(1)
-        labels = _idx(root / f"{name}-labels-idx1-ubyte.gz", ()).long()
+        images = idx.read(root / idx.IMAGES.format(name), (28, 28))
+        labels = idx.read(root / idx.LABELS.format(name), ())
         if len(images) != len(labels) or labels.max() >= len(FASHION_CLASSES):
             raise UserError(f"data.root: {root}: the images and labels of {name} do not match")
-        parts.append(Labelled(images=images, labels=labels))
+        parts.append(
+            Labelled(
+                images=torch.from_numpy(images).unsqueeze(1), labels=torch.from_numpy(labels).long()
+            )
+        )
     train, test = parts
     return _with_validation(train, test, FASHION_CLASSES, data)
-
-
-def _idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """A gzipped idx file: (N, *shape) uint8. Raises UserError where it is none, or damaged."""
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"data.root: {path} cannot be read: {error}") from error
-    start = 4 * (2 + len(shape))
-    magic, count, *sides = numpy.frombuffer(content[:start].ljust(start, b"\0"), ">i4").tolist()
-    values = numpy.frombuffer(content[start:], "uint8")
-    if magic != IDX_OF_BYTES + len(shape) + 1 or tuple(sides) != shape or count < 1:
-        raise UserError(f"data.root: {path} is not the idx file of Fashion-MNIST")
-    if len(values) != count * math.prod(shape):
-        raise UserError(f"data.root: {path} is cut short, or too long; fetch it anew")
-    return torch.from_numpy(values.copy()).view(count, *shape)
 
 
 def small_folder(index: Index, data: Data) -> Splits:

@@ -58,7 +58,7 @@ class StoredAnswers:
 
     def path(self, epoch: int) -> Path:
         """The file of an epoch."""
-        return self.folder / f"epoch_{epoch:04d}.npy"
+        return _file(self.folder, epoch)
 
     def open(self, epoch: int, ask: Callable[[], Iterable[tuple[Tensor, Answers]]]) -> None:
         """Make an epoch's answers those that are given; they are computed if no one has.
@@ -81,9 +81,12 @@ class StoredAnswers:
         return one_at_a_time(self.folder / "answers", "asks the teacher")
 
     def map(self, epoch: int) -> None:
-        """Give the stored answers of an epoch. Raises RunError where they have another shape."""
+        """Give the stored answers of an epoch. Raises RunError where they are damaged."""
         path = self.path(epoch)
-        stored = numpy.load(path, mmap_mode="r")
+        try:
+            stored = numpy.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise RunError(f"{path}: is damaged; remove it, and it is asked for anew") from error
         if stored.shape != (self.num_positions,) or stored.dtype != self.kind:
             raise RunError(f"{path}: holds answers of another shape; remove {self.folder}")
         self.epoch = stored
@@ -125,6 +128,16 @@ def folder_of(experiment: Experiment) -> Path:
     kind = f"soft{experiment.teacher.top_k}" if soft else "hard"
     name = f"{stream_key(experiment, versions)}-{teacher_key(experiment)}-{kind}"
     return Path(experiment.hardware.work_dir) / "answers" / name
+
+
+def complete(experiment: Experiment) -> bool:
+    """Whether all answers of a training are stored, so that its teacher is not needed."""
+    folder = folder_of(experiment)
+    return all(_file(folder, epoch).exists() for epoch in range(experiment.recipe.epochs))
+
+
+def _file(folder: Path, epoch: int) -> Path:
+    return folder / f"epoch_{epoch:04d}.npy"
 
 
 def describe(folder: Path, experiment: Experiment) -> None:

@@ -20,7 +20,7 @@ from levit_ablate.errors import RunError
 from levit_ablate.tracking import Recorder
 from levit_ablate.training import answers
 from levit_ablate.training.objective import Answers
-from levit_ablate.training.signals import stopping_at_once
+from levit_ablate.training.signals import stop_together, stopping_at_once
 from levit_ablate.training.teacher import LiveTeacher, loaded
 
 ESTIMATE_FROM, ESTIMATE_AT = 2, 12
@@ -119,11 +119,11 @@ class AskTeacher(Callback):
     def _open(self, trainer: Trainer) -> None:
         epoch = trainer.current_epoch
         started = time.perf_counter()
-        with stopping_at_once():
-            if trainer.world_size == 1:
+        if trainer.world_size == 1:
+            with stopping_at_once():
                 self.stored.open(epoch, lambda: self._ask(trainer, epoch))
-            else:
-                self._open_together(trainer, epoch)
+        else:
+            self._open_together(trainer, epoch)
         self.seconds += time.perf_counter() - started
         self.total += time.perf_counter() - started
 
@@ -159,6 +159,7 @@ class AskTeacher(Callback):
             with trainer.precision_plugin.forward_context():
                 told = self.teacher(batch)
             yield batch.positions, told
+            stop_together(trainer)
 
 
 class ShowProgress(Callback):

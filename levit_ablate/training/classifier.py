@@ -34,10 +34,8 @@ class Classifier(lightning.LightningModule):
         self.recipe = recipe
         self.num_classes = num_classes
         self.seed = seed
-        self.train_loss = MeanMetric(
-            nan_strategy="disable"
-        )  # a loss that is no number is to be seen
-        self.train_loss.persistent(True)
+        self.train_loss = MeanMetric(nan_strategy="disable")  # no number is to be seen as none
+        self.taken_up: Tensor | None = None  # each process's sum, of the epoch of a checkpoint
         self.accuracies = nn.ModuleDict(
             {part: MulticlassAccuracy(num_classes, average="micro") for part in ("val", "test")}
         )
@@ -53,6 +51,25 @@ class Classifier(lightning.LightningModule):
         """Count a batch's loss into the epoch's `train_loss`."""
         self.train_loss.update(loss.detach())
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The sum of the epoch's losses is each process's own."""
+        own = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
+        sums = self.trainer.strategy.all_gather(own).view(-1, 2)  # (processes, 2)
+        checkpoint["losses"] = sums.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.taken_up = checkpoint["losses"]
+
+    def on_train_start(self) -> None:
+        """Take up the losses; where there are not as many processes as before, the first does."""
+        if self.taken_up is None:
+            return
+        rank, count = self.trainer.global_rank, self.trainer.world_size
+        sums = self.taken_up
+        if len(sums) != count:
+            sums = torch.cat([sums.sum(dim=0, keepdim=True), torch.zeros(count - 1, 2)])
+        self.train_loss.mean_value, self.train_loss.weight = sums[rank].to(self.device)
 
     def on_train_epoch_start(self) -> None:
         """The checkpoint of an epoch's end still has its sum; one within an epoch needs it."""
@@ -75,6 +92,14 @@ class Classifier(lightning.LightningModule):
         if self.trainer.accumulate_grad_batches > 1:
             for norm in batch_norms(self.network):
                 norm.track_running_stats = on
+
+    def on_validation_epoch_start(self) -> None:
+        """All processes evaluate with the running statistics of the first, which are kept."""
+        if self.trainer.world_size > 1:
+            for norm in batch_norms(self.network):
+                for statistic in (norm.running_mean, norm.running_var):
+                    if statistic is not None:
+                        torch.distributed.broadcast(statistic, 0)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -54,10 +55,13 @@ def fit(
     """Train to the end of the recipe; checkpoints in `folder`, of the last epoch and of the best.
 
     Goes on from the last checkpoint where there is one, with the numbers of an uninterrupted
-    training. Raises KeyboardInterrupt on Ctrl-C, and on SIGTERM after a checkpoint.
+    training. Raises KeyboardInterrupt on Ctrl-C, and on SIGTERM after a checkpoint; RunError where
+    a checkpoint is damaged, or cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / LAST
+    if last.is_file() and not is_zipfile(last):  # as torch writes it
+        raise RunError(f"{last}: is damaged; remove {folder}, and the training starts anew")
     if hardware.compile:
         for part in module.network.children():
             part.compile()

@@ -31,24 +31,32 @@ class StopOnSignal(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Told in the validation of the epoch before, which left a checkpoint."""
-        if self._stop(trainer):
+        if self.is_told(trainer):
             raise KeyboardInterrupt
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if done % trainer.accumulate_grad_batches == 0 and self._stop(trainer):
+        if done % trainer.accumulate_grad_batches == 0 and self.is_told(trainer):
             trainer.save_checkpoint(self.checkpoint)
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Told in the last epoch's validation: all but the test is done, and in a checkpoint."""
-        if self._stop(trainer):
+        if self.is_told(trainer):
             raise KeyboardInterrupt
 
-    def _stop(self, trainer: Trainer) -> bool:
+    def is_told(self, trainer: Trainer) -> bool:
+        """Whether any process of the training is; asked by all of them at once."""
         if trainer.world_size == 1:
             return self.told
         return trainer.strategy.reduce_boolean_decision(self.told, all=False)
+
+
+def stop_together(trainer: Trainer) -> None:
+    """Raise KeyboardInterrupt in all processes of a training where one was told to end."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StopOnSignal) and callback.is_told(trainer):
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -100,15 +101,19 @@ def num_threads(variant: Variant) -> int:
 def ensure_teacher(variant: Variant) -> Path | None:
     """The weights of the variant's teacher, trained now if it is to be and no one has.
 
-    None without distillation, and where the weights come from elsewhere.
+    None without distillation, and where the weights come from elsewhere. Raises UserError where
+    they cannot be had from there and are needed.
     """
     experiment = variant.experiment
-    if experiment.design.distillation == "none" or experiment.teacher.weights != "trained":
+    if experiment.design.distillation == "none":
         return None
-    path = teacher.trained_weights(experiment)
-    with one_at_a_time(path, "trains it"):
-        if not path.exists():
-            train_teacher(experiment, variant.images, path)
+    path = teacher.trained_weights(experiment) if experiment.teacher.weights == "trained" else None
+    if path:
+        with one_at_a_time(path, "trains it"):
+            if not path.exists():
+                train_teacher(experiment, variant.images, path)
+    if not answers.complete(experiment):
+        teacher.loaded(experiment, variant.images, path)
     return path
 
 
@@ -136,7 +141,7 @@ def train_teacher(experiment: Experiment, images: Images, path: Path) -> None:
     tested = _tested(trainer, module, data)
     if is_first_process():
         said = {"model": experiment.teacher.model, **tested}
-        path.with_suffix(".json").write_text(json.dumps(said, indent=2), encoding="utf-8")
+        _figures(path).write_text(json.dumps(said, indent=2), encoding="utf-8")
         weights = {k: v.cpu() for k, v in module.network.state_dict().items()}
         temporary = path.with_suffix(".tmp")
         torch.save(weights, temporary)
@@ -146,17 +151,22 @@ def train_teacher(experiment: Experiment, images: Images, path: Path) -> None:
     trainer.strategy.barrier()
 
 
+def _figures(weights: Path) -> Path:
+    return weights.with_suffix(".json")
+
+
 def teacher_figures(variant: Variant, weights: Path | None) -> dict[str, float]:
     """Loss and accuracy of the variant's teacher on the test images.
 
     Of one that was trained here as they were found then; others are tested now.
     """
     if weights:
-        figures: dict[str, Any] = json.loads(weights.with_suffix(".json").read_text("utf-8"))
-        return {name: figures[name] for name in ("test_loss", "test_accuracy")}
+        with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: found out anew
+            said: dict[str, Any] = json.loads(_figures(weights).read_text("utf-8"))
+            return {name: said[name] for name in ("test_loss", "test_accuracy")}
     lesson = teacher.teaching(variant.experiment)
     module = teacher.TeacherModule(lesson.teacher, variant.images)
-    module.network = teacher.loaded(lesson, variant.images, None)
+    module.network = teacher.loaded(lesson, variant.images, weights)
     with quiet():
         trainer = Trainer(
             accelerator=lesson.hardware.accelerator,

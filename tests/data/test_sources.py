@@ -10,6 +10,7 @@ from levit_ablate.config import Data, Hardware
 from levit_ablate.data import sources
 from levit_ablate.data.index import open_index
 from levit_ablate.errors import RunError, UserError
+from levit_ablate.experiments import identified, variant
 
 
 def test_digits_are_split_class_by_class_by_the_split_seed_alone():
@@ -80,6 +81,25 @@ def test_fashion_mnist_is_read_from_its_published_files(tmp_path):
     assert splits.test.images.equal(torch.from_numpy(images)[:, None])
     assert splits.test.labels.tolist() == labels.tolist()
     assert len(splits.train) == 30 and splits.classes[0] == "T-shirt/top"
+
+
+def test_other_files_of_the_same_names_have_a_key_of_their_own(tmp_path):
+    keys = []
+    for count in (40, 50):
+        (tmp_path / str(count)).mkdir()
+        fashion(tmp_path / str(count), count)
+        data = {"name": "fashion_mnist", "root": str(tmp_path / str(count)), "validation": 0.25}
+        keys.append(variant("no_distillation", identified({"data": data})).key)
+        raw = tmp_path / f"raw{count}" / "FashionMNIST" / "raw"  # as torchvision keeps them
+        raw.mkdir(parents=True)
+        for path in (tmp_path / str(count)).glob("*.gz"):
+            (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        data |= {"root": str(tmp_path / f"raw{count}")}
+        assert variant("no_distillation", identified({"data": data})).key == keys[-1]
+    assert keys[0] != keys[1]
+    recorded = {"data": data | {"fingerprint": "0123456789abcdef"}}
+    with pytest.raises(UserError, match=r"data\.root: .* holds other images \(fingerprint"):
+        identified(recorded)
 
 
 @pytest.mark.parametrize(

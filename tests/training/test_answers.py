@@ -120,6 +120,13 @@ def test_answers_of_another_shape_are_refused(tmp_path):
         StoredAnswers(tmp_path, 9, 10, 1, CPU).open(0, list)
 
 
+@pytest.mark.parametrize("content", [b"", b"damaged", b"\x93NUMPY\x01\x00v\x00"])
+def test_a_damaged_file_of_answers_is_named(tmp_path, content):
+    (tmp_path / "epoch_0000.npy").write_bytes(content)
+    with pytest.raises(RunError, match=r"epoch_0000\.npy: is damaged; remove it"):
+        StoredAnswers(tmp_path, 8, 10, 1, CPU).open(0, list)
+
+
 DISTILLED = Experiment(recipe=RECIPE, teacher=Teacher(model="test_resnet", weights="pretrained"))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from levit_ablate.errors import UserError
 from levit_ablate.experiments import variant
+from levit_ablate.training import conditions
 from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.train import train
 
@@ -68,6 +69,17 @@ def test_none_of_it_leaves_a_run_behind(store):
     Path("weights.pt").write_bytes(b"")
     with pytest.raises(UserError, match=r"teacher\.weights"):
         train(variant("baseline", {"teacher": {"weights": "weights.pt"}}))
+    assert mlflow.search_runs(output_format="list") == []
+
+
+def test_weights_that_cannot_be_fetched_leave_no_run_behind(store, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(conditions.teacher, "check_pretrained", lambda *_: None)
+    monkeypatch.setattr(conditions.teacher, "build", offline)
+    with pytest.raises(UserError, match="timm's weights of test_resnet cannot be had"):
+        train(variant("baseline", {"teacher": {"weights": "pretrained"}}))
     assert mlflow.search_runs(output_format="list") == []
 
 

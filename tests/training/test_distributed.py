@@ -22,12 +22,16 @@ RUN = """
 """.split()
 
 
+def without_store() -> dict[str, str]:
+    """The environment, in which MLflow leaves what it was told last."""
+    return {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+
+
 def losses(folder: Path, ablation: str, *options: str) -> dict[str, list[float]]:
     """The curves of a run in a process of its own, or in as many as the options say."""
     command = [sys.executable, "-m", "levit_ablate", "run", ablation, *RUN, *options]
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=without_store(), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -96,6 +100,36 @@ def test_two_processes_give_the_loss_curve_of_one_with_synchronized_batch_norm(f
     one = losses(folders[0], "no_distillation")
     synchronized = ("--hardware.devices", "2", "--hardware.sync_batchnorm", "true")
     assert_alike(one, losses(folders[1], "no_distillation", *synchronized))
+
+
+INTERRUPTED = """
+import os, signal, sys
+from levit_ablate.cli import main
+from levit_ablate.training.classifier import Classifier
+calls, log_loss = [], Classifier.log_loss
+def counted(self, loss):
+    calls.append(1)
+    if len(calls) == 25:  # in the second epoch
+        os.kill(os.getpid(), signal.SIGTERM)
+    log_loss(self, loss)
+Classifier.log_loss = counted
+main()
+"""
+
+
+def test_two_processes_stopped_within_an_epoch_go_on_with_the_same_numbers(folders):
+    options = ("--recipe.ema_decay", "0.9", "--hardware.devices", "2")
+    expected = losses(folders[0], "no_distillation", *options)
+    script = folders[1] / "interrupted.py"  # which each process starts again
+    script.write_text(INTERRUPTED)
+    command = [sys.executable, str(script), "run", "no_distillation", *RUN, *options]
+    done = subprocess.run(
+        command, cwd=folders[1], env=without_store(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 130, done.stderr
+    assert losses(folders[1], "no_distillation", *options) == expected
+    parts = losses(folders[2], "no_distillation", *options[:2], "--hardware.accumulate", "2")
+    assert parts["val_loss"] == pytest.approx(expected["val_loss"], rel=2e-6)
 
 
 SYNCHRONIZED = """

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from folders import draw
 
 from levit_ablate.experiments import variant
 from levit_ablate.training.classifier import Classifier
@@ -57,6 +61,32 @@ def test_sigterm_in_a_validation_ends_the_training_before_the_next_epoch(store, 
     assert last.is_file()
     assert train(shown).trained
     assert len(validated) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_whole_job_ends_a_training_that_decodes_in_processes(tmp_path, number):
+    for part, count in (("train", 24), ("val", 2)):
+        for name in ("ant", "bee"):
+            for index in range(count):
+                draw(tmp_path / "set" / part / name / f"{part}{index}.jpg", 96, 96)
+    options = """--no-baseline --data folder --data.root set --data.image_size 96 --model levit_nano
+    --recipe smoke --recipe.epochs 500 --recipe.batch_size 16 --hardware.num_workers 2
+    --hardware.accelerator cpu --data.validation 0.2""".split()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "levit_ablate", "run", "no_distillation", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(tmp_path.rglob("last.ckpt")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "levit-ablate: interrupted; what was recorded is kept"
+    assert "Traceback" not in said
 
 
 def test_the_handler_is_put_back():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import mlflow
 import pytest
 import timm
 import torch
@@ -13,7 +14,7 @@ from levit_ablate.errors import UserError
 from levit_ablate.experiments import variant
 from levit_ablate.keys import teacher_key
 from levit_ablate.training import teacher
-from levit_ablate.training.train import ensure_teacher, teacher_figures
+from levit_ablate.training.train import ensure_teacher, teacher_figures, train
 
 DIGITS = Images(channels=1, height=32, width=32, num_classes=10)
 LESSON = {"recipe": {"epochs": 1, "warmup_epochs": 0.0}, "model": "test_resnet"}
@@ -36,6 +37,18 @@ def test_a_teacher_is_trained_once_and_remembered(capsys):
     network = teacher.loaded(first.experiment, first.images, path)
     assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
     assert teacher_figures(first, path)["test_loss"] == figures["test_loss"]
+
+
+def test_a_damaged_teacher_is_named_before_there_is_a_run_and_lost_figures_are_found_anew(store):
+    shown = variant("baseline", {"teacher": LESSON})
+    path = ensure_teacher(shown)
+    figures = teacher_figures(shown, path)
+    path.with_suffix(".json").write_text("{", encoding="utf-8")
+    assert teacher_figures(shown, path) == pytest.approx(figures)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"teachers/digits-.*\.pt does not hold test_resnet"):
+        train(shown)
+    assert mlflow.search_runs(output_format="list") == []
 
 
 def test_without_distillation_there_is_none():

@@ -1,0 +1,60 @@
+"""MNIST's file format, in which Fashion-MNIST comes. Imports no torch."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from levit_ablate.errors import UserError
+
+IMAGES, LABELS = "{}-images-idx3-ubyte.gz", "{}-labels-idx1-ubyte.gz"
+"""The files of `train` and of `t10k`, as they are published."""
+OF_BYTES = 0x800
+"""What a file of bytes begins with, but for its number of dimensions."""
+
+
+def is_packaged(root: Path) -> bool:
+    """Whether a folder holds the files as they are published, not as torchvision keeps them."""
+    return (root / IMAGES.format("train")).is_file()
+
+
+def read(path: Path, shape: tuple[int, ...]) -> numpy.ndarray[Any, Any]:
+    """A compressed file: (N, *shape) uint8. Raises UserError where it is none, or damaged."""
+    content = _content(path)
+    start = 4 * (2 + len(shape))
+    magic, count, *sides = numpy.frombuffer(content[:start].ljust(start, b"\0"), ">i4").tolist()
+    values = numpy.frombuffer(content[start:], "uint8")
+    if magic != OF_BYTES + len(shape) + 1 or tuple(sides) != shape or count < 1:
+        raise UserError(f"data.root: {path} is not the idx file of Fashion-MNIST")
+    if len(values) != count * math.prod(shape):
+        raise UserError(f"data.root: {path} is cut short, or too long; fetch it anew")
+    return values.copy().reshape(count, *shape)
+
+
+def fingerprint(root: Path) -> str:
+    """16 hexadecimal digits of a set's four files, compressed or as torchvision keeps them.
+
+    Other sets, MNIST for one, have files of the same names. Raises UserError where one is missing.
+    """
+    digest = hashlib.sha256()
+    for name in ("train", "t10k"):
+        for kind in (IMAGES, LABELS):
+            file = root / kind.format(name)
+            if not is_packaged(root):
+                file = root / "FashionMNIST" / "raw" / file.stem
+            digest.update(_content(file))
+    return digest.hexdigest()[:16]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"data.root: {path} cannot be read: {error}") from error
