@@ -1,0 +1,164 @@
+"""A study is a file: which variants are compared with which baseline, over which seeds.
+
+The user's own `./ablations/studies` comes first, then those that ship with the package. Imports no
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from levit_ablate import ablations
+from levit_ablate.ablations import Ablation
+from levit_ablate.config import Experiment
+from levit_ablate.errors import UserError, closest
+from levit_ablate.serialization import check_keys, merge, read_yaml
+
+KEYS = ("summary", "baseline", "variants", "steps", "pairs", "seeds", "match", "given")
+LISTS = ("variants", "steps", "pairs")
+"""How the variants of a study are told; one study may use several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Variants that are compared with one baseline, each over the same seeds."""
+
+    name: str
+    """The file's name, without .yaml."""
+    path: Path
+    """The file."""
+    summary: str
+    """What it is about, in a line."""
+    baseline: Ablation
+    """What the variants change."""
+    variants: tuple[Ablation, ...]
+    """Each a difference from the baseline."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the runs of every variant."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """The parts of an experiment that hold unless the command line says otherwise."""
+
+
+def folders() -> list[Path]:
+    """Where studies are looked for, in this order."""
+    return [folder / "studies" for folder in ablations.folders()]
+
+
+def names() -> dict[str, Path]:
+    """Every study that can be named, and its file."""
+    found = {p.stem: p for folder in reversed(folders()) for p in sorted(folder.glob("*.yaml"))}
+    return dict(sorted(found.items()))
+
+
+def read(name: str) -> Study:
+    """The study of this name, or in this file. Raises UserError, with the closest name."""
+    if name.endswith((".yaml", ".yml")):
+        return read_file(Path(name))
+    paths = names()
+    if name not in paths:
+        raise UserError(
+            f"study {name!r}: not in ./ablations/studies, nor shipped; {closest(name, paths)}"
+        )
+    return read_file(paths[name])
+
+
+def read_file(path: Path) -> Study:
+    """Read one file and check all that it says. Raises UserError with file and key.
+
+    Its keys: `summary`; `baseline`, an ablation; `variants`, ablations; `steps`, ablations of which
+    each is added to those before it; `pairs`, ablations of which each is a variant and every two
+    together; `seeds`, how many or which; `match`, in place of the ablations' own; `given`, parts of
+    an experiment. An ablation is a name or, in place, what its file would say, with a name.
+    """
+    content = read_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            raise UserError(f"{path}: unknown key {key}; {closest(key, KEYS)}")
+    summary = content.get("summary")
+    if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
+        raise UserError(f"{path}: summary: a line that says what is studied is needed")
+    listed = {key: _ablations(content.get(key, []), path, key) for key in LISTS}
+    variants = (
+        *listed["variants"],
+        *_steps(listed["steps"]),
+        *listed["pairs"],
+        *(_together(*pair, path) for pair in combinations(listed["pairs"], 2)),
+    )
+    baseline = _ablation(content.get("baseline", ablations.BASELINE), path, "baseline")
+    found = [baseline.name, *(variant.name for variant in variants)]
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise UserError(f"{path}: {twice[0]}: is there twice; give every variant a name of its own")
+    if not variants:
+        raise UserError(f"{path}: has no variants; list them under {', '.join(LISTS)}")
+    given = content.get("given") or {}
+    check_keys(given, Experiment, str(path), "given.")
+    if "match" in content:
+        given = merge(given, {"match": content["match"]})
+    return Study(
+        name=path.stem,
+        path=path,
+        summary=summary.strip(),
+        baseline=baseline,
+        variants=variants,
+        seeds=_seeds(content.get("seeds", 3), f"{path}: seeds"),
+        given=given,
+    )
+
+
+def _seeds(said: Any, where: str) -> tuple[int, ...]:
+    """How many, from 0 on, or which."""
+    seeds = tuple(range(said)) if type(said) is int else tuple(said) if said else ()
+    whole = all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not seeds or not whole or len(set(seeds)) < len(seeds):
+        raise UserError(f"{where}: {said!r} is neither how many seeds, nor a list of them")
+    return seeds
+
+
+def _ablations(said: Any, path: Path, key: str) -> tuple[Ablation, ...]:
+    if not isinstance(said, list):
+        raise UserError(f"{path}: {key}: {said!r} is no list of ablations")
+    return tuple(_ablation(each, path, f"{key}[{number}]") for number, each in enumerate(said))
+
+
+def _ablation(said: Any, path: Path, where: str) -> Ablation:
+    """An ablation that is named, or written out."""
+    if isinstance(said, str):
+        return ablations.read(said)
+    if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
+        raise UserError(f"{path}: {where}: {said!r} is neither a name nor an ablation with a name")
+    content = {key: value for key, value in said.items() if key != "name"}
+    try:
+        return ablations.from_mapping(content, said["name"], path)
+    except UserError as error:
+        raise UserError(f"{path}: {where}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def _steps(listed: Sequence[Ablation]) -> list[Ablation]:
+    """Each on top of those before it."""
+    steps: list[Ablation] = []
+    for step in listed:
+        before = steps[-1].design if steps else {}
+        steps.append(replace(step, design={**before, **step.design}))
+    return steps
+
+
+def _together(first: Ablation, second: Ablation, path: Path) -> Ablation:
+    """Both at once. Raises UserError where they change the same choice, or one the geometry."""
+    name = f"{first.name} + {second.name}"
+    both = first.design.keys() & second.design.keys()
+    if both or first.architecture or second.architecture:
+        what = ", ".join(sorted(both)) or "the architecture"
+        raise UserError(f"{path}: pairs: {name}: both change {what}, which has one value")
+    return replace(
+        first,
+        name=name,
+        summary=f"{first.summary}; {second.summary}",
+        paper=None,
+        match=first.match if first.match != "none" else second.match,
+        design={**first.design, **second.design},
+        path=path,
+    )

@@ -1,0 +1,96 @@
+"""A study is a file: what it says is what is compared, and mistakes in it are named."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from levit_ablate import ablations
+from levit_ablate.config import Design
+from levit_ablate.errors import UserError
+from levit_ablate.studies import study
+
+PAPER_ROWS = ["A1", "A2", "A3", "A4", "A5", "A6", "A7"]
+
+
+def written(**content: object) -> Path:
+    path = Path("mine.yaml")
+    path.write_text(yaml.safe_dump({"summary": "Mine", **content}), encoding="utf-8")
+    return path
+
+
+def test_the_papers_study_has_its_rows_in_order():
+    paper = study.read("paper")
+    assert [variant.paper.row for variant in paper.variants] == PAPER_ROWS
+    assert (paper.baseline.name, paper.seeds) == ("baseline", (0, 1, 2))
+
+
+def test_design_choices_has_every_shipped_ablation_once():
+    names = {variant.name for variant in study.read("design_choices").variants}
+    assert names == set(ablations.names()) - {ablations.BASELINE}
+
+
+def test_from_deit_ends_at_levit():
+    deit = study.read("from_deit")
+    last = deit.variants[-1]
+    design = {**deit.baseline.design, **last.design}
+    assert ablations.from_mapping({"summary": "x", "design": design}, "x", Path()).design == design
+    assert Design(**design) == Design()
+    steps = [set(variant.design) for variant in deit.variants]
+    assert all(before < after for before, after in pairwise(steps))
+
+
+def test_pairs_are_each_alone_and_every_two_together():
+    path = written(pairs=["no_patch_conv", "no_attention_bias", "no_small_mlp"])
+    found = study.read_file(path)
+    assert len(found.variants) == 3 + 3
+    both = found.variants[4]
+    assert both.name == "no_patch_conv + no_small_mlp"
+    assert both.design == {"stem": "patch", "mlp_expansion": 4} and both.match == "flops"
+
+
+def test_an_ablation_may_be_written_out_and_seeds_be_listed():
+    mine = {"name": "both", "summary": "Two at once", "design": {"stem": "patch"}}
+    found = study.read_file(written(variants=[mine, "no_pyramid"], seeds=[3, 5], match="none"))
+    assert [variant.name for variant in found.variants] == ["both", "no_pyramid"]
+    assert found.seeds == (3, 5) and found.given == {"match": "none"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"variant": ["no_pyramid"]}, "unknown key variant; did you mean variants"),
+        ({}, "has no variants"),
+        ({"variants": "no_pyramid"}, "variants: 'no_pyramid' is no list"),
+        ({"variants": ["no_pyramyd"]}, "did you mean no_pyramid"),
+        ({"variants": [{"design": {}}]}, r"variants\[0\]: .* neither a name nor an ablation"),
+        (
+            {"variants": [{"name": "x", "summary": "x", "design": {"stm": 1}}]},
+            r"mine\.yaml: variants\[0\]: .*stm",
+        ),
+        ({"variants": ["no_pyramid", "no_pyramid"]}, "no_pyramid: is there twice"),
+        ({"variants": ["no_pyramid"], "seeds": 0}, "seeds: 0 is neither how many"),
+        ({"variants": ["no_pyramid"], "seeds": [1, 1]}, "seeds: .* is neither how many"),
+        ({"variants": ["no_pyramid"], "seeds": "three"}, "seeds: 'three' is neither how many"),
+        ({"pairs": ["no_small_mlp", "no_wider_blocks"]}, "both change mlp_expansion"),
+        ({"variants": ["no_pyramid"], "given": {"modle": "x"}}, r"given\.modle"),
+        ({"summary": "", "variants": ["no_pyramid"]}, "summary: a line"),
+    ],
+)
+def test_a_mistake_in_a_study_is_one_line_that_names_it(content, said):
+    path = written(**content)
+    with pytest.raises(UserError, match=said) as caught:
+        study.read_file(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_ones_own_study_is_found_first_and_an_unknown_one_named_with_the_closest():
+    Path("ablations/studies").mkdir(parents=True)
+    content = "summary: Mine\nvariants: [no_pyramid]\n"
+    Path("ablations/studies/paper.yaml").write_text(content, encoding="utf-8")
+    assert study.read("paper").summary == "Mine"
+    with pytest.raises(UserError, match=r"study 'papre': .* did you mean paper"):
+        study.read("papre")
