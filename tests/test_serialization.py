@@ -68,6 +68,7 @@ RANGES = {
     "num_threads": st.integers(0, 512),
     "seed": seeds,
     "model": st.sampled_from(sorted(PRESETS)),
+    "work_dir": st.text(min_size=1, max_size=8).filter(str.strip),
 }
 
 

@@ -1,11 +1,10 @@
 """Opening the store of all runs."""
 
-import subprocess
-import sys
 import time
 
 import mlflow
 import pytest
+from processes import Started
 
 from levit_ablate import store
 from levit_ablate.errors import UserError
@@ -65,7 +64,8 @@ open_store("sqlite:///{name}")
 mlflow.start_run()
 mlflow.log_text("kept", "note.txt")
 """
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / folder, check=True, timeout=120)
+    process = Started(code, cwd=tmp_path / folder)
+    assert process.wait() == 0, process.said()
     file = name.partition("?")[0].replace("%20", " ")
     found = {path.name for path in (tmp_path / folder).iterdir()}
     assert found == {file, f"{file}.lock", "mlartifacts"}
@@ -86,17 +86,13 @@ def count(connection, cursor, statement, *_):
 sqlalchemy.event.listen(sqlalchemy.engine.Engine, "after_cursor_execute", count)
 open_store("sqlite:///mlflow.db")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, timeout=120)
-    assert done.returncode == -9
+    assert Started(code).wait() == -9
     store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert mlflow.search_runs(output_format="list") == []
     assert not list(tmp_path.glob("*.making*"))
 
 
-def test_two_processes_that_open_a_fresh_store_at_once_both_succeed(tmp_path):
+def test_two_processes_that_open_a_fresh_store_at_once_both_succeed():
     code = "from levit_ablate.store import open_store; open_store('sqlite:///mlflow.db')"
-    command = [sys.executable, "-c", code]
-    both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(2)]
-    for process in both:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error.decode()
+    for process in [Started(code) for _ in range(2)]:
+        assert process.wait() == 0, process.said()

@@ -55,8 +55,9 @@ class Classifier(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The sum of the epoch's losses is each process's own."""
         own = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
-        sums = self.trainer.strategy.all_gather(own).view(-1, 2)  # (processes, 2)
-        checkpoint["losses"] = sums.cpu()
+        trained = self._trainer is not None  # else it is saved by itself, of one process
+        sums = self.trainer.strategy.all_gather(own) if trained else own
+        checkpoint["losses"] = sums.view(-1, 2).cpu()  # (processes, 2)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.taken_up = checkpoint["losses"]
@@ -129,7 +130,8 @@ class Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW; a linear warm-up, then a cosine, by timm, by the step or by the epoch."""
         recipe = self.recipe
-        optimizer = AdamW(self.parameter_groups(), lr=self.highest_learning_rate, eps=1e-8)
+        rate = self.highest_learning_rate
+        optimizer = AdamW(self.parameter_groups(), lr=rate, eps=1e-8, fused=True)
         total = int(self.trainer.estimated_stepping_batches)
         unit = total / recipe.epochs if recipe.schedule == "step" else 1
         schedule = CosineLRScheduler(

@@ -13,8 +13,9 @@ from zipfile import is_zipfile
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
+from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from lightning.pytorch.plugins import TorchCheckpointIO
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from levit_ablate.config import Hardware, Recipe
 from levit_ablate.data.module import ImageData
@@ -71,7 +72,7 @@ def fit(
         plugins.append(SynchronizeAnywhere())
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
     every: list[Callback] = [
-        *([EMAWeightAveraging(decay=recipe.ema_decay)] if recipe.ema_decay else []),
+        *([averaging(recipe.ema_decay)] if recipe.ema_decay else []),
         StopOnSignal(last),  # with the step's average in the checkpoint, before an epoch is begun
         *callbacks,
         ModelCheckpoint(
@@ -101,6 +102,11 @@ def fit(
         resumed = last if last.is_file() else None
         interruptible(lambda: trainer.fit(module, data, ckpt_path=resumed, weights_only=False))
     return trainer
+
+
+def averaging(decay: float) -> WeightAveraging:
+    """Lightning's `EMAWeightAveraging`, but for one operation a step in place of one a tensor."""
+    return WeightAveraging(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 @contextlib.contextmanager

@@ -44,12 +44,12 @@ def test_from_deit_ends_at_levit():
 
 
 def test_pairs_are_each_alone_and_every_two_together():
-    path = written(pairs=["no_patch_conv", "no_attention_bias", "no_small_mlp"])
+    path = written(pairs=["no_patch_conv", "no_attention_bias", "no_pyramid"])
     found = study.read_file(path)
     assert len(found.variants) == 3 + 3
     both = found.variants[4]
-    assert both.name == "no_patch_conv + no_small_mlp"
-    assert both.design == {"stem": "patch", "mlp_expansion": 4} and both.match == "flops"
+    assert both.name == "no_patch_conv + no_pyramid"
+    assert both.design == {"stem": "patch", "pyramid": False} and both.match == "flops"
 
 
 def test_an_ablation_may_be_written_out_and_seeds_be_listed():

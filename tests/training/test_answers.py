@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from processes import Started
 
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Teacher
 from levit_ablate.data.batches import Batch
@@ -96,8 +95,7 @@ def told():
     os.kill(os.getpid(), signal.SIGKILL)
 StoredAnswers(Path(sys.argv[1]), 8, 10, 1, torch.device("cpu")).open(0, told)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=120)
-    assert done.returncode == -9
+    assert Started(code, tmp_path).wait() == -9
     assert not list(tmp_path.glob("*.npy"))
     stored = StoredAnswers(tmp_path, 8, 10, 1, CPU)
     stored.open(0, lambda: [(torch.arange(8), Answers(torch.arange(8)[:, None], torch.ones(8, 1)))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,94 +12,140 @@ import mlflow
 import numpy
 import pytest
 from mlflow import MlflowClient
+from processes import CLI, Started
 
-# 64 images a step, two views of each, mixed; a teacher asked by both processes
+# 64 images a step, two views of each, mixed and averaged; paths of the network are dropped
 RUN = """
 --no-baseline --format json --hardware.accelerator cpu --hardware.num_threads 1
---recipe.epochs 2 --recipe.learning_rate 1e-3 --recipe.batch_size 64 --recipe.warmup_epochs 0.5 --recipe.precision 32-true
---recipe.mixup 0.5 --recipe.cutmix 0.5 --recipe.repeats 2 --recipe.ema_decay 0
---teacher.recipe.epochs 3 --teacher.recipe.warmup_epochs 0.5
+--recipe.epochs 2 --recipe.learning_rate 1e-3 --recipe.batch_size 64 --recipe.warmup_epochs 0.5
+--recipe.precision 32-true --recipe.mixup 0.5 --recipe.cutmix 0.5 --recipe.repeats 2
+--recipe.ema_decay 0.9 --teacher.recipe.epochs 3 --teacher.recipe.warmup_epochs 0.5
+--architecture small.yaml
 """.split()
-
-
-def without_store() -> dict[str, str]:
-    """The environment, in which MLflow leaves what it was told last."""
-    return {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-
-
-def losses(folder: Path, ablation: str, *options: str) -> dict[str, list[float]]:
-    """The curves of a run in a process of its own, or in as many as the options say."""
-    command = [sys.executable, "-m", "levit_ablate", "run", ablation, *RUN, *options]
-    done = subprocess.run(
-        command, cwd=folder, env=without_store(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert len(done.stdout.splitlines()) == 1, "one process speaks"
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    client = MlflowClient()
-    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert run.info.status == "FINISHED"
-    names = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
-    histories = {n: client.get_metric_history(result["run_id"], n) for n in names}
-    return {n: [metric.value for metric in history] for n, history in histories.items()}
-
-
-def assert_alike(one: dict[str, list[float]], two: dict[str, list[float]]) -> None:
-    for name, curve in one.items():
-        rounding = 0.03 if "accuracy" in name else 2e-3  # an image of 135 is 0.007
-        assert two[name] == pytest.approx(curve, rel=rounding, abs=rounding), name
-
-
 ARCHITECTURE = """
 stages: [{depth: 1, width: 16, num_heads: 1}, {depth: 1, width: 32, num_heads: 2}]
 value_dim: 16
 stem_depth: 3
 drop_path: 0.2
 """
+PLAIN = "no_distillation"
+TWO = ("--hardware.devices", "2")
+PARTS = ("--hardware.accumulate", "2")
+RANK = """
+import os
+from lightning.pytorch.utilities import rank_zero_only
+rank_zero_only.rank = int(os.environ["RANK"])  # which lightning reads when it is loaded
+"""
+Curves = dict[str, list[float]]
 
 
-@pytest.fixture
-def folders(tmp_path) -> list[Path]:
-    """Three, each with the file of a small network that drops paths."""
-    found = [tmp_path / name for name in ("one", "two", "three")]
-    for folder in found:
-        folder.mkdir()
+def together(folder: Path, code: str, *arguments: str) -> list[Started]:
+    """The two processes of a training, started as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "small.yaml").write_text(ARCHITECTURE)
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    return [
+        Started(
+            RANK + code, *arguments, cwd=folder, env=shared | {"RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in "01"
+    ]
+
+
+def losses(folder: Path, ablation: str, *options: str) -> Curves:
+    """The curves of a run of one process, or, with TWO, of two."""
+    folder.mkdir(exist_ok=True)
+    arguments = ("run", ablation, *RUN, *options)
+    if "--hardware.devices" in options:
+        processes = together(folder, CLI, *arguments)
+    else:
         (folder / "small.yaml").write_text(ARCHITECTURE)
-    return found
+        processes = [Started(CLI, *arguments, cwd=folder)]
+    printed = [process.communicate() for process in processes]
+    for process, (_, err) in zip(processes, printed, strict=True):
+        assert process.returncode == 0, err
+    return recorded(folder, "".join(out for out, _ in printed))
 
 
-def test_two_processes_give_the_loss_curve_of_one_with_layer_norm(folders):
-    ablation, small = "no_batch_norm", ("--architecture", "small.yaml")
-    one = losses(folders[0], ablation, *small)
-    (weights,) = folders[0].glob(".levit_ablate/teachers/*.pt")  # BatchNorm is of each device there
-    two = losses(
-        folders[1], ablation, *small, "--hardware.devices", "2", "--teacher.weights", str(weights)
-    )
-    assert_alike(one, two)
+def recorded(folder: Path, printed: str) -> Curves:
+    (line,) = printed.splitlines()  # one process speaks
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    client = MlflowClient()
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "FINISHED"
+    names = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+    histories = {n: client.get_metric_history(json.loads(line)["run_id"], n) for n in names}
+    return {n: [metric.value for metric in history] for n, history in histories.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("distributed")
+
+
+@pytest.fixture(scope="module")
+def whole(folder) -> Curves:
+    """BatchNorm over the whole batch."""
+    return losses(folder / "whole", PLAIN)
+
+
+@pytest.fixture(scope="module")
+def devices(folder) -> Curves:
+    """BatchNorm over each of two devices."""
+    return losses(folder / "devices", PLAIN, *TWO)
+
+
+def assert_alike(one: Curves, two: Curves) -> None:
+    for name, curve in one.items():
+        rounding = 0.03 if "accuracy" in name else 2e-3  # an image of 135 is 0.007
+        assert two[name] == pytest.approx(curve, rel=rounding, abs=rounding), name
+
+
+def test_two_processes_give_the_loss_curve_of_one_with_layer_norm(tmp_path):
+    ablation = "no_batch_norm"
+    one = losses(tmp_path / "one", ablation)
+    (weights,) = tmp_path.rglob("teachers/*.pt")  # BatchNorm is of each device there
+    taught = ("--teacher.weights", str(weights))
+    assert_alike(one, losses(tmp_path / "two", ablation, *TWO, *taught))
     answers = [
         numpy.concatenate([numpy.load(path) for path in sorted(folder.rglob("epoch_*.npy"))])
-        for folder in folders[:2]
+        for folder in (tmp_path / "one", tmp_path / "two")
     ]
     assert len(answers[0]) == 2 * 18 * 64
     assert len(numpy.unique(answers[0])) > 5
     assert (answers[0] == answers[1]).mean() > 0.99  # asked by both processes, each for its half
-    parts = losses(
-        folders[2],
-        ablation,
-        *small,
-        "--hardware.accumulate",
-        "2",
-        "--teacher.weights",
-        str(weights),
-    )
-    assert_alike(one, parts)
+    assert_alike(one, losses(tmp_path / "parts", ablation, *PARTS, *taught))
 
 
-def test_two_processes_give_the_loss_curve_of_one_with_synchronized_batch_norm(folders):
-    one = losses(folders[0], "no_distillation")
-    synchronized = ("--hardware.devices", "2", "--hardware.sync_batchnorm", "true")
-    assert_alike(one, losses(folders[1], "no_distillation", *synchronized))
+def test_two_processes_give_the_loss_curve_of_one_with_synchronized_batch_norm(whole, tmp_path):
+    synchronized = losses(tmp_path, PLAIN, *TWO, "--hardware.sync_batchnorm", "true")
+    assert_alike(whole, synchronized)
+
+
+def test_batch_norm_is_of_each_device_unless_it_is_synchronized(whole, devices, tmp_path):
+    parts = losses(tmp_path, PLAIN, *PARTS)
+    assert parts["train_loss"] == pytest.approx(devices["train_loss"], rel=1e-4)
+    # the running statistics are those of the first device's share, and of the first part
+    assert parts["val_loss"] == pytest.approx(devices["val_loss"], rel=1e-4)
+    assert devices["train_loss"] != pytest.approx(whole["train_loss"], rel=1e-4)
+
+
+def test_one_command_starts_the_processes_of_all_devices(devices, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "small.yaml").write_text(ARCHITECTURE)
+    command = [sys.executable, "-m", "levit_ablate", "run", PLAIN, *RUN, *TWO]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert recorded(tmp_path, done.stdout) == devices
 
 
 INTERRUPTED = """
@@ -117,19 +163,11 @@ main()
 """
 
 
-def test_two_processes_stopped_within_an_epoch_go_on_with_the_same_numbers(folders):
-    options = ("--recipe.ema_decay", "0.9", "--hardware.devices", "2")
-    expected = losses(folders[0], "no_distillation", *options)
-    script = folders[1] / "interrupted.py"  # which each process starts again
-    script.write_text(INTERRUPTED)
-    command = [sys.executable, str(script), "run", "no_distillation", *RUN, *options]
-    done = subprocess.run(
-        command, cwd=folders[1], env=without_store(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 130, done.stderr
-    assert losses(folders[1], "no_distillation", *options) == expected
-    parts = losses(folders[2], "no_distillation", *options[:2], "--hardware.accumulate", "2")
-    assert parts["val_loss"] == pytest.approx(expected["val_loss"], rel=2e-6)
+def test_two_processes_stopped_within_an_epoch_go_on_with_the_same_numbers(devices, tmp_path):
+    processes = together(tmp_path, INTERRUPTED, "run", PLAIN, *RUN, *TWO)
+    for process in processes:
+        assert process.wait() == 130, process.said()
+    assert losses(tmp_path, PLAIN, *TWO) == devices
 
 
 SYNCHRONIZED = """
@@ -168,23 +206,5 @@ half(int(sys.argv[1]), *sys.argv[2:])
 
 @pytest.mark.parametrize("model", ["test_resnet", "regnety_002"])  # BatchNorm2d, BatchNormAct2d
 def test_synchronized_batch_norm_is_that_of_the_whole_batch(tmp_path, model):
-    command = [sys.executable, "-c", SYNCHRONIZED]
-    both = [
-        subprocess.Popen(
-            [*command, str(rank), model, str(tmp_path)], stderr=subprocess.PIPE, text=True
-        )
-        for rank in (0, 1)
-    ]
-    for process in both:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
-
-
-def test_batch_norm_is_of_each_device_unless_it_is_synchronized(folders):
-    ablation = "no_distillation"
-    devices = losses(folders[0], ablation, "--hardware.devices", "2")
-    parts = losses(folders[1], ablation, "--hardware.accumulate", "2")
-    whole = losses(folders[2], ablation)
-    assert_alike(devices, parts)
-    assert devices["train_loss"] == pytest.approx(parts["train_loss"], rel=1e-4)
-    assert devices["train_loss"] != pytest.approx(whole["train_loss"], rel=1e-4)
+    for process in [Started(SYNCHRONIZED, rank, model, tmp_path) for rank in (0, 1)]:
+        assert process.wait() == 0, process.said()

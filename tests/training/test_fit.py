@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import Started
 
 from levit_ablate.errors import RunError
 from levit_ablate.experiments import variant
@@ -39,11 +38,7 @@ except RunError as error:
     print(error)
 print(torch.load("last.ckpt"))
 """
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
-    )
-    said, kept = done.stdout.splitlines()
+    said, kept = Started(code).communicate()[0].splitlines()
     assert said.startswith("last.ckpt: the checkpoint cannot be written: ")
     assert kept == "{'epoch': 1}"
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

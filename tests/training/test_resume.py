@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
+from processes import Started, levit_ablate, wait_for
 
 # all that is random: order, crops, RandAugment, erasing, mixing, drop path; the average; a teacher
 RUN = """
@@ -32,18 +30,13 @@ drop_path: 0.2
 """
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "levit_ablate", "run", "no_attention_bias", *RUN, *options]
+def start(folder: Path, ablation: str = "no_attention_bias") -> Started:
     (folder / "small.yaml").write_text(ARCHITECTURE)
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True
-    )
+    return levit_ablate("run", ablation, *RUN, cwd=folder)
 
 
-def finished(process: subprocess.Popen[str]) -> dict:
-    out, err = process.communicate(timeout=300)
+def finished(process: Started) -> dict:
+    out, err = process.communicate()
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])
 
@@ -63,14 +56,6 @@ def uninterrupted(tmp_path_factory) -> tuple[Path, tuple[dict, dict]]:
     folder = tmp_path_factory.mktemp("uninterrupted")
     result = finished(start(folder))
     return folder, outcome(folder, result["run_id"])
-
-
-def wait_for(condition, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def files(folder: Path, pattern: str) -> list[Path]:
@@ -101,7 +86,6 @@ def test_after_sigkill_a_run_ends_with_the_same_bits(uninterrupted, tmp_path, mo
     wait_for(conditions[moment], process)
     time.sleep(0.3)
     process.kill()
-    process.communicate()
     assert_the_same(tmp_path, uninterrupted[1])
 
 
@@ -123,7 +107,5 @@ def test_answers_are_shared_by_the_variants_of_a_seed_and_computed_once(uninterr
     folder, _ = uninterrupted
     before = {path: path.stat().st_mtime_ns for path in files(folder, "answers/*/*.npy")}
     assert len(before) == 4
-    command = [sys.executable, "-m", "levit_ablate", "run", "no_hardswish", *RUN]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    finished(start(folder, "no_hardswish"))
     assert {p: p.stat().st_mtime_ns for p in files(folder, "answers/*/*.npy")} == before

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from folders import draw
+from processes import levit_ablate, wait_for
 
 from levit_ablate.experiments import variant
 from levit_ablate.training.classifier import Classifier
@@ -72,15 +71,8 @@ def test_a_signal_to_a_whole_job_ends_a_training_that_decodes_in_processes(tmp_p
     options = """--no-baseline --data folder --data.root set --data.image_size 96 --model levit_nano
     --recipe smoke --recipe.epochs 500 --recipe.batch_size 16 --hardware.num_workers 2
     --hardware.accelerator cpu --data.validation 0.2""".split()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "levit_ablate", "run", "no_distillation", *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while not list(tmp_path.rglob("last.ckpt")):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
+    process = levit_ablate("run", "no_distillation", *options)
+    wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
     time.sleep(0.5)
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
