@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
@@ -19,6 +20,12 @@ from levit_ablate.errors import UserError
 def has_gpu() -> bool:
     """Whether torch finds a GPU here."""
     return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+@cache
+def own_threads() -> int:
+    """The CPU threads that this process may use: torch's choice, or what it was told at first."""
+    return torch.get_num_threads()
 
 
 def is_first_process() -> bool:

@@ -19,7 +19,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> str:
     """A fresh SQLite store, open for recording."""
-    from levit_ablate.store import open_store
+    from levit_ablate.tracking.store import open_store
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     open_store(uri)

@@ -6,6 +6,7 @@ folder of its own, with the environment that it is given and none of the test's 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -68,7 +69,9 @@ class Started:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        os.killpg(self.pid, signal.SIGKILL)
+        """It and all that it started."""
+        with contextlib.suppress(ProcessLookupError):  # it is gone already
+            os.killpg(self.pid, signal.SIGKILL)
         self.process.join()
 
 

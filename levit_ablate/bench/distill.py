@@ -17,7 +17,8 @@ from levit_ablate.training.conditions import check_conditions, ready_data
 from levit_ablate.training.fit import fit
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.teacher import LiveTeacher, loaded
-from levit_ablate.training.train import ensure_teacher, num_threads
+from levit_ablate.training.teaching import ensure_teacher
+from levit_ablate.training.train import num_threads
 
 EPOCHS = 2
 """Of a training that is timed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +16,8 @@ from levit_ablate.ablations import Ablation
 from levit_ablate.commands.options import print_config
 from levit_ablate.experiments import Variant, check_changes, identified, variant
 from levit_ablate.hardware import one_voice
-from levit_ablate.store import open_store, tracking_uri
+from levit_ablate.tracking.record import deliver_pending
+from levit_ablate.tracking.store import open_store, tracking_uri
 from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.train import Result, recorded, train
 
@@ -33,6 +35,7 @@ def run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]
     check_conditions(own.experiment)
     uri = tracking_uri(options.get("tracking_uri"))
     open_store(uri)
+    deliver_pending(Path(own.experiment.hardware.work_dir))
     baseline = None if options.get("no_baseline") or not own.baseline else _result(own.baseline)
     result = _result(own)
     if options.get("format") == "json":

@@ -14,7 +14,7 @@ from levit_ablate.experiments import identified, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.keys import teacher_key
 from levit_ablate.training.conditions import check_conditions, check_distilled
-from levit_ablate.training.train import ensure_teacher, teacher_figures
+from levit_ablate.training.teaching import ensure_teacher, teacher_figures
 
 
 @one_voice()

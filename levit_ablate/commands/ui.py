@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--tracking-uri", type=str, help="The store; ./mlflow.db unless set.")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="Where the page is served.")
     options = parse(parser, argv)
-    from levit_ablate.store import tracking_uri
+    from levit_ablate.tracking.store import tracking_uri
 
     uri = tracking_uri(options.get("tracking_uri"))
     if uri.startswith("http"):

@@ -24,9 +24,9 @@ from levit_ablate.config import Experiment
 from levit_ablate.data.batches import Batch
 from levit_ablate.errors import RunError
 from levit_ablate.keys import stream_key, teacher_key
+from levit_ablate.locks import one_at_a_time
 from levit_ablate.serialization import to_mapping
 from levit_ablate.training.objective import Answers
-from levit_ablate.training.turns import one_at_a_time
 
 PIXELS_OF = ("torch", "torchvision", "timm", "pillow", "numpy")
 """Packages that make the images: answers are of their versions too."""

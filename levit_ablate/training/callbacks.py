@@ -1,30 +1,24 @@
-"""What happens beside the training: its progress on the screen, its metrics in the record."""
+"""What happens beside the training: its metrics in the record, its teacher's answers."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from levit_ablate.config import Experiment, Images
 from levit_ablate.errors import RunError
-from levit_ablate.tracking import Recorder
+from levit_ablate.tracking.record import Recorder
 from levit_ablate.training import answers
 from levit_ablate.training.objective import Answers
 from levit_ablate.training.signals import stop_together, stopping_at_once
 from levit_ablate.training.teacher import LiveTeacher, loaded
-
-ESTIMATE_FROM, ESTIMATE_AT = 2, 12
-"""The steps between which a training's speed is taken to say how long it will be."""
 
 
 class RecordEpochs(Callback):
@@ -160,64 +154,3 @@ class AskTeacher(Callback):
                 told = self.teacher(batch)
             yield batch.positions, told
             stop_together(trainer)
-
-
-class ShowProgress(Callback):
-    """One bar for a run: epoch, accuracy on the validation images, time left.
-
-    On a terminal only: nothing is written where standard error is a file or a pipe.
-    """
-
-    def __init__(self, title: str, announce: bool = False) -> None:
-        """`announce`: say in a line how long it will take, once that can be told."""
-        self.announce = announce
-        self.started = 0.0
-        console = Console(stderr=True)
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            TextColumn("accuracy {task.fields[accuracy]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.title = title
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.task = self.progress.add_task(
-            self.title,
-            total=trainer.estimated_stepping_batches,
-            epoch=0,
-            epochs=trainer.max_epochs,
-            accuracy="–",
-        )
-        self.progress.start()
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        step = trainer.global_step
-        if self.announce and step == ESTIMATE_FROM:
-            self.started = time.perf_counter()
-        if self.announce and step == ESTIMATE_AT:
-            self.announce = False
-            each = (time.perf_counter() - self.started) / (ESTIMATE_AT - ESTIMATE_FROM)
-            left = timedelta(seconds=round(each * (trainer.estimated_stepping_batches - step)))
-            self.progress.console.print(f"{self.title}: about {left} more (h:mm:ss)")
-        self.progress.update(
-            self.task, completed=trainer.global_step, epoch=trainer.current_epoch + 1
-        )
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        accuracy = trainer.callback_metrics.get("val_accuracy")
-        if accuracy is not None:
-            self.progress.update(self.task, accuracy=f"{100 * float(accuracy):.1f} %")
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.progress.stop()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self.progress.stop()

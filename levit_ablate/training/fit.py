@@ -104,6 +104,13 @@ def fit(
     return trainer
 
 
+def tested(trainer: Trainer, module: Classifier, data: ImageData) -> dict[str, float]:
+    """Loss and accuracy of a network on the test images. Raises KeyboardInterrupt on Ctrl-C."""
+    with quiet():
+        interruptible(lambda: trainer.test(module, data, verbose=False))
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
 def averaging(decay: float) -> WeightAveraging:
     """Lightning's `EMAWeightAveraging`, but for one operation a step in place of one a tensor."""
     return WeightAveraging(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(decay))

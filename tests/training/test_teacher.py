@@ -14,7 +14,8 @@ from levit_ablate.errors import UserError
 from levit_ablate.experiments import variant
 from levit_ablate.keys import teacher_key
 from levit_ablate.training import teacher
-from levit_ablate.training.train import ensure_teacher, teacher_figures, train
+from levit_ablate.training.teaching import ensure_teacher, teacher_figures
+from levit_ablate.training.train import train
 
 DIGITS = Images(channels=1, height=32, width=32, num_classes=10)
 LESSON = {"recipe": {"epochs": 1, "warmup_epochs": 0.0}, "model": "test_resnet"}

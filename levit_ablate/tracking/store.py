@@ -21,6 +21,12 @@ from levit_ablate.errors import UserError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXPERIMENT_NAME = "levit-ablate"
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+"""With a server that does not answer, unless the environment says otherwise: MLflow would try for
+minutes, while a training waits; here what it misses is kept (`outbox`)."""
 STORE_ERRORS = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
 """What a store that cannot be reached, read or written raises through MLflow."""
 
@@ -36,6 +42,8 @@ def open_store(uri: str) -> None:
     The artifacts of a SQLite store lie beside its file, in `mlartifacts`. Raises UserError, in a
     line, where the store cannot be opened.
     """
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     for name in ("alembic", "mlflow.tracking.fluent"):
         logging.getLogger(name).setLevel(logging.WARNING)  # else a line for each table
     for name in ("mlflow.store.db.utils", "mlflow.pytorch"):  # retries; a warning of our own pickle
@@ -43,7 +51,7 @@ def open_store(uri: str) -> None:
     try:
         if uri.startswith("http"):
             urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()  # MLflow retries for minutes
-            _open(uri, artifacts=None)
+            _open(uri)
         elif uri.startswith("sqlite:"):
             database = _database(uri)
             # MLflow creates a database without a lock: two that did so at once would both fail
@@ -51,20 +59,44 @@ def open_store(uri: str) -> None:
                 if not database.exists() or not database.stat().st_size:
                     _create(uri, database)
                 _check_writable(database)
-                _open(uri, _artifacts(database))
+                _open(uri)
         else:
-            _open(uri, artifacts=None)
+            _open(uri)
     except UserError:
         raise
     except (*STORE_ERRORS, ImportError, ValueError) as error:
         raise UserError(f"tracking uri {uri}: cannot be opened: {reason(error)}") from error
 
 
-def _open(uri: str, artifacts: str | None) -> None:
+def _open(uri: str) -> None:
     mlflow.set_tracking_uri(uri)
-    if mlflow.get_experiment_by_name(EXPERIMENT_NAME) is None:
-        mlflow.create_experiment(EXPERIMENT_NAME, artifacts)
-    mlflow.set_experiment(EXPERIMENT_NAME)
+    mlflow.set_experiment(experiment_id=experiment_id(EXPERIMENT_NAME))
+
+
+def experiment_id(name: str) -> str:
+    """The experiment of this name in the open store, made where it is missing.
+
+    Raises what MLflow raises.
+    """
+    if found := mlflow.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    uri = mlflow.get_tracking_uri()
+    artifacts = _artifacts(_database(uri)) if uri.startswith("sqlite:") else None
+    try:
+        return str(mlflow.create_experiment(name, artifacts))
+    except MlflowException:
+        if found := mlflow.get_experiment_by_name(name):  # another process was faster
+            return str(found.experiment_id)
+        raise
+
+
+def answers() -> bool:
+    """Whether the open store can be read now."""
+    try:
+        mlflow.get_experiment_by_name(EXPERIMENT_NAME)
+    except STORE_ERRORS:
+        return False
+    return True
 
 
 def _database(uri: str) -> Path:

@@ -6,8 +6,8 @@ import mlflow
 import pytest
 from processes import Started
 
-from levit_ablate import store
 from levit_ablate.errors import UserError
+from levit_ablate.tracking import store
 
 
 def test_the_store_is_the_option_then_the_environment_then_a_file_here(monkeypatch):
@@ -59,7 +59,7 @@ def test_a_store_lies_where_its_uri_says_whatever_the_path(tmp_path, folder, nam
     (tmp_path / folder).mkdir()
     code = f"""
 import mlflow
-from levit_ablate.store import open_store
+from levit_ablate.tracking.store import open_store
 open_store("sqlite:///{name}")
 mlflow.start_run()
 mlflow.log_text("kept", "note.txt")
@@ -77,7 +77,7 @@ mlflow.log_text("kept", "note.txt")
 def test_a_process_killed_while_it_makes_a_store_leaves_none(tmp_path, tables):
     code = f"""
 import os, signal, sqlalchemy
-from levit_ablate.store import open_store
+from levit_ablate.tracking.store import open_store
 made = []
 def count(connection, cursor, statement, *_):
     made.extend([1] if statement.strip().upper().startswith("CREATE TABLE") else [])
@@ -93,6 +93,6 @@ open_store("sqlite:///mlflow.db")
 
 
 def test_two_processes_that_open_a_fresh_store_at_once_both_succeed():
-    code = "from levit_ablate.store import open_store; open_store('sqlite:///mlflow.db')"
+    code = "from levit_ablate.tracking.store import open_store; open_store('sqlite:///mlflow.db')"
     for process in [Started(code) for _ in range(2)]:
         assert process.wait() == 0, process.said()

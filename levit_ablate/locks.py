@@ -12,6 +12,11 @@ from filelock import FileLock, Timeout
 from levit_ablate.hardware import is_first_process
 
 
+def lock_of(result: Path) -> Path:
+    """The file that is locked by the process that makes `result`, and by no other."""
+    return result.with_name(f"{result.name}.lock")
+
+
 @contextmanager
 def one_at_a_time(result: Path, doing: str) -> Iterator[None]:
     """Hold the right to make `result`; a process that waits for it says so, once.
@@ -27,7 +32,7 @@ def one_at_a_time(result: Path, doing: str) -> Iterator[None]:
         yield
         return
     result.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{result}.lock")
+    lock = FileLock(lock_of(result))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -35,3 +40,14 @@ def one_at_a_time(result: Path, doing: str) -> Iterator[None]:
         lock.acquire()
     with lock:
         yield
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process of this machine, not this one, holds a lock; false where there is none."""
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True

@@ -1,0 +1,1 @@
+"""The record: every run in MLflow, found again by its key."""

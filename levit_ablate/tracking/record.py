@@ -1,0 +1,250 @@
+"""One run of the record, from its beginning to its end, whatever that is."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from mlflow import MlflowClient
+from mlflow.entities import Param, Run
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.types import Schema, TensorSpec
+from torch import nn
+
+from levit_ablate.ablations import recorded_yaml
+from levit_ablate.config import Images
+from levit_ablate.errors import RunError
+from levit_ablate.experiments import Variant
+from levit_ablate.hardware import is_first_process
+from levit_ablate.locks import is_held, lock_of
+from levit_ablate.serialization import flat, to_mapping
+from levit_ablate.tracking import runs
+from levit_ablate.tracking.outbox import Outbox
+from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
+from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, LOCK, PACKAGES, PARENT, tags_of
+
+MARKER = "run_id"
+"""File in a run's folder that names the run, by which a killed one goes on."""
+NETWORK = "network.pt"
+PATIENCE = 30.0
+"""Seconds that a run which ends waits for a store that does not answer."""
+
+
+@contextmanager
+def record(variant: Variant, folder: Path, parent: Run | None = None) -> Iterator[Recorder]:
+    """A run that ends as FINISHED, as KILLED by Ctrl-C or SIGTERM, or as FAILED with its error.
+
+    One that did not finish goes on. Of the processes of one training the first records. What the
+    store does not take is kept in `folder` and sent as soon as it does, by this process or by the
+    next command that opens the store (`deliver_pending`).
+
+    Raises `runs.TakenError` where a process of another machine or folder trains the same; RunError
+    where the store cannot be had in the beginning, or is not there again in the end.
+
+    Args:
+        variant: what is run.
+        folder: the run's own, of what it needs to go on; beside it is the lock of its process.
+        parent: the run that it stands below, in the parent's experiment.
+    """
+    if not is_first_process():
+        yield Recorder("", Outbox(folder, ""))
+        return
+    with runs.reading_the_record():
+        recorder = _taken_up(folder) or _begun(variant, folder, parent)
+    status = "FAILED"
+    try:
+        with _heartbeat(recorder.run_id):
+            yield recorder
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except BaseException as error:
+        with contextlib.suppress(RunError):  # the store may be what failed
+            recorder.outbox.put("tags", values={ERROR: f"{type(error).__name__}: {error}"[:500]})
+        raise
+    finally:
+        _end(recorder.outbox, status)
+
+
+def _end(outbox: Outbox, status: str) -> None:
+    """End a run. Where it did not finish, its own error is the one to be seen."""
+    if status != "FINISHED":
+        with contextlib.suppress(RunError):
+            outbox.put("end", status=status, timestamp=_now())
+        return
+    outbox.put("end", status=status, timestamp=_now())
+    if not outbox.deliver(PATIENCE):
+        raise RunError(
+            f"trained, but the record at {mlflow.get_tracking_uri()} does not answer "
+            f"({outbox.why}); what it misses is kept in {outbox.path.parent}, and recorded by the "
+            f"next command that reaches it"
+        )
+
+
+def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
+    """A new run, described."""
+    client = MlflowClient()
+    experiment = parent.info.experiment_id if parent else experiment_id(EXPERIMENT_NAME)
+    tags = {
+        **tags_of(variant),
+        **_life_tags(folder),
+        "mlflow.note.content": variant.ablation.summary,
+    }
+    if parent:
+        tags[PARENT] = parent.info.run_id
+    name = f"{variant.name} seed {variant.experiment.seed}"
+    run = client.create_run(experiment, tags=resolve_tags(tags), run_name=name)
+    run_id = run.info.run_id
+    try:
+        if earlier := [r for r in runs.rivals(run) if runs.order(r) < runs.order(run)]:
+            raise runs.TakenError(earlier[-1])
+        params = flat(to_mapping(variant.experiment))
+        client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        text = recorded_yaml(variant.ablation, variant.experiment)
+        client.log_text(run_id, text, "experiment.yaml")
+        client.log_metric(run_id, "params", variant.cost.params)
+        client.log_metric(run_id, "flops", variant.cost.flops)
+        temporary = folder / f"{MARKER}.tmp"
+        temporary.write_text(run_id, encoding="utf-8")
+        temporary.replace(folder / MARKER)
+    except BaseException:
+        with contextlib.suppress(*STORE_ERRORS):
+            client.delete_run(run_id)
+        raise
+    return Recorder(run_id, _outbox(folder, run_id))
+
+
+def _taken_up(folder: Path) -> Recorder | None:
+    """The run that a folder's marker names, open again; None where there is none in this store."""
+    marker = folder / MARKER
+    run_id = marker.read_text(encoding="utf-8", errors="replace") if marker.is_file() else ""
+    if not run_id.strip():
+        return None
+    client = MlflowClient()
+    try:
+        history = client.get_metric_history(run_id, "train_loss")
+        run = client.get_run(run_id)
+    except MlflowException:
+        return None
+    for name, value in _life_tags(folder).items():
+        client.set_tag(run_id, name, value)
+    if rivals := runs.rivals(client.get_run(run_id)):
+        raise runs.TakenError(rivals[-1])
+    client.update_run(run_id, "RUNNING")
+    if ERROR in run.data.tags:
+        client.delete_tag(run_id, ERROR)
+    last = max((metric.step for metric in history), default=-1)
+    return Recorder(run_id, _outbox(folder, run_id), last_epoch=last)
+
+
+def _life_tags(folder: Path) -> dict[str, str]:
+    """By which others know whether this process lives: `runs.is_alive`."""
+    lock = str(lock_of(folder).absolute())
+    return {HOST: platform.node(), LOCK: lock, ALIVE: f"{time.time():.0f}"}
+
+
+@contextmanager
+def _heartbeat(run_id: str) -> Iterator[None]:
+    """Give a sign of life now and then, for those who cannot see this process's lock."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(runs.HEARTBEAT):
+            with contextlib.suppress(*STORE_ERRORS):
+                MlflowClient().set_tag(run_id, ALIVE, f"{time.time():.0f}")
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Writes into a run; in the first process of a training, and in no other."""
+
+    run_id: str
+    outbox: Outbox
+    last_epoch: int = -1
+    """The last epoch whose metrics are recorded already."""
+
+    @rank_zero_only
+    def metrics(self, values: Mapping[str, float], epoch: int | None = None) -> None:
+        """Record several metrics at once: every call is one write to the store.
+
+        An epoch that was recorded before its training was killed is not recorded twice.
+        """
+        if epoch is None or epoch > self.last_epoch:
+            self.outbox.put("metrics", values=dict(values), step=epoch or 0, timestamp=_now())
+
+    @rank_zero_only
+    def checkpoint(self, path: Path) -> None:
+        """Keep a checkpoint of the training, a file in the run's folder."""
+        self.outbox.put("artifact", path=str(path), folder="checkpoints")
+
+    @rank_zero_only
+    def model(self, network: nn.Module, images: Images) -> None:
+        """Keep a network, for `mlflow.pytorch.load_model`."""
+        path = self.outbox.path.parent / NETWORK
+        torch.save(network, path)
+        image = [images.channels, images.height, images.width]
+        self.outbox.put("model", path=str(path), image=image, num_classes=images.num_classes)
+
+
+def _outbox(folder: Path, run_id: str) -> Outbox:
+    return Outbox(folder, run_id, {"model": _write_model})
+
+
+def _write_model(
+    client: MlflowClient, run_id: str, path: str, image: list[int], num_classes: int
+) -> None:
+    kind = numpy.dtype("float32")
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(kind, (-1, *image))]),
+        outputs=Schema([TensorSpec(kind, (-1, num_classes))]),
+    )
+    options: dict[str, Any] = {
+        "pytorch_model": torch.load(path, weights_only=False),  # the module that we saved there
+        "signature": signature,
+        "pip_requirements": [f"{package}=={version(package)}" for package in PACKAGES],
+        "serialization_format": "pickle",  # the module itself; a traced graph has no heads apart
+    }
+    Model.log(None, mlflow.pytorch, name="model", run_id=run_id, **options)
+
+
+def deliver_pending(work_dir: Path) -> None:
+    """Send what earlier runs could not record in the open store, and forget what it took.
+
+    Raises RunError where the store refuses it.
+    """
+    for marker in sorted((work_dir / "runs").glob(f"*/{MARKER}")):
+        folder = marker.parent
+        outbox = _outbox(folder, marker.read_text(encoding="utf-8", errors="replace"))
+        ours = [w for w in outbox.waiting if w["uri"] == mlflow.get_tracking_uri()]
+        if ours and not is_held(lock_of(folder)):
+            outbox.deliver()
+        if ours and not outbox.waiting and (ours[-1].get("status") == "FINISHED"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _now() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,125 @@
+"""Runs that are there: found by their key, and settled where their process is gone."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run, RunStatus
+
+from levit_ablate.errors import RunError
+from levit_ablate.locks import is_held
+from levit_ablate.tracking.store import STORE_ERRORS, reason
+from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, KEY, LOCK, ORIGINAL, PARENT
+
+SILENCE = 300.0
+"""Seconds without a sign of life after which a process of another machine is taken for dead."""
+HEARTBEAT = 60.0
+"""Seconds between two signs of life."""
+
+
+@contextmanager
+def reading_the_record() -> Iterator[None]:
+    """A store that cannot be read or written is a RunError, in a line."""
+    try:
+        yield
+    except STORE_ERRORS as error:
+        raise RunError(
+            f"the record at {mlflow.get_tracking_uri()} cannot be read or written: "
+            f"{reason(error)}; what was written before is kept"
+        ) from error
+
+
+@reading_the_record()
+def search(filter_string: str, experiments: list[str] | None = None) -> list[Run]:
+    """All runs that a filter of MLflow's finds, the latest first, in these experiments or any."""
+    found: list[Run] = mlflow.search_runs(
+        experiment_ids=experiments,
+        search_all_experiments=experiments is None,
+        filter_string=filter_string,
+        output_format="list",
+    )
+    return found
+
+
+def of_key(key: str) -> list[Run]:
+    """The runs with this key that were trained, however they ended; the latest first."""
+    return [run for run in search(f"tags.`{KEY}` = '{key}'") if ORIGINAL not in run.data.tags]
+
+
+def find(key: str) -> Run | None:
+    """The latest finished run with this key, in any experiment; None if there is none."""
+    return next((run for run in of_key(key) if run.info.status == "FINISHED"), None)
+
+
+class TakenError(Exception):
+    """Another process trains what was asked for, where this process's locks do not reach."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.info.run_id)
+        self.run = run
+
+
+def rivals(run: Run) -> list[Run]:
+    """The other runs of its key that are at work, the latest first.
+
+    A process that holds the lock of a run is its only one: of others with this lock none lives.
+    """
+
+    def place(of: Run) -> tuple[str | None, str | None]:
+        return of.data.tags.get(HOST), of.data.tags.get(LOCK)
+
+    return [r for r in of_key(run.data.tags[KEY]) if place(r) != place(run) and is_alive(r)]
+
+
+def order(run: Run) -> tuple[int, str]:
+    """By which of several that began at once the first is told."""
+    return run.info.start_time, run.info.run_id
+
+
+def children(parent: str) -> list[Run]:
+    """The runs below a parent, in whichever experiment."""
+    return search(f"tags.`{PARENT}` = '{parent}'")
+
+
+def is_alive(run: Run) -> bool:
+    """Whether a run is at work.
+
+    On this machine by the lock that its process holds; of another machine, or another file system,
+    by the time of its last sign of life.
+    """
+    if run.info.status not in ("RUNNING", "SCHEDULED"):
+        return False
+    tags = run.data.tags
+    lock = Path(tags.get(LOCK, ""))
+    if tags.get(HOST) == platform.node() and lock.is_file():
+        return is_held(lock)
+    last = float(tags.get(ALIVE, run.info.start_time / 1000))
+    return time.time() - last < SILENCE
+
+
+@reading_the_record()
+def settle(runs: Iterable[Run]) -> list[Run]:
+    """End the runs that say that they are at work and are not; which those were.
+
+    What they recorded is kept: `run` and `sweep` take them up where their last checkpoint is.
+    """
+    orphans = [run for run in runs if run.info.status == "RUNNING" and not is_alive(run)]
+    for run in orphans:
+        end(run.info.run_id, "KILLED", "its process was killed, or its machine went down")
+    return orphans
+
+
+@reading_the_record()
+def end(run_id: str, status: str, error: str = "") -> None:
+    """End a run from outside, with the reason."""
+    assert status in RunStatus._STRING_TO_STATUS
+    client = MlflowClient()
+    if error:
+        client.set_tag(run_id, ERROR, error[:500])
+    client.set_terminated(run_id, status)

@@ -1,0 +1,69 @@
+"""What is said of a run beside its params and metrics: what it is, and what it runs on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import version
+
+import torch
+
+from levit_ablate.experiments import Variant
+
+TAG = "levit_ablate."
+"""Before the name of every tag of ours."""
+KEY, ABLATION, SEED, PAPER_ROW = f"{TAG}key", f"{TAG}ablation", f"{TAG}seed", f"{TAG}paper_row"
+ERROR = f"{TAG}error"
+"""Of a run that failed: why."""
+ORIGINAL = f"{TAG}original"
+"""Of a run that repeats what another recorded: which."""
+STUDY, DATASET = f"{TAG}study", f"{TAG}dataset"
+HOST, LOCK, ALIVE = f"{TAG}host", f"{TAG}lock", f"{TAG}alive"
+"""Of a run at work: its machine, the lock that its process holds, and its last sign of life
+(seconds since 1970)."""
+PARENT = "mlflow.parentRunId"
+PACKAGES = ("levit-ablate", "torch", "lightning", "timm", "mlflow", "scikit-learn")
+
+
+def tags_of(variant: Variant) -> dict[str, str]:
+    """What a run is, and what it runs on: key, ablation, seed, commit, versions, hardware."""
+    paper = variant.ablation.paper
+    tags = {
+        KEY: variant.key,
+        ABLATION: variant.name,
+        PAPER_ROW: paper.row if paper else "",
+        SEED: variant.experiment.seed,
+        f"{TAG}matched": variant.matched,
+        f"{TAG}differs": ", ".join(
+            f"{name}={own}" for name, (_, own) in variant.differences().items()
+        ),
+        f"{TAG}threads": torch.get_num_threads(),
+        **machine_tags(),
+    }
+    return {name: str(value) for name, value in tags.items()}
+
+
+def machine_tags() -> dict[str, str]:
+    """Commit, versions, hardware."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return {
+        f"{TAG}git_commit": _git_commit(),
+        f"{TAG}python": platform.python_version(),
+        f"{TAG}hardware": f"{os.cpu_count()} x {platform.machine()} {cpu}",
+        f"{TAG}gpus": ", ".join(gpus),
+        **{f"{TAG}version.{package}": version(package) for package in PACKAGES},
+    }
+
+
+@cache
+def _git_commit() -> str:
+    """The commit that the working folder is at, with a + if files differ from it."""
+    git = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip()

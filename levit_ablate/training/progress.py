@@ -1,0 +1,153 @@
+"""How far a training is: told as it goes, and shown as a bar where someone looks on."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+ESTIMATE_FROM, ESTIMATE_AT = 2, 12
+"""The steps between which a training's speed is taken to say how long it will be."""
+OFTEN = 0.2
+"""Seconds between two tellings."""
+
+
+class Status(NamedTuple):
+    """How far a training is."""
+
+    title: str
+    """Whose."""
+    epoch: int
+    """The one that it is in, from 1."""
+    epochs: int
+    done: int
+    """Steps."""
+    total: int
+    accuracy: float | None
+    """On the validation images, from 0 to 1; None before the first validation."""
+    ended: bool = False
+
+
+Tell = Callable[[Status], None]
+"""What is told."""
+
+
+class TellProgress(Callback):
+    """Tells how far the training is, a few times a second; in the first of several processes."""
+
+    def __init__(self, title: str, tell: Tell, announce: bool = False) -> None:
+        """`announce`: say in a line how long it will take, once that can be told."""
+        self.title = title
+        self.tell = tell
+        self.announce = announce
+        self.started = self.told = 0.0
+        self.accuracy: float | None = None
+
+    def _tell(self, trainer: Trainer, ended: bool = False) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.told = time.monotonic()
+        self.tell(
+            Status(
+                title=self.title,
+                epoch=min(trainer.current_epoch + 1, trainer.max_epochs or 0),
+                epochs=trainer.max_epochs or 0,
+                done=trainer.global_step,
+                total=int(trainer.estimated_stepping_batches),
+                accuracy=self.accuracy,
+                ended=ended,
+            )
+        )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if self.announce and step == ESTIMATE_FROM:
+            self.started = time.perf_counter()
+        if self.announce and step == ESTIMATE_AT:
+            self.announce = False
+            each = (time.perf_counter() - self.started) / (ESTIMATE_AT - ESTIMATE_FROM)
+            left = timedelta(seconds=round(each * (trainer.estimated_stepping_batches - step)))
+            print(f"{self.title}: about {left} more (h:mm:ss)", file=sys.stderr)
+        if time.monotonic() - self.told > OFTEN:
+            self._tell(trainer)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        accuracy = trainer.callback_metrics.get("val_accuracy")
+        if accuracy is not None:
+            self.accuracy = float(accuracy)
+            self._tell(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell(trainer, ended=True)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._tell(trainer, ended=True)
+
+
+def columns() -> list[str | ProgressColumn]:
+    """Of a bar: whose, the bar, the epoch, the accuracy, the time taken and left."""
+    return [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+        TextColumn("accuracy {task.fields[accuracy]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ]
+
+
+def fields(status: Status) -> dict[str, Any]:
+    """A status as what a bar is updated with."""
+    accuracy = "–" if status.accuracy is None else f"{100 * status.accuracy:.1f} %"
+    return {
+        "description": status.title,
+        "completed": status.done,
+        "total": status.total,
+        "epoch": status.epoch,
+        "epochs": status.epochs,
+        "accuracy": accuracy,
+    }
+
+
+class Bar:
+    """Shows one training after the other, each as a bar.
+
+    On a terminal only: nothing is written where standard error is a file or a pipe.
+    """
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+
+    def __call__(self, status: Status) -> None:
+        if self.progress is None:
+            console = Console(stderr=True)
+            self.progress = Progress(*columns(), console=console, disable=not console.is_terminal)
+            shown = fields(status)
+            self.task = self.progress.add_task(shown.pop("description"), **shown)
+            self.progress.start()
+        assert self.task is not None
+        self.progress.update(self.task, **fields(status))
+        if status.ended:
+            self.progress.stop()
+            self.progress = None

@@ -1,0 +1,238 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import mlflow
+import pytest
+import torch
+
+from levit_ablate.errors import RunError
+from levit_ablate.experiments import variant
+from levit_ablate.tracking import outbox
+from levit_ablate.tracking.record import deliver_pending, record
+from levit_ablate.tracking.runs import find
+from levit_ablate.tracking.store import open_store
+
+
+def statuses() -> list[str]:
+    return [run.info.status for run in mlflow.search_runs(output_format="list")]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (KeyboardInterrupt(), "KILLED"), (RuntimeError("out of luck"), "FAILED")],
+)
+def test_a_run_ends_with_the_status_of_how_it_ended(store, error, status):
+    def leave() -> None:
+        with record(variant("baseline", {}), Path.cwd()):
+            assert statuses() == ["RUNNING"]
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(type(error)):
+            leave()
+    else:
+        leave()
+    assert statuses() == [status]
+    assert mlflow.active_run() is None
+
+
+def test_only_a_finished_run_of_the_same_key_is_found(store):
+    own, other = variant("no_pyramid", {}), variant("no_pyramid", {"seed": 1})
+    with pytest.raises(KeyboardInterrupt), record(own, Path.cwd()):
+        raise KeyboardInterrupt
+    assert find(own.key) is None
+    with record(own, Path.cwd()) as recorder:
+        pass
+    assert find(own.key).info.run_id == recorder.run_id
+    assert find(other.key) is None
+
+
+def test_artifacts_lie_beside_the_database(store, tmp_path):
+    with record(variant("baseline", {}), Path.cwd()):
+        pass
+    assert list((tmp_path / "mlartifacts").rglob("experiment.yaml"))
+
+
+def test_a_store_is_opened_again_without_losing_what_it_holds(store):
+    with record(variant("baseline", {}), Path.cwd()):
+        pass
+    open_store(store)
+    assert statuses() == ["FINISHED"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"nonsense", b"\xff\xfe"])
+def test_a_marker_that_names_no_run_begins_one(store, tmp_path, content):
+    marker = tmp_path / "run_id"
+    marker.write_bytes(content)
+    with record(variant("baseline", {}), tmp_path) as recorder:
+        assert marker.read_text() == recorder.run_id
+    assert find(variant("baseline", {}).key).info.run_id == recorder.run_id
+
+
+def test_a_run_that_failed_and_goes_on_is_no_failure_any_more(store):
+    own = variant("baseline", {})
+    with pytest.raises(RuntimeError), record(own, Path.cwd()):
+        raise RuntimeError("out of luck")
+    (failed,) = mlflow.search_runs(output_format="list")
+    assert "out of luck" in failed.data.tags["levit_ablate.error"]
+    with record(own, Path.cwd()):
+        pass
+    (finished,) = mlflow.search_runs(output_format="list")
+    assert finished.info.status == "FINISHED"
+    assert "levit_ablate.error" not in finished.data.tags
+
+
+def go_away(database: Path) -> None:
+    database.rename(database.with_suffix(".away"))
+    database.mkdir()
+
+
+def come_back(database: Path) -> None:
+    database.rmdir()
+    database.with_suffix(".away").rename(database)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("levit_ablate.tracking.record.PATIENCE", 0.5)
+    monkeypatch.setattr(outbox, "PAUSE", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_a_store_that_goes_away_misses_arrives_when_it_is_back(store, tmp_path, capsys):
+    own = variant("baseline", {})
+    (tmp_path / "own").mkdir()
+    with record(own, tmp_path / "own") as recorder:
+        recorder.metrics({"val_loss": 3.0}, epoch=0)
+        go_away(tmp_path / "mlflow.db")
+        for epoch in (1, 2):
+            recorder.metrics({"val_loss": 3.0 - epoch}, epoch=epoch)
+        come_back(tmp_path / "mlflow.db")
+        recorder.metrics({"val_loss": 0.0}, epoch=3)
+    history = mlflow.MlflowClient().get_metric_history(recorder.run_id, "val_loss")
+    assert [(m.step, m.value) for m in history] == [(0, 3.0), (1, 2.0), (2, 1.0), (3, 0.0)]
+    assert find(own.key).info.run_id == recorder.run_id
+    said = capsys.readouterr().err.splitlines()
+    assert ["does not answer" in line for line in said if line.startswith("the record")] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_a_store_misses_that_stays_away_is_sent_by_the_next_command(store, tmp_path):
+    own, folder = variant("baseline", {}), tmp_path / ".levit_ablate" / "runs" / "key"
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").write_text("weights")
+
+    def leave() -> None:
+        with record(own, folder) as recorder:
+            go_away(tmp_path / "mlflow.db")
+            recorder.metrics({"test_accuracy": 0.5})
+            recorder.checkpoint(folder / "best.ckpt")
+
+    with pytest.raises(RunError, match=r"trained, but the record .* does not answer") as caught:
+        leave()
+    assert "\n" not in str(caught.value)
+    come_back(tmp_path / "mlflow.db")
+    assert find(own.key) is None
+    deliver_pending(tmp_path / ".levit_ablate")
+    found = find(own.key)
+    assert found.data.metrics["test_accuracy"] == 0.5
+    assert list((tmp_path / "mlartifacts").rglob("best.ckpt"))
+    assert not folder.exists()
+    deliver_pending(tmp_path / ".levit_ablate")  # nothing is left
+
+
+def test_a_store_that_is_not_there_in_the_beginning_is_a_line(store, tmp_path):
+    go_away(tmp_path / "mlflow.db")
+    with (
+        pytest.raises(RunError, match=r"the record at sqlite.*cannot be read or written") as caught,
+        record(variant("baseline", {}), tmp_path),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_is_deleted_while_it_trains_is_a_line(store, tmp_path):
+    def leave() -> None:
+        with record(variant("baseline", {}), tmp_path) as recorder:
+            mlflow.delete_run(recorder.run_id)
+            recorder.metrics({"val_loss": 1.0}, epoch=0)
+
+    with pytest.raises(RunError, match="refuses a write"):
+        leave()
+
+
+def test_a_run_is_named_after_the_options_that_made_it_another_than_its_file(store):
+    with record(variant("baseline", {"design": {"stem": "patch"}}), Path.cwd()):
+        pass
+    found = find(variant("no_patch_conv", {}).key)
+    assert found.info.run_name == "baseline + design.stem=patch seed 0"
+    assert found.data.tags["levit_ablate.paper_row"] == ""
+    assert found.data.tags["levit_ablate.differs"] == "design.stem=patch"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Starts a real server, on its port, and returns its process; what is started is ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    started = []
+
+    def start() -> tuple[str, subprocess.Popen]:
+        with (tmp_path / "log").open("a") as log:
+            started.append(
+                subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                urlopen(f"{uri}/health", timeout=1).close()
+                break
+            except OSError:
+                assert started[-1].poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.3)
+        return uri, started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=30)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_real_server_records_a_run_and_may_be_killed_while_it_lasts(server, tmp_path):
+    uri, process = server()
+    open_store(uri)
+    own, network = variant("no_pyramid", {}), torch.nn.Linear(2, 2)
+    (tmp_path / "own").mkdir()
+    with record(own, tmp_path / "own") as recorder:
+        recorder.metrics({"val_loss": 1.0}, epoch=0)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+        recorder.metrics({"val_loss": 0.5}, epoch=1)
+        recorder.model(network, own.images)
+        recorder.metrics({"test_accuracy": 0.5})
+        server()
+    found = find(own.key)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics["test_accuracy"] == 0.5
+    history = mlflow.MlflowClient().get_metric_history(recorder.run_id, "val_loss")
+    assert [m.value for m in history] == [1.0, 0.5]
+    loaded = mlflow.pytorch.load_model(f"runs:/{recorder.run_id}/model")
+    assert loaded.weight.equal(network.weight)
+    assert list((tmp_path / "artifacts").rglob("experiment.yaml"))
