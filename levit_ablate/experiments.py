@@ -66,6 +66,14 @@ class Variant:
         """Parameters and multiply-adds, with one head."""
         return costs(self.architecture, self.experiment.design, self.images).total
 
+    def at_seed(self, seed: int) -> Variant:
+        """The same of another seed, and its baseline with it."""
+        return replace(
+            self,
+            experiment=replace(self.experiment, seed=seed),
+            baseline=self.baseline.at_seed(seed) if self.baseline else None,
+        )
+
     def differences(self) -> dict[str, tuple[Any, Any]]:
         """What differs from the baseline: dotted name → (the baseline's value, this one's)."""
         if self.baseline is None:
@@ -93,13 +101,13 @@ def variant(
 
     Raises UserError where a name or a value is wrong, or a cost cannot be matched.
     """
-    conditions = _with_defaults(given)
+    conditions = conditions_of(given)
     base = ablations.read(ablations.BASELINE)
-    baseline = _explicit(base, merge(base.changes(), conditions), images, baseline=None)
+    baseline = explicit(base, merge(base.changes(), conditions), images)
     own = ablations.read(ablation) if isinstance(ablation, str) else ablation
     changes = merge(base.changes(), own.changes(), conditions)
     changed = merge(changes, {key: given[key] for key in VARIANT_KEYS if key in given})
-    resolved = _explicit(own, changed, images, baseline)
+    resolved = explicit(own, changed, images, reference=baseline, baseline=baseline)
     if not resolved.differences():
         return baseline if own.name == base.name else resolved  # the gate refuses the latter
     if experiment_from(changed) == experiment_from(changes):
@@ -108,7 +116,7 @@ def variant(
     return replace(resolved, ablation=_renamed(own, options))
 
 
-def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+def conditions_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """The conditions among what is given, over what the dataset brings along."""
     conditions = {key: value for key, value in given.items() if key not in VARIANT_KEYS}
     data = experiment_from({"data": conditions.get("data", {})}).data
@@ -148,21 +156,35 @@ def _renamed(ablation: Ablation, options: dict[str, Any]) -> Ablation:
     )
 
 
-def _explicit(
-    ablation: Ablation, mapping: dict[str, Any], images: Images | None, baseline: Variant | None
+def explicit(
+    ablation: Ablation,
+    mapping: dict[str, Any],
+    images: Images | None = None,
+    reference: Variant | None = None,
+    baseline: Variant | None = None,
 ) -> Variant:
+    """An ablation as it is trained: nothing is left to a default or to the hardware.
+
+    Args:
+        ablation: where it comes from.
+        mapping: all parts of its experiment that are not the defaults of the config.
+        images: what its network is built for, in place of the dataset's images.
+        reference: whose cost its geometry is matched to, where its `match` says so.
+        baseline: what it is compared with.
+
+    Raises UserError as `variant`.
+    """
     experiment = experiment_from(mapping)
     design, images = experiment.design, images or images_of(experiment.data)
     architecture = experiment.architecture or preset(experiment.model).architecture
     architecture = replace(architecture, stages=geometry.stages_of(architecture, design))
-    if baseline and experiment.match != "none":
-        target = getattr(baseline.cost, experiment.match)
-        start = experiment.architecture or baseline.architecture
+    if reference and experiment.match != "none":
+        target = getattr(reference.cost, experiment.match)
+        start = experiment.architecture or reference.architecture
         architecture = match(start, design, images, experiment.match, target)
-    explicit = _precise(replace(experiment, architecture=architecture, match="none"))
     return Variant(
         ablation=ablation,
-        experiment=explicit,
+        experiment=_precise(replace(experiment, architecture=architecture, match="none")),
         images=images,
         matched=experiment.match,
         baseline=baseline,

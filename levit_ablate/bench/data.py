@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from levit_ablate.bench.rounds import rates
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, TrainingBatches
 from levit_ablate.data.catalog import IMAGENET
@@ -30,6 +29,7 @@ from levit_ablate.data.module import Served, num_workers
 from levit_ablate.data.sources import Labelled, Splits
 from levit_ablate.data.stream import Stream
 from levit_ablate.hardware import has_gpu
+from levit_ablate.timing import rates
 
 SMALL_SIDE, NUM_SMALL = 32, 12_800
 TILE, NUM_TILES = (400, 320), 384

@@ -64,8 +64,24 @@ def parser_for(command: str, description: str) -> ArgumentParser:
 
 
 def add_experiment(parser: ArgumentParser) -> None:
-    """An ablation's name, config files, and every field of an experiment."""
+    """An ablation's name, and all that decides how it is run."""
     parser.add_argument("name", nargs="?", help="An ablation's name, or its YAML file.")
+    add_conditions(parser)
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="Print the explicit experiment as YAML that --config accepts, and exit.",
+    )
+
+
+def add_conditions(parser: ArgumentParser, *without: str, formats: Any = Format) -> None:
+    """Config files, the format of what is printed, and every field of an experiment.
+
+    Args:
+        parser: is given the options.
+        without: fields that the command has a word of its own for.
+        formats: the `Literal` of what `--format` takes.
+    """
     parser.add_argument(
         "--config",
         action="append",
@@ -75,14 +91,9 @@ def add_experiment(parser: ArgumentParser) -> None:
         "options on the command line over both.",
     )
     parser.add_argument(
-        "--format", type=Format, default="text", help="For people, or for machines."
+        "--format", type=formats, default="text", help="For people, or for machines."
     )
-    parser.add_argument(
-        "--print_config",
-        action="store_true",
-        help="Print the explicit experiment as YAML that --config accepts, and exit.",
-    )
-    parser.add_class_arguments(Experiment, skip={"architecture"})
+    parser.add_class_arguments(Experiment, skip={"architecture", *without})
     parser.add_argument("--architecture", type=dict[str, Any])
     for action in parser._actions:
         if action.dest in SECTIONS:
@@ -110,7 +121,7 @@ def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any
     ablation = ablations.read(options["name"]) if options.get("name") else None
     given: dict[str, Any] = {}
     for path in map(Path, options.get("config", [])):
-        mapping = _read_config(path)
+        mapping = read_config(path)
         header = {key: mapping.pop(key) for key in RECORDED if key in mapping}
         if "name" in header and ablation is None:
             if "architecture" in mapping:
@@ -121,8 +132,13 @@ def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any
         given = merge(given, mapping)
     if ablation is None:
         raise UserError("the name of an ablation is missing; levit-ablate list shows them")
+    return ablation, merge(given, of_experiment(options))
+
+
+def of_experiment(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of an experiment among the options."""
     keys = Experiment.__dataclass_fields__
-    return ablation, merge(given, {key: value for key, value in options.items() if key in keys})
+    return {key: value for key, value in options.items() if key in keys}
 
 
 def print_config(ablation: Ablation, experiment: Experiment) -> None:
@@ -136,7 +152,7 @@ def _recorded(header: dict[str, Any], own: dict[str, Any], path: Path) -> Ablati
     return ablations.from_mapping(content, name, path)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """A config file's mapping, a named section as its fields. Raises UserError with the file."""
     mapping = read_yaml(path)
     for section, named in NAMED.items():

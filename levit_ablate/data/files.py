@@ -287,6 +287,7 @@ class OnDisk:
             part = index.parts[name]
             self.parts[served] = part, torch.arange(len(part))
         self.num_train = len(self.parts["train"][1])
+        self.num_validation = len(self.parts["validation"][1])
 
     def source(self, stream: Stream, device: torch.device) -> FileSource:
         """The training images, augmented."""

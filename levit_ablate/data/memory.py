@@ -89,6 +89,7 @@ class InMemory:
         self.splits = splits
         self.classes = splits.classes
         self.num_train = len(splits.train)
+        self.num_validation = len(splits.validation)
         self.mean = mean
 
     def source(self, stream: Stream, device: torch.device) -> MemorySource:

@@ -37,6 +37,7 @@ class Served(Protocol):
 
     classes: tuple[str, ...]
     num_train: int
+    num_validation: int
 
     def source(self, stream: Stream, device: torch.device) -> Source: ...
 

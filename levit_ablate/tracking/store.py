@@ -68,6 +68,13 @@ def open_store(uri: str) -> None:
         raise UserError(f"tracking uri {uri}: cannot be opened: {reason(error)}") from error
 
 
+def open_recorded(uri: str) -> None:
+    """Open a store to read it; UserError, in a line, where nothing is recorded there."""
+    if uri.startswith("sqlite:") and not _database(uri).is_file():
+        raise UserError(f"tracking uri {uri}: nothing is recorded there yet")
+    open_store(uri)
+
+
 def _open(uri: str) -> None:
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(experiment_id=experiment_id(EXPERIMENT_NAME))

@@ -19,7 +19,7 @@ ERROR = f"{TAG}error"
 """Of a run that failed: why."""
 ORIGINAL = f"{TAG}original"
 """Of a run that repeats what another recorded: which."""
-STUDY, DATASET = f"{TAG}study", f"{TAG}dataset"
+STUDY, STUDY_KEY, DATASET = f"{TAG}study", f"{TAG}study_key", f"{TAG}dataset"
 HOST, LOCK, ALIVE = f"{TAG}host", f"{TAG}lock", f"{TAG}alive"
 """Of a run at work: its machine, the lock that its process holds, and its last sign of life
 (seconds since 1970)."""

@@ -1,0 +1,175 @@
+"""The table in each format: for a terminal, for documents, for other programs."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, Template, select_autoescape
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from levit_ablate.analysis import table
+from levit_ablate.analysis.results import Results
+
+WIDTH = 200
+"""Columns of a table that is not shown on a terminal."""
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "−": r"$-$", "–": "--", "Δ": r"$\Delta$", "×": r"$\times$", "≥": r"$\geq$",
+    "<": r"$<$", ">": r"$>$", "½": r"$\frac{1}{2}$", "|": r"$|$",
+}  # fmt: skip
+"""Characters that LaTeX takes for something else, or does not have in its first font."""
+
+LATEX_MARKS = {
+    "block_start_string": "<%",
+    "block_end_string": "%>",
+    "variable_start_string": "<<",
+    "variable_end_string": ">>",
+    "comment_start_string": "<#",
+    "comment_end_string": "#>",
+}
+"""Of a template whose own text is full of braces."""
+
+
+def text(results: Results) -> str:
+    """As on a wide terminal, without its colours."""
+    wide = Console(width=WIDTH, highlight=False, no_color=True)
+    with wide.capture() as captured:
+        show(results, wide)
+    return captured.get()
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, or as wide as is needed where it is none."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def show(results: Results, console: Console) -> None:
+    """Print the table and its notes; on a narrow terminal the paper's columns below ours."""
+    frame = table.cells(results)
+    console.print(
+        f"[bold]{escape(results.study)}[/bold] on {escape(results.dataset)}: "
+        f"{escape(results.summary)}\n{escape(table.conditions_line(results.conditions))}"
+    )
+    grid = _grid(frame)
+    if console.measure(grid).minimum <= console.width:
+        grids = [grid]
+    else:
+        theirs = [title for title in frame if title.startswith("paper: ")]
+        both = [title for title in (*table.WORDS, "Δ") if title in frame]
+        grids = [_grid(frame.drop(columns=theirs))]
+        grids += [_grid(frame[[*both, *theirs]])] if theirs else []
+    for each in grids:
+        console.print()
+        console.print(each)
+    for note in table.notes(results):
+        console.print(f"\n{escape(note)}")
+
+
+def _grid(frame: pd.DataFrame) -> Table:
+    grid = Table(box=None, pad_edge=False)
+    for title in frame:
+        justify: Literal["left", "right"] = "left" if title in table.WORDS else "right"
+        grid.add_column(title, justify=justify, no_wrap=True)
+    for cells in frame.itertuples(index=False):
+        grid.add_row(*map(escape, cells))
+    return grid
+
+
+def markdown(results: Results) -> str:
+    """A table of GitHub's Markdown, and the notes as a list."""
+    frame = table.cells(results)
+    lines = [
+        f"**{results.study}** on {results.dataset}: {results.summary}",
+        "",
+        table.conditions_line(results.conditions),
+        "",
+        "| " + " | ".join(frame) + " |",
+        "|" + "|".join("---" if t in table.WORDS else "---:" for t in frame) + "|",
+    ]
+    rows = (" | ".join(map(_cell, cells)) for cells in frame.itertuples(index=False))
+    lines += [f"| {row} |" for row in rows]
+    return "\n".join([*lines, "", *(f"- {_cell(note)}" for note in table.notes(results))]) + "\n"
+
+
+def _cell(content: str) -> str:
+    return content.replace("|", "\\|").replace("_", "\\_")
+
+
+def latex(results: Results) -> str:
+    """A table environment that needs booktabs, and compiles with pdflatex."""
+    return _template("table.tex").render(
+        **_content(results),
+    )
+
+
+def csv(results: Results) -> str:
+    """A row a variant, numbers as they are: `figures` without what is nested in it."""
+    frame = pd.json_normalize(
+        [
+            {**row, "paper": row["paper"] or {}, "interval": row["interval"] or (None, None)}
+            for row in table.figures(results)["rows"]
+        ]
+    )
+    low_high = pd.DataFrame(
+        frame.pop("interval").tolist(), columns=["interval_low", "interval_high"]
+    )
+    frame = pd.concat([frame, low_high], axis=1)
+    nested = [name for name in frame if name.startswith(("errors.", "runs."))]
+    return frame.drop(columns=nested).to_csv(index=False)
+
+
+def html(results: Results, pictures: Mapping[str, bytes] | None = None) -> str:
+    """One page that needs nothing else; pictures (PNG) by their titles."""
+    encoded = {
+        title: base64.b64encode(picture).decode() for title, picture in (pictures or {}).items()
+    }
+    return _template("page.html").render(
+        **_content(results),
+        pictures=encoded,
+    )
+
+
+def _content(results: Results) -> dict[str, Any]:
+    """What both templates are filled with."""
+    frame = table.cells(results)
+    return {
+        "titles": list(frame),
+        "rows": list(frame.itertuples(index=False, name=None)),
+        "words": table.WORDS,
+        "notes": table.notes(results),
+        "conditions": table.conditions_line(results.conditions),
+        "results": results,
+    }
+
+
+def _template(name: str) -> Template:
+    marks = LATEX_MARKS if name.endswith(".tex") else {}
+    environment = Environment(
+        loader=PackageLoader("levit_ablate", "analysis"),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **marks,
+    )
+    environment.filters["tex"] = lambda content: "".join(LATEX.get(c, c) for c in str(content))
+    return environment.get_template(f"templates/{name}")
+
+
+FORMATS: dict[str, Callable[[Results], str]] = {
+    "text": text,
+    "markdown": markdown,
+    "latex": latex,
+    "csv": csv,
+    "html": html,
+    "json": lambda results: f"{table.as_json(results)}\n",
+}
+"""By the name that `--format` takes."""
+SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex"}
+"""Of the files; the others are named as the format."""

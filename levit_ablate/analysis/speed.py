@@ -1,0 +1,92 @@
+"""How fast networks are at inference, as the paper measures it: batch norms folded, warmed up.
+
+On a CPU one thread and batches of 16 (paper, Table 3); on a GPU batches of 256, in the half
+precision of the paper. Latency is of one image. All networks have their turn in every round.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from levit_ablate.config import Images
+from levit_ablate.experiments import Variant
+from levit_ablate.models.folding import fold_batch_norms
+from levit_ablate.models.levit import LeViT
+from levit_ablate.timing import rates
+
+CPU_BATCH, GPU_BATCH = 16, 256
+ROUNDS = 3
+SHORTEST = 0.05
+"""Seconds that a network is timed for in a round, at least."""
+
+
+class Speed(NamedTuple):
+    """Of one network."""
+
+    throughput: float
+    """Images a second."""
+    latency: float
+    """Seconds for one image."""
+
+
+def measure(variants: Sequence[Variant], on_gpu: bool) -> tuple[dict[str, Speed], str]:
+    """The speed of each variant's network, by the variant's name, and what it was measured on."""
+    device = torch.device("cuda" if on_gpu else "cpu")
+    dtype = torch.float16 if on_gpu else torch.float32
+    batch = GPU_BATCH if on_gpu else CPU_BATCH
+    ways: dict[str, Callable[[], int]] = {}
+    for variant in variants:
+        network = _ready(variant).to(device, dtype)
+        for kind, size in (("batch", batch), ("one", 1)):
+            images = _images(variant.images, size).to(device, dtype)
+            ways[f"{kind} {variant.name}"] = _timed(network, images)
+    with _one_thread(not on_gpu):
+        measured = rates(ways, ROUNDS)
+    speeds = {
+        v.name: Speed(measured[f"batch {v.name}"], 1 / measured[f"one {v.name}"]) for v in variants
+    }
+    name = torch.cuda.get_device_name(0) if on_gpu else f"one thread of {platform.machine()}"
+    return speeds, f"batch {batch}, {name}, torch {torch.__version__}"
+
+
+def _ready(variant: Variant) -> nn.Module:
+    return fold_batch_norms(LeViT(variant.architecture, variant.experiment.design, variant.images))
+
+
+def _images(images: Images, size: int) -> torch.Tensor:
+    return torch.randn(size, images.channels, images.height, images.width)
+
+
+def _timed(network: nn.Module, images: torch.Tensor) -> Callable[[], int]:
+    """Passes a batch again and again, and tells how many images that was."""
+
+    def run() -> int:
+        until = time.perf_counter() + SHORTEST
+        count = 0
+        with torch.inference_mode():
+            while not count or time.perf_counter() < until:
+                network(images)
+                if images.is_cuda:
+                    torch.cuda.synchronize()
+                count += len(images)
+        return count
+
+    return run
+
+
+@contextmanager
+def _one_thread(wanted: bool) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,138 @@
+"""What a study runs under given conditions: every variant at every seed, checked and keyed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from levit_ablate import ablations
+from levit_ablate.ablations import Ablation
+from levit_ablate.config import Data
+from levit_ablate.errors import UserError
+from levit_ablate.experiments import Variant, check_changes, conditions_of, explicit
+from levit_ablate.keys import hashed
+from levit_ablate.serialization import merge, to_mapping
+from levit_ablate.studies.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study under given conditions."""
+
+    study: Study
+    variants: tuple[Variant, ...]
+    """The baseline first; each at the first seed, the others are `Variant.at_seed`."""
+    match: str
+    """What was asked for in place of the ablations' own matching; empty where nothing was."""
+
+    @property
+    def baseline(self) -> Variant:
+        return self.variants[0]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.study.seeds
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name; of a folder its own."""
+        return dataset_name(self.baseline.experiment.data)
+
+    @cached_property
+    def key(self) -> str:
+        """By which a study is found again under the same conditions, with other seeds too."""
+        return hashed(
+            {
+                "study": self.study.name,
+                "match": self.match,
+                "baseline": self.baseline.at_seed(0).key,
+            }
+        )
+
+    @cached_property
+    def jobs(self) -> tuple[Variant, ...]:
+        """Every variant at every seed, in the order in which they are run.
+
+        The baselines first: they ask the teacher, each for its own seed, and all that follow read
+        its answers. Then seed by seed, so that a whole table is there early.
+        """
+        others = [v.at_seed(seed) for seed in self.seeds for v in self.variants[1:]]
+        return (*(self.baseline.at_seed(seed) for seed in self.seeds), *others)
+
+    def described(self) -> dict[str, Any]:
+        """All that a table needs to know of it beside the runs, as plain data."""
+        return {
+            "study": self.study.name,
+            "summary": self.study.summary,
+            "dataset": self.dataset,
+            "seeds": list(self.seeds),
+            "conditions": to_mapping(self.baseline.experiment),
+            "variants": [
+                {
+                    **variant.ablation.header(),
+                    "params": variant.cost.params,
+                    "flops": variant.cost.flops,
+                    "matched": variant.matched,
+                    "keys": {str(seed): variant.at_seed(seed).key for seed in self.seeds},
+                }
+                for variant in self.variants
+            ],
+        }
+
+
+def dataset_name(data: Data) -> str:
+    """The dataset's name; of a folder its own."""
+    return Path(data.root).resolve().name if data.name == "folder" else data.name
+
+
+def plan(study: Study, given: Mapping[str, Any]) -> Plan:
+    """Every variant of a study made explicit and checked: `check_changes`.
+
+    Design and architecture among what is given hold for all variants, the baseline too, unless a
+    variant says otherwise; match takes the place of the ablations' own. The cost that variants are
+    matched to is that of the project's baseline, under the same conditions.
+
+    Raises UserError, naming the variant, before anything is trained.
+    """
+    given = merge(study.given, given)
+    conditions = conditions_of(given)
+    common = {key: given[key] for key in ("design", "architecture") if given.get(key)}
+    match = {"match": given["match"]} if given.get("match") else {}
+    levit = ablations.read(ablations.BASELINE)
+    reference = explicit(levit, merge(levit.changes(), common, conditions))
+
+    def resolved(ablation: Ablation, baseline: Variant | None = None) -> Variant:
+        changes = ablation.changes() if baseline else {}
+        below = merge(study.baseline.changes(), common)
+        mapping = merge(below, changes, conditions, match)
+        try:
+            own = explicit(ablation, mapping, reference=reference, baseline=baseline)
+            check_changes(own)
+        except UserError as error:
+            known = str(error).removeprefix(f"{ablation.name}: ")
+            raise UserError(f"{study.name}: {ablation.name}: {known}") from error
+        return own
+
+    baseline = resolved(study.baseline)
+    variants = [baseline, *(resolved(ablation, baseline) for ablation in study.variants)]
+    planned = Plan(
+        study=study,
+        variants=tuple(variant.at_seed(study.seeds[0]) for variant in variants),
+        match=str(match.get("match", "")),
+    )
+    _check_distinct(study, planned.variants)
+    return planned
+
+
+def _check_distinct(study: Study, variants: Sequence[Variant]) -> None:
+    """Refuse two names of one run: their rows would only seem to agree. Raises UserError."""
+    first: dict[str, Variant] = {}
+    for variant in variants:
+        if (same := first.setdefault(variant.key, variant)) is not variant:
+            raise UserError(
+                f"{study.name}: {variant.name} and {same.name} are the same under these "
+                f"conditions; leave one of them out"
+            )

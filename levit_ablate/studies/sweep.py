@@ -1,0 +1,194 @@
+"""Runs what a study lacks: jobs to places, news to the screen, results to the record."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+from levit_ablate.errors import RunError
+from levit_ablate.experiments import Variant
+from levit_ablate.studies.display import Display
+from levit_ablate.studies.orders import Launcher, Order, Outcome
+from levit_ablate.tracking.runs import end, find, is_alive, of_key, reading_the_record
+from levit_ablate.tracking.store import answers
+
+TICK = 0.5
+"""Seconds between two looks at the jobs."""
+RESTS = 5.0
+"""Seconds between two looks at what another process has in hand, or at a store that is away."""
+
+
+@dataclass
+class Sweep:
+    """The jobs of a study, as they stand."""
+
+    launcher: Launcher
+    display: Display
+    waiting: list[Order]
+    """What has not been started, the first first."""
+    failed: list[str] = field(default_factory=list)
+    """Title and error of the jobs that have no result."""
+    done: int = 0
+    asked_to_end: int = 0
+    """How often Ctrl-C or SIGTERM came."""
+    looked_at: float = 0.0
+
+    @property
+    def is_interrupted(self) -> bool:
+        return self.asked_to_end > 0
+
+
+def orders_of(jobs: Sequence[Variant]) -> list[Order]:
+    """The runs, and before them the teachers that they need and that are to be trained."""
+    runs = [Order(variant=job) for job in jobs]
+    teachers = {order.teacher: order for order in runs if order.teacher and not order.is_ready}
+    first = [Order(variant=order.variant, only_teacher=True) for order in teachers.values()]
+    return [*first, *runs]
+
+
+def sweep(
+    orders: Sequence[Order],
+    launcher: Launcher,
+    display: Display,
+    ended: Callable[[], None],
+) -> Sweep:
+    """Run all jobs; one that fails does not stop the others.
+
+    Ctrl-C, and SIGTERM, let every job end the step that it is in, with a checkpoint; the second
+    ends them at once.
+
+    Args:
+        orders: the jobs, in their order; one that waits for a teacher lets others pass.
+        launcher: where they run.
+        display: what people see.
+        ended: is called after every job that has a result.
+    """
+    state = Sweep(launcher, display, list(orders))
+    with _told_to_end(state):
+        while state.launcher.running or (state.waiting and not state.is_interrupted):
+            _start(state)
+            for order, news in launcher.events(TICK):
+                if isinstance(news, Outcome):
+                    _end(state, order, news)
+                    if not news.error:
+                        ended()
+                else:
+                    display.show(order, news)
+    return state
+
+
+@contextmanager
+def _told_to_end(state: Sweep) -> Iterator[None]:
+    def tell(signum: int, frame: FrameType | None) -> None:
+        state.asked_to_end += 1
+        state.launcher.stop(at_once=state.asked_to_end > 1)
+        if state.asked_to_end == 1:
+            state.display.say(
+                "ending: each job leaves a checkpoint after its step; once more ends them at once"
+            )
+
+    handlers = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _start(state: Sweep) -> None:
+    """Fill the free places with jobs that can start."""
+    while (
+        state.waiting
+        and not state.is_interrupted
+        and len(state.launcher.running) < state.launcher.places
+        and (order := _next(state)) is not None
+    ):
+        state.waiting.remove(order)
+        state.display.started(order)
+        state.launcher.start(order)
+
+
+def _next(state: Sweep) -> Order | None:
+    """The first job that nobody has in hand; jobs that others have done are counted as done."""
+    if state.launcher.running and time.monotonic() < state.looked_at:
+        return None  # a moment ago there was none
+    for order in list(state.waiting):
+        if order.only_teacher:
+            if order.teacher and order.teacher.exists():
+                state.waiting.remove(order)
+            elif not order.is_taken:
+                return order
+        elif order.is_ready and not order.is_taken:
+            try:
+                runs = of_key(order.variant.key)
+            except RunError as error:
+                _wait_for_store(state, error)
+                return None
+            if any(run.info.status == "FINISHED" for run in runs):
+                state.waiting.remove(order)
+                state.done += 1
+                state.display.found(order)
+            elif not any(is_alive(run) for run in runs):
+                return order
+    if state.waiting:
+        state.looked_at = time.monotonic() + RESTS
+        if not state.launcher.running:
+            _rest(state, "another process has what remains in hand; waiting for it", RESTS)
+    return None
+
+
+def _wait_for_store(state: Sweep, error: RunError) -> None:
+    """No job is begun while the store is away; those at work go on."""
+    state.looked_at = time.monotonic() + RESTS
+    _rest(state, f"{error}; {len(state.waiting)} jobs wait for it", 0)
+    while not state.launcher.running and not state.is_interrupted and not answers():
+        time.sleep(TICK)
+
+
+def _rest(state: Sweep, why: str, seconds: float) -> None:
+    state.display.say_once(why)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not state.is_interrupted:
+        time.sleep(TICK)
+
+
+def _end(state: Sweep, order: Order, outcome: Outcome) -> None:
+    state.display.ended(order, outcome)
+    if not outcome.error:
+        state.done += not order.only_teacher
+        state.looked_at = 0.0
+        return
+    if outcome.interrupted and state.is_interrupted:
+        return
+    state.failed.append(f"{order.title}: {outcome.error}")
+    if order.only_teacher:
+        _give_up_the_taught(state, order)
+        return
+    try:
+        _settle(order, outcome)
+    except RunError as error:
+        print(error, file=sys.stderr)
+
+
+def _give_up_the_taught(state: Sweep, order: Order) -> None:
+    """Without their teacher runs cannot be."""
+    for waiting in list(state.waiting):
+        if waiting.teacher == order.teacher:
+            state.waiting.remove(waiting)
+            state.failed.append(f"{waiting.title}: its teacher could not be trained")
+
+
+@reading_the_record()
+def _settle(order: Order, outcome: Outcome) -> None:
+    """Record how a job failed where it could not do so itself: its process was killed."""
+    if find(order.variant.key):
+        return
+    for run in of_key(order.variant.key):
+        if run.info.status in ("RUNNING", "KILLED") and not is_alive(run):
+            end(run.info.run_id, "FAILED", outcome.error)
+            return
