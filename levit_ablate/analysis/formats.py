@@ -150,12 +150,13 @@ def _content(results: Results) -> dict[str, Any]:
 
 
 def _template(name: str) -> Template:
-    marks = LATEX_MARKS if name.endswith(".tex") else {}
+    marks: dict[str, Any] = LATEX_MARKS if name.endswith(".tex") else {}
     environment = Environment(
         loader=PackageLoader("levit_ablate", "analysis"),
         autoescape=select_autoescape(["html"]),
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         **marks,
     )
     environment.filters["tex"] = lambda content: "".join(LATEX.get(c, c) for c in str(content))

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from mlflow import MlflowClient
 
 from levit_ablate.analysis.results import Results, Row
@@ -50,11 +50,15 @@ def forest(results: Results) -> Figure | None:
                     theirs, place, "D", color=THEIRS, fillstyle="none", label="paper (ImageNet)"
                 )
         axes.set_yticks(range(len(rows)), [_label(row) for row in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("difference to the baseline, points of test accuracy")
         axes.set_title(f"{results.study} on {results.dataset}", loc="left")
-        _legend(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        once = dict(zip(labels, handles, strict=True))
+        figure.legend(
+            once.values(), once.keys(), loc="outside lower center", ncols=3, frameon=False
+        )
     return figure
 
 
@@ -116,6 +120,7 @@ def curves(results: Results) -> Figure | None:
             ax=axes,
         )
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("validation accuracy, %")
         band = " (band: a standard deviation over seeds)" if len(results.seeds) > 1 else ""
         axes.set_title(f"{results.study} on {results.dataset}{band}", loc="left")
@@ -139,16 +144,6 @@ def histories(results: Results) -> pd.DataFrame:
 def _label(row: Row) -> str:
     label = row.paper.get("row")
     return f"{row.name} ({label})" if label and row.paper.get("difference") else row.name
-
-
-def _legend(axes: Axes) -> None:
-    """Each thing once, below the axes."""
-    handles, labels = axes.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    axes.legend(
-        once.values(), once.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4,
-        frameon=False,
-    )  # fmt: skip
 
 
 PLOTS: dict[str, Callable[[Results], Figure | None]] = {

@@ -106,11 +106,10 @@ def seeds_to_resolve(deviation: float, points: float) -> int | None:
     """
     if deviation <= 0:
         return None
-    for seeds in range(2, MOST_SEEDS):
-        reach = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * deviation * math.sqrt(2 / seeds)
-        if reach <= points:
-            return seeds
-    return None
+    seeds = numpy.arange(2, MOST_SEEDS)
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * deviation * numpy.sqrt(2 / seeds)
+    enough = seeds[reach <= points]
+    return int(enough[0]) if len(enough) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,12 +21,13 @@ from levit_ablate.errors import UserError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXPERIMENT_NAME = "levit-ablate"
-PATIENCE = {
+SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""With a server that does not answer, unless the environment says otherwise: MLflow would try for
-minutes, while a training waits; here what it misses is kept (`outbox`)."""
+"""What MLflow is told unless the environment says otherwise. It would try for minutes to reach a
+server that does not answer, while a training waits; here what it misses is kept (`outbox`)."""
 STORE_ERRORS = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
 """What a store that cannot be reached, read or written raises through MLflow."""
 
@@ -42,7 +43,7 @@ def open_store(uri: str) -> None:
     The artifacts of a SQLite store lie beside its file, in `mlartifacts`. Raises UserError, in a
     line, where the store cannot be opened.
     """
-    for name, value in PATIENCE.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in ("alembic", "mlflow.tracking.fluent"):
         logging.getLogger(name).setLevel(logging.WARNING)  # else a line for each table
@@ -68,9 +69,14 @@ def open_store(uri: str) -> None:
         raise UserError(f"tracking uri {uri}: cannot be opened: {reason(error)}") from error
 
 
+def is_empty(uri: str) -> bool:
+    """Whether a store is a file that does not exist yet. Raises UserError as `open_store`."""
+    return uri.startswith("sqlite:") and not _database(uri).is_file()
+
+
 def open_recorded(uri: str) -> None:
     """Open a store to read it; UserError, in a line, where nothing is recorded there."""
-    if uri.startswith("sqlite:") and not _database(uri).is_file():
+    if is_empty(uri):
         raise UserError(f"tracking uri {uri}: nothing is recorded there yet")
     open_store(uri)
 
