@@ -175,10 +175,14 @@ def to_yaml(experiment: Experiment) -> str:
 
 def to_mapping(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain dicts, lists, numbers and strings."""
-    return _plain_types(asdict(experiment))
+    mapping: dict[str, Any] = plain(experiment)
+    return mapping
 
 
-def _plain_types(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Configs, tuples and what is in them as dicts and lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, dict):
-        return {key: _plain_types(item) for key, item in value.items()}
-    return [_plain_types(item) for item in value] if isinstance(value, tuple | list) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value

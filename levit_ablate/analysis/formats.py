@@ -10,6 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, Template, select_autoescape
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from levit_ablate.analysis import table
@@ -58,7 +59,8 @@ def show(results: Results, console: Console) -> None:
         f"{escape(results.summary)}\n{escape(table.conditions_line(results.conditions))}"
     )
     grid = _grid(frame)
-    if console.measure(grid).minimum <= console.width:
+    unbounded = console.options.update(width=10 * WIDTH)
+    if Measurement.get(console, unbounded, grid).maximum <= console.width:
         grids = [grid]
     else:
         theirs = [title for title in frame if title.startswith("paper: ")]

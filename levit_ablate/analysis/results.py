@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from levit_ablate.analysis import statistics
 from levit_ablate.analysis.statistics import Agreement, Difference, Noise
 from levit_ablate.tracking.runs import children, reading_the_record
-from levit_ablate.tracking.tags import ERROR, KEY
+from levit_ablate.tracking.tags import ERROR, KEY, TAG
 
 DESCRIPTION = "study.json"
 """Artifact of a study's run: what `Plan.described` says."""
@@ -25,6 +25,8 @@ RESOLVED = 0.005
 """The difference whose seeds are counted: half a point."""
 THROUGHPUT, LATENCY = "throughput", "latency"
 """Metrics of a study's run, with a variant's name behind them."""
+MEASURED_ON = f"{TAG}measured_on"
+"""Tag of a study's run: the hardware that they were measured on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ def results_of(parent: Run, described: Mapping[str, Any] | None = None) -> Resul
         by_key.setdefault(run.data.tags.get(KEY, ""), []).append(run)
     measured = parent.data.metrics
     rows = [_row(each, by_key, measured) for each in said["variants"]]
-    return summed_up(said, rows, measured_on=parent.data.tags.get(f"{THROUGHPUT}.hardware", ""))
+    return summed_up(said, rows, measured_on=parent.data.tags.get(MEASURED_ON, ""))
 
 
 def summed_up(said: Mapping[str, Any], rows: Sequence[Row], measured_on: str = "") -> Results:

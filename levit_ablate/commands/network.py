@@ -18,6 +18,7 @@ from levit_ablate.experiments import Variant, variant
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs
 from levit_ablate.models.levit import stage_grids
+from levit_ablate.serialization import plain
 
 PAPER_MODEL = "levit_128s"
 """The model of the paper's table."""
@@ -56,7 +57,7 @@ def described(shown: Variant) -> dict[str, Any]:
         "stages": _stages(shown, parts.stages),
         "head": asdict(parts.head),
         "differs": {
-            name: {"baseline": _plain(base), "value": _plain(own)}
+            name: {"baseline": plain(base), "value": plain(own)}
             for name, (base, own) in shown.differences().items()
         },
         "paper": asdict(paper) if paper else None,
@@ -86,10 +87,6 @@ def _stages(shown: Variant, stage_costs: Sequence[Cost]) -> list[dict[str, Any]]
             }
         )
     return rows
-
-
-def _plain(value: Any) -> Any:
-    return [asdict(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _print(shown: Variant) -> None:

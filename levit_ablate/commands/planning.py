@@ -13,9 +13,9 @@ from rich.table import Table
 
 from levit_ablate.analysis.formats import console
 from levit_ablate.analysis.table import conditions_line
-from levit_ablate.commands.sweeping import checked
 from levit_ablate.experiments import Variant, identified
-from levit_ablate.serialization import to_mapping
+from levit_ablate.serialization import plain
+from levit_ablate.studies.conduct import check
 from levit_ablate.studies.plan import Plan, plan
 from levit_ablate.studies.probe import Estimate, probe
 from levit_ablate.studies.states import JobState, Stale, stale_of, states_of
@@ -30,7 +30,7 @@ TO_RUN = ("missing", "failed", "interrupted")
 def run(study: Study, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Check everything, and print what a sweep would do. Nothing is recorded, nothing is made."""
     planned = plan(study, identified(given))
-    checked(planned)
+    check(planned)
     uri = tracking_uri(options.get("tracking_uri"))
     if is_empty(uri):
         states, stale = [JobState(job, "missing", "") for job in planned.jobs], []
@@ -67,22 +67,11 @@ def _figures(
                 "params": variant.cost.params,
                 "flops": variant.cost.flops,
                 "matched": variant.matched,
-                "stages": to_mapping(variant.experiment)["architecture"]["stages"],
+                "stages": plain(variant.architecture.stages),
                 "value_dim": variant.architecture.value_dim,
-                "differs": {name: own for name, (_, own) in variant.differences().items()}
-                if variant.baseline
-                else {},
+                "differs": {name: plain(own) for name, (_, own) in variant.differences().items()},
                 "seconds": estimate.run[variant.name] if estimate else None,
-                "runs": [
-                    {
-                        "seed": s.job.experiment.seed,
-                        "state": s.state,
-                        "key": s.job.key,
-                        "run": s.run,
-                    }
-                    for s in states
-                    if s.job.name == variant.name
-                ],
+                "runs": [_run(state) for state in states if state.job.name == variant.name],
             }
             for variant in planned.variants
         ],

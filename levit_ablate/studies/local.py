@@ -149,7 +149,12 @@ def _live(order: Order, station: Station, connection: Connection, log: Path) -> 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if station.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = _visible(station.gpu)
-    connection.send(work(order, station, connection.send))
+
+    def tell(news: Status | Outcome) -> None:
+        with contextlib.suppress(OSError):  # nobody is there any more
+            connection.send(news)
+
+    tell(work(order, station, tell))
 
 
 def _visible(gpu: int) -> str:

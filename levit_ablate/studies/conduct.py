@@ -1,0 +1,125 @@
+"""A study from its plan to its table: what is recorded is read, what is missing is run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run
+
+from levit_ablate.analysis import speed
+from levit_ablate.analysis.results import LATENCY, MEASURED_ON, THROUGHPUT, Results, metric_name
+from levit_ablate.errors import RunError
+from levit_ablate.hardware import has_gpu
+from levit_ablate.studies.display import Display
+from levit_ablate.studies.orders import Launcher, Order
+from levit_ablate.studies.parent import at_work, experiment_name, link_recorded, refresh
+from levit_ablate.studies.plan import Plan
+from levit_ablate.studies.sweep import Sweep, orders_of, sweep
+from levit_ablate.tracking.record import deliver_pending
+from levit_ablate.tracking.runs import reading_the_record, search, settle
+from levit_ablate.tracking.store import experiment_id
+from levit_ablate.tracking.tags import PARENT
+from levit_ablate.training.conditions import check_conditions
+
+REFRESH = 10.0
+"""Seconds between two writings of the table, while jobs are at work."""
+
+
+def check(planned: Plan) -> None:
+    """Refuse a study of which a variant could not be trained here. Raises UserError."""
+    by_kind = {v.experiment.design.distillation: v for v in planned.variants}
+    for variant in by_kind.values():
+        check_conditions(variant.experiment)
+
+
+def conduct(planned: Plan, launch: Callable[[Run], Launcher]) -> tuple[Sweep, Results]:
+    """Run what the open store lacks of a study, and write its table there.
+
+    Args:
+        planned: the study, checked.
+        launch: makes what starts the jobs, given the study's run.
+
+    Raises RunError where the record is out of reach in the beginning or in the end.
+    """
+    work_dir = Path(planned.baseline.experiment.hardware.work_dir)
+    deliver_pending(work_dir)
+    _settle_orphans(planned)
+    with at_work(planned, work_dir) as parent:
+        done = set(link_recorded(planned, parent))
+        measure_speed(planned, parent)
+        orders = orders_of([job for job in planned.jobs if job.key not in done])
+        launcher = launch(parent)
+        title = f"{planned.study.name} on {planned.dataset}"
+        try:
+            with Display(title, len(planned.jobs), len(done)) as display:
+                _announce(display, orders, len(done), launcher.places)
+                state = sweep(orders, launcher, display, _Writer(planned, parent).write)
+        finally:
+            launcher.close()
+        deliver_pending(work_dir)
+        link_recorded(planned, parent)  # what another sweep trained meanwhile
+        return state, refresh(planned, parent)
+
+
+def _settle_orphans(planned: Plan) -> None:
+    """End the runs of a study whose processes are gone."""
+    with reading_the_record():
+        experiment = experiment_id(experiment_name(planned.study.name, planned.dataset))
+    orphans = settle(search("attributes.status = 'RUNNING'", [experiment]))
+    if count := sum(PARENT in run.data.tags for run in orphans):
+        runs = "runs" if count > 1 else "run"
+        print(
+            f"{count} {runs} of a sweep that was killed: settled, and to go on from the last "
+            f"checkpoint",
+            file=sys.stderr,
+        )
+
+
+def _announce(display: Display, orders: Sequence[Order], done: int, places: int) -> None:
+    runs = sum(not order.only_teacher for order in orders)
+    teachers = len(orders) - runs
+    said = [f"{done} recorded", f"{runs} to run"]
+    said += [f"{teachers} teacher to train"] if teachers else []
+    at_once = f", {places} at once" if places > 1 else ""
+    display.say(f"{display.title}: {', '.join(said)}{at_once}")
+
+
+class _Writer:
+    """Writes the study's table after a run has ended; not more often than now and then."""
+
+    def __init__(self, planned: Plan, parent: Run) -> None:
+        self.planned = planned
+        self.parent = parent
+        self.last = 0.0
+
+    def write(self) -> None:
+        if time.monotonic() < self.last + REFRESH:
+            return
+        try:
+            refresh(self.planned, self.parent)
+        except RunError as error:
+            print(f"{error}; the table is written later", file=sys.stderr)
+        self.last = time.monotonic()
+
+
+@reading_the_record()
+def measure_speed(planned: Plan, parent: Run) -> None:
+    """Measure and record the speed of the networks, where that of one of them is not known."""
+    known = parent.data.metrics
+    if all(metric_name(THROUGHPUT, variant.name) in known for variant in planned.variants):
+        return
+    on_gpu = planned.baseline.experiment.hardware.accelerator != "cpu" and has_gpu()
+    speeds, measured_on = speed.measure(planned.variants, on_gpu)
+    now = time.time_ns() // 1_000_000
+    metrics = [
+        Metric(metric_name(kind, name), value, now, 0)
+        for name, (throughput, latency) in speeds.items()
+        for kind, value in ((THROUGHPUT, throughput), (LATENCY, latency))
+    ]
+    client = MlflowClient()
+    client.log_batch(parent.info.run_id, metrics=metrics)
+    client.set_tag(parent.info.run_id, MEASURED_ON, measured_on)
