@@ -31,7 +31,7 @@ class Swept(NamedTuple):
 
 
 def measure(planned: Plan, jobs: tuple[int, ...]) -> dict[int, Swept]:
-    """Run a study in a store and a folder of its own with so many jobs at once, one after the other.
+    """Run a study with so many jobs at once, each time in a store and a folder of its own.
 
     Raises RunError where a run fails.
     """

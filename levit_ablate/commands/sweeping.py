@@ -23,7 +23,7 @@ from levit_ablate.tracking.store import open_store, tracking_uri
 def run(study: Study, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Check everything, run what is missing, and print the table.
 
-    Raises KeyboardInterrupt where it was interrupted, and RunError where a run has no result.
+    Raises RunError where a run has no result.
     """
     if options.get("launcher", "local") == "local":
         LocalLauncher.prepare()
@@ -36,8 +36,6 @@ def run(study: Study, given: Mapping[str, Any], options: Mapping[str, Any]) -> N
         print(table.as_json(results))
     else:
         formats.show(results, formats.console())
-    if state.is_interrupted:
-        raise KeyboardInterrupt
     if state.failed:
         count = len(state.failed)
         raise RunError(

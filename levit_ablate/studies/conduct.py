@@ -43,7 +43,8 @@ def conduct(planned: Plan, launch: Callable[[Run], Launcher]) -> tuple[Sweep, Re
         planned: the study, checked.
         launch: makes what starts the jobs, given the study's run.
 
-    Raises RunError where the record is out of reach in the beginning or in the end.
+    Raises RunError where the record is out of reach in the beginning or in the end, and
+    KeyboardInterrupt where it was interrupted, after it has written what there is.
     """
     work_dir = Path(planned.baseline.experiment.hardware.work_dir)
     deliver_pending(work_dir)
@@ -62,7 +63,10 @@ def conduct(planned: Plan, launch: Callable[[Run], Launcher]) -> tuple[Sweep, Re
             launcher.close()
         deliver_pending(work_dir)
         link_recorded(planned, parent)  # what another sweep trained meanwhile
-        return state, refresh(planned, parent)
+        results = refresh(planned, parent)
+        if state.is_interrupted:
+            raise KeyboardInterrupt
+        return state, results
 
 
 def _settle_orphans(planned: Plan) -> None:

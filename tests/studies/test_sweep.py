@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from processes import Started, levit_ablate, wait_for
+from processes import CLI, Started, levit_ablate, wait_for
 
 SETTINGS = """
 --variants no_attention_bias,no_patch_conv --recipe smoke --design.distillation none
@@ -27,9 +27,20 @@ LONG = ("--recipe.epochs", "200")
 CURVES = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 
 
-def sweep(folder: Path, *options: str, seeds: int = 2) -> Started:
+FORKS = """
+import multiprocessing
+from levit_ablate.studies import local
+local.SERVER = multiprocessing.get_context("fork")  # of a process that has loaded everything
+local.LocalLauncher.prepare = staticmethod(lambda: None)
+from levit_ablate.cli import main
+main()
+"""
+
+
+def sweep(folder: Path, *options: str, seeds: int = 2, code: str = FORKS) -> Started:
     (folder / "small.yaml").write_text(ARCHITECTURE)
-    return levit_ablate("sweep", "paper", "--seeds", str(seeds), *SETTINGS, *options, cwd=folder)
+    words = ("sweep", "paper", "--seeds", str(seeds), *SETTINGS, *options)
+    return Started(code, *words, cwd=folder)
 
 
 def finished(process: Started, code: int = 0) -> dict:
@@ -67,7 +78,7 @@ def curves(folder: Path) -> dict[tuple[str, str], dict]:
 def swept(tmp_path_factory) -> tuple[Path, dict, str]:
     """A study that ran to its end, what it printed, and what it said."""
     folder = tmp_path_factory.mktemp("swept")
-    process = sweep(folder, "--jobs", "2")
+    process = sweep(folder, "--jobs", "2", code=CLI)
     result = finished(process)
     return folder, result, process.said()[1]
 
@@ -287,7 +298,7 @@ def test_two_sweeps_at_once_on_a_fresh_store_train_every_run_once(tmp_path):
 def test_teachers_are_trained_first_once_and_their_answers_are_shared(tmp_path):
     options = """--variants no_attention_bias,no_distillation --seeds 1 --recipe smoke --format json
     --teacher.recipe.epochs 1 --teacher.recipe.warmup_epochs 0 --hardware.accelerator cpu""".split()
-    process = levit_ablate("sweep", "paper", *options, "--jobs", "2", cwd=tmp_path)
+    process = Started(FORKS, "sweep", "paper", *options, "--jobs", "2")
     assert finished(process)["complete"]
     said = process.said()[1]
     assert "3 to run, 1 teacher to train" in said and "teacher test_resnet: (" in said
