@@ -85,7 +85,8 @@ class Plan:
 
 def dataset_name(data: Data) -> str:
     """The dataset's name; of a folder its own."""
-    return Path(data.root).resolve().name if data.name == "folder" else data.name
+    root = Path(data.root)
+    return (root.name or root.resolve().name) if data.name == "folder" else data.name
 
 
 def plan(study: Study, given: Mapping[str, Any]) -> Plan:
