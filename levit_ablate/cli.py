@@ -25,6 +25,9 @@ COMMANDS = {
     "ui": "open MLflow's page on the recorded runs",
 }
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
+INTERRUPTED = "interrupted; what was recorded is kept"
+_told: list[int] = []
+"""The signals that came to end this process."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,9 +46,13 @@ def run_command(argv: list[str]) -> int:
     except RunError as error:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
-        return _complain("interrupted; what was recorded is kept", EXIT_INTERRUPTED)
+        return _complain(INTERRUPTED, EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader has gone: `levit-ablate list | head -1`
         sys.stderr.close()
+    except Exception:
+        if _told:  # within a library that was being loaded, which made another error of it
+            return _complain(INTERRUPTED, EXIT_INTERRUPTED)
+        raise
     return 0
 
 
@@ -82,6 +89,7 @@ def _complain(message: object, code: int) -> int:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    _told.append(signum)
     raise KeyboardInterrupt
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from levit_ablate.config import (
 )
 from levit_ablate.data import idx
 from levit_ablate.data.catalog import check_fingerprint, dataset_of, images_of, index_of
+from levit_ablate.data.indexing import UNREADABLE
+from levit_ablate.data.layout import some
 from levit_ablate.errors import UserError
 from levit_ablate.hardware import best_precision
 from levit_ablate.keys import key_of
@@ -133,7 +136,14 @@ def identified(given: Mapping[str, Any]) -> dict[str, Any]:
     experiment = experiment_from({k: v for k, v in given.items() if k in ("data", "hardware")})
     data = experiment.data
     if data.name == "folder":
-        found = index_of(data, experiment.hardware).fingerprint
+        index = index_of(data, experiment.hardware)
+        found = index.fingerprint
+        if index.skipped:
+            print(
+                f"data.root: {len(index.skipped)} images of {index.root} are left out: "
+                f"{some(index.skipped, '; ')}; all are listed in {index.folder / UNREADABLE}",
+                file=sys.stderr,
+            )
     elif data.name == "fashion_mnist":
         from levit_ablate.data.module import served  # torchvision takes a second
 

@@ -16,6 +16,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from levit_ablate.config import Experiment, Hardware
 from levit_ablate.errors import UserError
 
+PLACES = {"NODE_RANK", "RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"}
+"""Variables of the environment by which a process knows its place among several hosts."""
+
 
 def has_gpu() -> bool:
     """Whether torch finds a GPU here."""
@@ -29,8 +32,13 @@ def own_threads() -> int:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that speaks and records for all processes of a training."""
-    return not rank_zero_only.rank  # type: ignore[attr-defined]
+    """Whether this is the process that speaks and records for all processes of a training.
+
+    Until Lightning's trainer is made, a process on another host that was started by hand knows its
+    place from NODE_RANK alone.
+    """
+    host = os.environ.get("NODE_RANK", "0")
+    return not rank_zero_only.rank and host in ("", "0")  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -53,6 +61,12 @@ def check_hardware(experiment: Experiment) -> None:
         raise UserError(
             f"hardware.work_dir: {hardware.work_dir} cannot be written: {error.strerror}"
         ) from error
+    if hardware.num_nodes > 1 and not PLACES & os.environ.keys():
+        raise UserError(
+            f"hardware.num_nodes: {hardware.num_nodes}: this process does not know which host it "
+            f"is on; start it on every host by srun or torchrun, or with MASTER_ADDR, MASTER_PORT "
+            f"and NODE_RANK set"
+        )
     if hardware.accelerator == "gpu" and not has_gpu():
         raise UserError("hardware.accelerator: gpu: torch finds none here; use auto or cpu")
     on_gpu = hardware.accelerator != "cpu" and has_gpu()

@@ -24,6 +24,7 @@ STREAM = (
     "cutmix_probability", "mixing_group", "repeats", "precision",
 )  # fmt: skip
 """Fields of `Recipe` that decide what a teacher sees, and in which precision it answers."""
+NO_WEIGHTS = "teacher.weights: {} is neither trained nor pretrained, nor a file that can be read"
 
 
 def key_of(experiment: Experiment) -> str:
@@ -102,10 +103,7 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(
-            f"teacher.weights: {path} is neither trained nor pretrained, nor a file that can be "
-            f"read ({error.strerror})"
-        ) from error
+        raise UserError(f"{NO_WEIGHTS.format(path)} ({error.strerror})") from error
 
 
 def _floats(value: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from levit_ablate.config import Experiment, Hardware
 from levit_ablate.errors import UserError
-from levit_ablate.hardware import check_hardware
+from levit_ablate.hardware import PLACES, check_hardware, is_first_process
 
 
 @pytest.mark.parametrize("work_dir", ["file.txt", "file.txt/inside", "/proc/nowhere"])
@@ -19,3 +19,16 @@ def test_a_work_folder_that_cannot_be_written_is_refused_in_a_line(work_dir):
 def test_a_work_folder_is_made():
     check_hardware(Experiment(hardware=Hardware(work_dir="new/folder")))
     assert list(Path("new/folder").iterdir()) == []
+
+
+def test_several_hosts_need_to_know_their_places(monkeypatch):
+    for name in PLACES:
+        monkeypatch.delenv(name, raising=False)
+    hosts = Experiment(hardware=Hardware(num_nodes=2))
+    with pytest.raises(UserError, match=r"hardware\.num_nodes: 2: .* srun or torchrun"):
+        check_hardware(hosts)
+    monkeypatch.setenv("NODE_RANK", "1")
+    check_hardware(hosts)
+    assert not is_first_process()
+    monkeypatch.setenv("NODE_RANK", "0")
+    assert is_first_process()

@@ -23,6 +23,7 @@ ERASE_DRAWS = 2 + 4 * ERASE_CANDIDATES
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_ASPECT = (0.3, 1 / 0.3)
 NOISE = 2**20
+"""Numbers of the noise that erasing takes its pixels from, at least."""
 GRAY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a pixel's brightness (ITU-R 601)."""
 
@@ -102,9 +103,13 @@ def normalize(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, .
     return normal.copy_(images).mul_(scale).sub_(shift)
 
 
-def noise_bank(seed: int) -> Tensor:
-    """Standard normal noise (NOISE,) float32, drawn once; erasing takes its pixels from it."""
-    return torch.randn(NOISE, generator=torch.Generator().manual_seed(seed))
+def noise_bank(seed: int, image: int) -> Tensor:
+    """Standard normal noise, one dimension, float32, drawn once; erasing takes its pixels from it.
+
+    `image` is the number of values of an image, of which the noise has several.
+    """
+    size = max(NOISE, 4 * image)
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
 
 def erase(images: Tensor, draws: Tensor, noise: Tensor, probability: float) -> Tensor:

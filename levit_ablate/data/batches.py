@@ -96,7 +96,8 @@ class TrainingBatches:
         self.position = position
         index, count = shard
         self.places = [stream.shard(index * parts + part, count * parts) for part in range(parts)]
-        self.noise = augment.noise_bank(stream_seed(stream.seed, "noise")).to(device)
+        image = len(normalization.mean) * normalization.side**2
+        self.noise = augment.noise_bank(stream_seed(stream.seed, "noise"), image).to(device)
 
     def __len__(self) -> int:
         """Batches of an epoch: a step has one for each part."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from levit_ablate.recipes import RECIPES
 IN_MEMORY_SIDE = 64
 """Largest side in pixels of the images that are kept in memory."""
 IMAGENET_CLASSES = 1000
+WORDNET = re.compile(r"n\d{8}")
+"""The names of ImageNet's class folders, whose order is that of its labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +127,8 @@ def dataset_of(data: Data) -> Dataset:
     """The facts and defaults of a dataset. Raises UserError where a folder has none.
 
     A folder whose first image is small is treated as CIFAR-10, any other as ImageNet, but that its
-    teacher is trained here unless there are as many classes as in ImageNet. Mean and deviation are
-    ImageNet's either way.
+    teacher is trained here unless its classes are as many as ImageNet's and named as those are.
+    Mean and deviation are ImageNet's either way.
     """
     if data.name != "folder":
         return DATASETS[data.name]
@@ -132,7 +136,9 @@ def dataset_of(data: Data) -> Dataset:
     side = first_image_side(root)
     if side <= IN_MEMORY_SIDE:
         return replace(SMALL_FOLDER, image_size=side)
-    return IMAGENET if len(class_names(root)) == IMAGENET_CLASSES else LARGE_FOLDER
+    names = class_names(root)
+    is_imagenet = len(names) == IMAGENET_CLASSES and all(map(WORDNET.fullmatch, names))
+    return IMAGENET if is_imagenet else LARGE_FOLDER
 
 
 def images_of(data: Data) -> Images:
@@ -146,9 +152,11 @@ def images_of(data: Data) -> Images:
 def first_image_side(root: Path) -> int:
     """The longer side in pixels of the first image of the first class."""
     folder = root / "train" / class_names(root)[0]
-    for path in sorted(folder.iterdir()):
-        with contextlib.suppress(OSError), Image.open(path) as image:
-            return max(image.size)
+    for path in map(Path, sorted(map(str, folder.iterdir()))):
+        with contextlib.suppress(OSError, Image.DecompressionBombError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of images that are large
+            with Image.open(path) as image:
+                return max(image.size)
     raise UserError(f"{folder}: holds no image that can be read")
 
 

@@ -24,16 +24,22 @@ def is_packaged(root: Path) -> bool:
     return (root / IMAGES.format("train")).is_file()
 
 
-def read(path: Path, shape: tuple[int, ...]) -> numpy.ndarray[Any, Any]:
-    """A compressed file: (N, *shape) uint8. Raises UserError where it is none, or damaged."""
-    content = _content(path)
+def path(root: Path, kind: str, part: str) -> Path:
+    """A file of a set: compressed as it is published, or as torchvision keeps it."""
+    file = root / kind.format(part)
+    return file if is_packaged(root) else root / "FashionMNIST" / "raw" / file.stem
+
+
+def read(file: Path, shape: tuple[int, ...]) -> numpy.ndarray[Any, Any]:
+    """A file, compressed or not: (N, *shape) uint8. Raises UserError where it is damaged."""
+    content = _content(file)
     start = 4 * (2 + len(shape))
     magic, count, *sides = numpy.frombuffer(content[:start].ljust(start, b"\0"), ">i4").tolist()
     values = numpy.frombuffer(content[start:], "uint8")
     if magic != OF_BYTES + len(shape) + 1 or tuple(sides) != shape or count < 1:
-        raise UserError(f"data.root: {path} is not the idx file of Fashion-MNIST")
+        raise UserError(f"data.root: {file} is not the idx file of Fashion-MNIST")
     if len(values) != count * math.prod(shape):
-        raise UserError(f"data.root: {path} is cut short, or too long; fetch it anew")
+        raise UserError(f"data.root: {file} is cut short, or too long; fetch it anew")
     return values.copy().reshape(count, *shape)
 
 
@@ -45,10 +51,7 @@ def fingerprint(root: Path) -> str:
     digest = hashlib.sha256()
     for name in ("train", "t10k"):
         for kind in (IMAGES, LABELS):
-            file = root / kind.format(name)
-            if not is_packaged(root):
-                file = root / "FashionMNIST" / "raw" / file.stem
-            digest.update(_content(file))
+            digest.update(_content(path(root, kind, name)))
     return digest.hexdigest()[:16]
 
 

@@ -89,6 +89,8 @@ class Index:
     """An image folder, checked."""
 
     root: Path
+    folder: Path
+    """That the index is kept in, with the list of unreadable images."""
     classes: tuple[str, ...]
     parts: Mapping[str, Part]
     """Those that exist, `train` always."""
@@ -145,6 +147,7 @@ def open_index(
     _check_readable(header, root, folder, on_error)
     return Index(
         root=root,
+        folder=folder,
         classes=classes,
         parts={part: Part(part, root, folder, header["fingerprint"]) for part in header["parts"]},
         max_side=header["max_side"],

@@ -18,7 +18,7 @@ from levit_ablate.data.files import OnDisk
 from levit_ablate.data.memory import InMemory
 from levit_ablate.data.parallel import num_cores
 from levit_ablate.data.randaugment import RandAugment
-from levit_ablate.data.sources import Splits, digits, small_folder, torchvision_set
+from levit_ablate.data.sources import Splits, cifar, digits, fashion_mnist, small_folder
 from levit_ablate.data.stream import Stream
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -26,9 +26,9 @@ Shard = tuple[int, int]
 """The number of a process, and how many there are."""
 LOADERS: dict[str, Callable[[Data], Splits]] = {
     "digits": digits,
-    "cifar10": torchvision_set,
-    "cifar100": torchvision_set,
-    "fashion_mnist": torchvision_set,
+    "cifar10": cifar,
+    "cifar100": cifar,
+    "fashion_mnist": fashion_mnist,
 }
 
 

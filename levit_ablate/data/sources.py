@@ -86,28 +86,46 @@ def digits(data: Data) -> Splits:
     return _with_validation(whole.at(rest), whole.at(test), tuple("0123456789"), data)
 
 
-def torchvision_set(data: Data) -> Splits:
-    """A dataset of torchvision's, found in `data.root` or downloaded to it, once.
+def cifar(data: Data) -> Splits:
+    """CIFAR-10 or CIFAR-100, found in `data.root` or downloaded to it, once.
 
     Raises UserError where it is neither there nor can be had.
     """
-    make = {
-        "cifar10": torchvision_datasets.CIFAR10,
-        "cifar100": torchvision_datasets.CIFAR100,
-        "fashion_mnist": torchvision_datasets.FashionMNIST,
-    }[data.name]
+    make = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}
     root = Path(data.root)
-    if data.name == "fashion_mnist" and idx.is_packaged(root):
-        return _packaged(root, data)
     try:
-        parts = [make(root, train=train) for train in (True, False)]
+        parts = [make[data.name](root, train=train) for train in (True, False)]
     except RuntimeError:  # torchvision: not there, or damaged
-        parts = _downloaded(make, data)
+        parts = _downloaded(make[data.name], data)
     train, test = (
         Labelled(images=_channels_first(part.data), labels=torch.as_tensor(part.targets))
         for part in parts
     )
     return _with_validation(train, test, tuple(parts[0].classes), data)
+
+
+def fashion_mnist(data: Data) -> Splits:
+    """Fashion-MNIST, as it is published (and packaged by Debian) or as torchvision keeps it.
+
+    Downloaded once where it is neither. Raises UserError where it cannot be had, or is damaged.
+    """
+    root = Path(data.root)
+    files = [idx.path(root, k, n) for k in (idx.IMAGES, idx.LABELS) for n in ("train", "t10k")]
+    if not any(file.exists() for file in files):
+        _downloaded(torchvision_datasets.FashionMNIST, data)
+    parts = []
+    for name in ("train", "t10k"):
+        images = idx.read(idx.path(root, idx.IMAGES, name), (28, 28))
+        labels = idx.read(idx.path(root, idx.LABELS, name), ())
+        if len(images) != len(labels) or labels.max() >= len(FASHION_CLASSES):
+            raise UserError(f"data.root: {root}: the images and labels of {name} do not match")
+        parts.append(
+            Labelled(
+                images=torch.from_numpy(images).unsqueeze(1), labels=torch.from_numpy(labels).long()
+            )
+        )
+    train, test = parts
+    return _with_validation(train, test, FASHION_CLASSES, data)
 
 
 def _downloaded(make: Callable[..., torchvision_datasets.VisionDataset], data: Data) -> list[Any]:
@@ -123,27 +141,9 @@ def _downloaded(make: Callable[..., torchvision_datasets.VisionDataset], data: D
         ) from error
 
 
-def _channels_first(pixels: numpy.ndarray | Tensor) -> Tensor:
-    """(N, H, W, C) or (N, H, W) → (N, C, H, W)."""
-    images = torch.as_tensor(pixels)
-    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-
-
-def _packaged(root: Path, data: Data) -> Splits:
-    """Fashion-MNIST's four idx.gz files as they are published (and packaged by Debian)."""
-    parts = []
-    for name in ("train", "t10k"):
-        images = idx.read(root / idx.IMAGES.format(name), (28, 28))
-        labels = idx.read(root / idx.LABELS.format(name), ())
-        if len(images) != len(labels) or labels.max() >= len(FASHION_CLASSES):
-            raise UserError(f"data.root: {root}: the images and labels of {name} do not match")
-        parts.append(
-            Labelled(
-                images=torch.from_numpy(images).unsqueeze(1), labels=torch.from_numpy(labels).long()
-            )
-        )
-    train, test = parts
-    return _with_validation(train, test, FASHION_CLASSES, data)
+def _channels_first(pixels: numpy.ndarray) -> Tensor:
+    """(N, H, W, C) → (N, C, H, W)."""
+    return torch.as_tensor(pixels).permute(0, 3, 1, 2).contiguous()
 
 
 def small_folder(index: Index, data: Data) -> Splits:

@@ -130,8 +130,12 @@ class Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW; a linear warm-up, then a cosine, by timm, by the step or by the epoch."""
         recipe = self.recipe
-        rate = self.highest_learning_rate
-        optimizer = AdamW(self.parameter_groups(), lr=rate, eps=1e-8, fused=True)
+        optimizer = AdamW(
+            self.parameter_groups(),
+            lr=self.highest_learning_rate,
+            eps=1e-8,
+            fused=recipe.precision != "16-mixed",  # fused, gradients would be clipped still scaled
+        )
         total = int(self.trainer.estimated_stepping_batches)
         unit = total / recipe.epochs if recipe.schedule == "step" else 1
         schedule = CosineLRScheduler(

@@ -122,9 +122,12 @@ def quiet() -> Iterator[None]:
     for name in (
         "lightning.pytorch",
         "pytorch_lightning",
-        "lightning.fabric",
-    ):  # each in its own version's turn
+        "lightning.fabric",  # each in its own version's turn
+        "timm",
+        "huggingface_hub",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*all_gather", category=FutureWarning)
         yield

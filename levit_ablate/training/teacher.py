@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from levit_ablate.config import Experiment, Images, Teacher
 from levit_ablate.data.batches import Batch
+from levit_ablate.data.catalog import dataset_of
 from levit_ablate.errors import UserError, closest
-from levit_ablate.keys import teacher_key
+from levit_ablate.keys import NO_WEIGHTS, teacher_key
 from levit_ablate.training.classifier import Classifier
+from levit_ablate.training.fit import quiet
 from levit_ablate.training.objective import Answers, label_loss
 
 SMALL_SIDE = 64
@@ -138,8 +140,11 @@ def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.M
     """
     teacher = experiment.teacher
     if teacher.weights == "pretrained":
+        dataset = dataset_of(experiment.data)
         try:
-            return build(teacher.model, images, pretrained=True)
+            with quiet():  # the hub's attempts, one by one
+                network = build(teacher.model, images, pretrained=True)
+            return renormalized(network, dataset.mean, dataset.deviation)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"teacher.weights: timm's weights of {teacher.model} cannot be had "
@@ -147,14 +152,46 @@ def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.M
             ) from error
     network = build(teacher.model, images)
     path = weights or Path(teacher.weights)
+    if not path.is_file():
+        raise UserError(NO_WEIGHTS.format(path))
     try:
         network.load_state_dict(load_state_dict(str(path)))
     except Exception as error:  # a file of the user's: torch and safetensors raise what comes up
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise UserError(
             f"teacher.weights: {path} does not hold {teacher.model}: {reason}"
         ) from error
     return network
+
+
+def renormalized(
+    network: nn.Module, mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> nn.Module:
+    """A network of timm's that is given images normalised by another mean and deviation than its.
+
+    It is given what it was trained on: x · deviation + mean, less its own mean, over its own
+    deviation. The network itself where they are the same, or where its channels are other ones.
+    """
+    cfg: Any = network.pretrained_cfg
+    if len(cfg["mean"]) != len(mean) or (cfg["mean"], cfg["std"]) == (mean, deviation):
+        return network
+    ours, own = torch.tensor([mean, deviation]), torch.tensor([cfg["mean"], cfg["std"]])
+    return nn.Sequential(Affine(ours[1] / own[1], (ours[0] - own[0]) / own[1]), network)
+
+
+class Affine(nn.Module):
+    """Scales and shifts every channel of images (B, C, H, W) by (C,) each."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale[:, None, None])
+        self.register_buffer("shift", shift[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.scale + self.shift
 
 
 def trained_weights(experiment: Experiment) -> Path:

@@ -71,7 +71,7 @@ def test_color_jitter_leaves_images_alone_at_strength_zero_and_gray_ones_their_c
 
 def erased_mask(draws: torch.Tensor, probability: float, side: int = 32) -> torch.Tensor:
     images = torch.full((len(draws), 1, side, side), 100.0)
-    noise = augment.noise_bank(0)
+    noise = augment.noise_bank(0, 12)
     return augment.erase(images, draws, noise, probability)[:, 0] != 100.0
 
 
@@ -94,11 +94,11 @@ def test_erasing_has_timms_probability_areas_and_aspects():
 def test_erased_pixels_are_standard_normal_noise_and_the_others_untouched():
     draws = torch.rand(500, augment.ERASE_DRAWS, generator=GENERATOR)
     images = torch.full((500, 3, 32, 32), 100.0)
-    erased = augment.erase(images.clone(), draws, augment.noise_bank(0), probability=1.0)
+    erased = augment.erase(images.clone(), draws, augment.noise_bank(0, 12), probability=1.0)
     noise = erased[erased != 100.0]
     assert noise.mean().item() == pytest.approx(0, abs=0.02)
     assert noise.std().item() == pytest.approx(1, abs=0.02)
-    never = augment.erase(images.clone(), draws, augment.noise_bank(0), probability=0.0)
+    never = augment.erase(images.clone(), draws, augment.noise_bank(0, 12), probability=0.0)
     assert never.equal(images)
 
 
@@ -106,7 +106,7 @@ def test_erased_pixels_are_standard_normal_noise_and_the_others_untouched():
 @given(row=st.integers(0, 19), seed=st.integers(0, 100))
 def test_an_image_depends_on_its_own_row_alone(row, seed):
     draws = torch.rand(20, 60, generator=torch.Generator().manual_seed(seed))
-    store, noise = augment.Store(PHOTOS, 2), augment.noise_bank(0)
+    store, noise = augment.Store(PHOTOS, 2), augment.noise_bank(0, 12)
 
     def augmented(rows: list[int]) -> torch.Tensor:
         own = draws[rows]
@@ -119,7 +119,15 @@ def test_an_image_depends_on_its_own_row_alone(row, seed):
 
 
 def test_the_noise_is_of_its_seed_alone():
-    assert augment.noise_bank(3).equal(augment.noise_bank(3))
-    assert not augment.noise_bank(3).equal(augment.noise_bank(4))
-    assert len(augment.noise_bank(3)) == augment.NOISE
-    assert numpy.isfinite(augment.noise_bank(3).numpy()).all()
+    assert augment.noise_bank(3, 12).equal(augment.noise_bank(3, 12))
+    assert not augment.noise_bank(3, 12).equal(augment.noise_bank(4, 12))
+    assert len(augment.noise_bank(3, 12)) == augment.NOISE
+    assert numpy.isfinite(augment.noise_bank(3, 12).numpy()).all()
+
+
+def test_large_images_are_erased_too():
+    images = torch.zeros(2, 3, 600, 600)
+    noise = augment.noise_bank(0, images[0].numel())
+    draws = torch.rand(2, augment.ERASE_DRAWS, generator=torch.Generator().manual_seed(0))
+    erased = augment.erase(images, draws, noise, probability=1.0)
+    assert (erased != 0).any(dim=(1, 2, 3)).all()

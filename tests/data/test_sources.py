@@ -45,7 +45,7 @@ def cifar_files(root) -> None:
 def test_cifar_is_found_where_torchvision_keeps_it(tmp_path, monkeypatch):
     cifar_files(tmp_path)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-    splits = sources.torchvision_set(Data(name="cifar10", root=str(tmp_path), validation=0.2))
+    splits = sources.cifar(Data(name="cifar10", root=str(tmp_path), validation=0.2))
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [80, 20, 20]
     assert splits.train.images.shape == (80, 3, 32, 32)
     assert splits.classes == tuple("abcdefghij")
@@ -60,7 +60,7 @@ def test_a_dataset_that_is_nowhere_is_a_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", offline)
     with pytest.raises(UserError, match=r"data\.root: cifar100 is not in .* cannot be downloaded"):
-        sources.torchvision_set(Data(name="cifar100", root=str(tmp_path)))
+        sources.cifar(Data(name="cifar100", root=str(tmp_path)))
 
 
 def fashion(root, count=40) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -77,7 +77,7 @@ def fashion(root, count=40) -> tuple[numpy.ndarray, numpy.ndarray]:
 def test_fashion_mnist_is_read_from_its_published_files(tmp_path):
     images, labels = fashion(tmp_path)
     data = Data(name="fashion_mnist", root=str(tmp_path), validation=0.25)
-    splits = sources.torchvision_set(data)
+    splits = sources.fashion_mnist(data)
     assert splits.test.images.equal(torch.from_numpy(images)[:, None])
     assert splits.test.labels.tolist() == labels.tolist()
     assert len(splits.train) == 30 and splits.classes[0] == "T-shirt/top"
@@ -129,7 +129,39 @@ def test_a_damaged_file_of_fashion_mnist_is_named(tmp_path, name, damage, said):
     path = tmp_path / f"{name}-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=rf"data\.root: .*({said})"):
-        sources.torchvision_set(Data(name="fashion_mnist", root=str(tmp_path)))
+        sources.fashion_mnist(Data(name="fashion_mnist", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("train-images-idx3-ubyte", b"<html>", "is not the idx file"),
+        ("train-images-idx3-ubyte", b"", "is not the idx file"),
+        ("t10k-labels-idx1-ubyte", bytes.fromhex("0000080100000003") + b"\1\2\3", "do not match"),
+        (
+            "t10k-labels-idx1-ubyte",
+            bytes.fromhex("0000080100000028") + b"\x19" * 40,
+            "do not match",
+        ),
+        (
+            "train-images-idx3-ubyte",
+            bytes.fromhex("0000080300000001 0000002000000020") + bytes(1024),
+            "is not the idx file",
+        ),
+        ("t10k-labels-idx1-ubyte", None, "cannot be read"),
+    ],
+)
+def test_a_damaged_file_as_torchvision_keeps_it_is_named(tmp_path, name, content, said):
+    fashion(tmp_path)
+    raw = tmp_path / "kept" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in tmp_path.glob("*.gz"):
+        (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    data = Data(name="fashion_mnist", root=str(tmp_path / "kept"), validation=0.25)
+    assert len(sources.fashion_mnist(data).test) == 40
+    (raw / name).write_bytes(content) if content is not None else (raw / name).unlink()
+    with pytest.raises(UserError, match=rf"data\.root: .*{said}"):
+        sources.fashion_mnist(data)
 
 
 def picture_folder(root, parts=("train", "val"), side=12, count=10) -> None:

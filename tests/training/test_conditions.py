@@ -39,6 +39,8 @@ def refused(given: dict, said: str) -> None:
         ({"weights": "pretrained", "model": "nosuch"}, r"^teacher\.model: timm has no nosuch"),
         ({"weights": "pretrained", "model": "test_vit3"}, r"^teacher\.weights: .* 1,000 classes"),
         ({"weights": "pretrained", "model": "efficientnet_b7"}, "timm has no weights of eff"),
+        ({"weights": "traned"}, "^teacher.weights: traned is neither trained nor pretrained"),
+        ({"weights": "."}, r"^teacher.weights: \. is neither trained nor pretrained"),
     ],
 )
 def test_a_teacher_that_cannot_be_had_is_refused(teacher, said):

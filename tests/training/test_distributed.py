@@ -139,6 +139,20 @@ def test_batch_norm_is_of_each_device_unless_it_is_synchronized(whole, devices, 
     assert devices["train_loss"] != pytest.approx(whole["train_loss"], rel=1e-4)
 
 
+def test_two_hosts_started_by_hand_train_as_two_devices(devices, tmp_path):
+    (tmp_path / "small.yaml").write_text(ARCHITECTURE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    hosts = [
+        Started(CLI, "run", PLAIN, *RUN, "--hardware.num_nodes", "2", env=place | {"NODE_RANK": n})
+        for n in "01"
+    ]
+    printed = [host.communicate(120) for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], printed
+    assert recorded(tmp_path, "".join(out for out, _ in printed)) == devices
+
+
 def test_one_command_starts_the_processes_of_all_devices(devices, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "small.yaml").write_text(ARCHITECTURE)

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -186,3 +187,12 @@ def test_any_preset_makes_a_module():
             module = LeViTModule(model=name).eval()
             images = batch_for(preset.images, size=2).images
             assert module(images).shape == (2, preset.images.num_classes)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "32-true"])
+def test_gradients_are_clipped_after_they_are_unscaled(precision):
+    """Float16's loss is scaled; a fused optimizer would be given its gradients still scaled."""
+    module = LeViTModule(recipe=Recipe(precision=precision))
+    module.trainer = SimpleNamespace(estimated_stepping_batches=100)
+    optimizer = module.configure_optimizers()["optimizer"]
+    assert getattr(optimizer, "_step_supports_amp_scaling", False) == (precision == "32-true")

@@ -9,7 +9,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from levit_ablate.config import Experiment, Images, Teacher
+from levit_ablate.config import Data, Experiment, Images, Teacher
+from levit_ablate.data.catalog import dataset_of
 from levit_ablate.errors import UserError
 from levit_ablate.experiments import variant
 from levit_ablate.keys import teacher_key
@@ -93,6 +94,22 @@ def test_weights_that_cannot_be_downloaded_are_a_line(monkeypatch):
     experiment = Experiment(teacher=Teacher(model="test_resnet", weights="pretrained"))
     with pytest.raises(UserError, match="timm's weights of test_resnet cannot be had"):
         teacher.loaded(experiment, DIGITS, None)
+
+
+def test_a_pretrained_teacher_is_given_images_as_it_was_trained_on_them(monkeypatch):
+    network = timm.create_model("test_vit", num_classes=10, in_chans=3)
+    cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    monkeypatch.setattr(network, "pretrained_cfg", cfg)
+    monkeypatch.setattr(teacher, "build", lambda *_, **__: network)
+    data = Data(name="cifar10")
+    weights = Teacher(model="test_vit", weights="pretrained")
+    asked = teacher.loaded(Experiment(data=data, teacher=weights), DIGITS, None).eval()
+    pixels, facts = torch.rand(2, 3, 160, 160), dataset_of(data)
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in (facts.mean, facts.deviation))
+    expected = network.eval()((pixels - 0.5) / 0.5)
+    torch.testing.assert_close(asked((pixels - mean) / deviation), expected)
+    cfg |= {"mean": facts.mean, "std": facts.deviation}
+    assert teacher.loaded(Experiment(data=data, teacher=weights), DIGITS, None) is network
 
 
 def test_a_model_that_timm_does_not_have_is_named_with_the_closest():
