@@ -21,7 +21,7 @@ COMMANDS = {
     "sweep": "run what a study lacks: all variants, all seeds, several at once; its table",
     "table": "the table of a study, ours beside the paper's, as text, LaTeX, HTML and more",
     "teacher": "train a dataset's teacher, once; or see what a given one is worth",
-    "bench": "measure the speed of the data stream and of distillation on this machine",
+    "bench": "measure the speed of data stream, distillation and sweeps on this machine",
     "ui": "open MLflow's page on the recorded runs",
 }
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from levit_ablate.errors import RunError
 from levit_ablate.studies.conduct import conduct
 from levit_ablate.studies.local import LocalLauncher
 from levit_ablate.studies.orders import Station
@@ -45,13 +46,15 @@ def _swept(planned: Plan, places: int) -> Swept:
         open_store(uri)
         own = in_folder(planned, Path(name) / "work")
         started = time.perf_counter()
-        conduct(
+        failed, _ = conduct(
             own,
             lambda parent: LocalLauncher(
                 Station(uri=uri, parent=parent.info.run_id), places, 1, 0, Path(name) / "logs"
             ),
         )
         wall = time.perf_counter() - started
+        if failed:
+            raise RunError(f"a run failed, and nothing is measured: {failed[0]}")
         runs = [find(job.key) for job in own.jobs]
         return Swept(wall, sum(run.data.metrics["train_seconds"] for run in runs if run))
 

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from levit_ablate import ablations
 from levit_ablate.commands.options import Format, parse, parser_for
+from levit_ablate.errors import UserError
+from levit_ablate.studies import study
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,8 +43,26 @@ def main(argv: Sequence[str]) -> None:
         table.add_row(*map(escape, cells))
     console = Console()
     console.print(table)
+    console.print(_studies())
     console.print(
         "\nrow, paper: Table 4 of the paper, and its top-1 points against the base model's."
-        "\nYours: put a file into ./ablations; levit-ablate show NAME explains one.",
+        "\nYours: put a file into ./ablations, a study into ./ablations/studies; levit-ablate show "
+        "NAME explains an ablation, levit-ablate plan NAME a study.",
         style="dim",
     )
+
+
+def _studies() -> Table:
+    """The studies that can be swept; what cannot be read is said on standard error."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("\nstudy", no_wrap=True)
+    table.add_column("\nvariants", justify="right")
+    table.add_column("\nwhat it compares")
+    for name, path in study.names().items():
+        try:
+            found = study.read_file(path)
+        except UserError as error:
+            print(f"levit-ablate: {error}", file=sys.stderr)
+            continue
+        table.add_row(escape(name), str(len(found.variants)), escape(found.summary))
+    return table

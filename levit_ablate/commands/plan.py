@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     if options.get("jobs", 1) < 1:
         raise UserError(f"--jobs: {options['jobs']} must be at least 1")
-    study, given = study_options(options)
+    wanted = study_options(options)
     from levit_ablate.commands import planning  # loads torch, lightning and mlflow: seconds
 
-    planning.run(study, given, options)
+    planning.run(wanted, options)

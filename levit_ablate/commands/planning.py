@@ -13,13 +13,13 @@ from rich.table import Table
 
 from levit_ablate.analysis.formats import console
 from levit_ablate.analysis.table import conditions_line
-from levit_ablate.experiments import Variant, identified
+from levit_ablate.commands.study_options import Wanted
+from levit_ablate.experiments import Variant
 from levit_ablate.serialization import plain
 from levit_ablate.studies.conduct import check
 from levit_ablate.studies.plan import Plan, plan
 from levit_ablate.studies.probe import Estimate, probe
 from levit_ablate.studies.states import JobState, Stale, stale_of, states_of
-from levit_ablate.studies.study import Study
 from levit_ablate.studies.sweep import orders_of
 from levit_ablate.tracking.store import is_empty, open_store, tracking_uri
 
@@ -27,9 +27,9 @@ TO_RUN = ("missing", "failed", "interrupted")
 """States of a run that a sweep would train."""
 
 
-def run(study: Study, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
     """Check everything, and print what a sweep would do. Nothing is recorded, nothing is made."""
-    planned = plan(study, identified(given))
+    planned = plan(wanted.read(), wanted.given)
     check(planned)
     uri = tracking_uri(options.get("tracking_uri"))
     if is_empty(uri):

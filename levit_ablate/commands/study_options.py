@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentParser
 
 from levit_ablate.commands.options import add_conditions, of_experiment, read_config
 from levit_ablate.errors import UserError
 from levit_ablate.serialization import merge
-from levit_ablate.studies import study
-from levit_ablate.studies.study import Study
+from levit_ablate.studies.study import Study, names, narrowed, read
 
 Format = Literal["text", "markdown", "latex", "csv", "html", "json"]
 
@@ -34,24 +33,43 @@ def add_study(parser: ArgumentParser, *, formats: Any = Literal["text", "json"])
     add_conditions(parser, "seed", formats=formats)
 
 
-def study_options(options: Mapping[str, Any]) -> tuple[Study, dict[str, Any]]:
-    """The study and the parts of an experiment among the options, config files first.
+class Wanted(NamedTuple):
+    """What the words of a command ask for of a study."""
 
-    Raises UserError where a name, a number or a file is wrong.
+    study: str
+    """Its name, or its file."""
+    variants: tuple[str, ...]
+    """Of its variants only these; empty for all."""
+    seeds: tuple[int, ...]
+    """In place of its own; empty for these."""
+    baseline: str | None
+    given: dict[str, Any]
+    """The parts of an experiment that the user set."""
+
+    def read(self) -> Study:
+        """The study as it is asked for. Raises UserError where a name is not known."""
+        return narrowed(read(self.study), self.variants, self.seeds, self.baseline)
+
+
+def study_options(options: Mapping[str, Any]) -> Wanted:
+    """What is asked for; of the parts of an experiment those in config files come first.
+
+    Raises UserError where a number or a file is wrong, or where no study is named.
     """
     if not options.get("study"):
-        raise UserError(f"the name of a study is missing; there are {', '.join(study.names())}")
-    words = {
-        "seeds": _seeds(options["seeds"]) if "seeds" in options else (),
-        "variants": _names(options.get("variants", "")),
-        "baseline": options.get("baseline"),
-    }
+        raise UserError(f"the name of a study is missing; there are {', '.join(names())}")
     given: dict[str, Any] = {}
     for path in map(Path, options.get("config", [])):
         given = merge(given, read_config(path))
     if "seed" in given or "name" in given:
         raise UserError("--config: seed and name are for run; a study has --seeds and its own name")
-    return study.narrowed(study.read(options["study"]), words), merge(given, of_experiment(options))
+    return Wanted(
+        study=options["study"],
+        variants=tuple(word.strip() for word in options.get("variants", "").split(",") if word),
+        seeds=_seeds(options["seeds"]) if "seeds" in options else (),
+        baseline=options.get("baseline"),
+        given=merge(given, of_experiment(options)),
+    )
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -64,7 +82,3 @@ def _seeds(text: str) -> tuple[int, ...]:
     if text.strip() == "0" or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds: {text!r}: at least one is needed, and none twice")
     return seeds
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"--{name.replace('_', '-')}: {options[name]} must be at least 1")
     if options.get("address") and options.get("launcher") != "ray":
         raise UserError("--address: is of a Ray cluster; give --launcher ray with it")
-    study, given = study_options(options)
+    wanted = study_options(options)
     from levit_ablate.commands import sweeping  # loads torch, lightning and mlflow: seconds
 
-    sweeping.run(study, given, options)
+    sweeping.run(wanted, options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +12,36 @@ import torch
 from mlflow.entities import Run
 
 from levit_ablate.analysis import formats, table
+from levit_ablate.commands.study_options import Wanted
 from levit_ablate.errors import RunError
-from levit_ablate.experiments import identified
 from levit_ablate.studies.conduct import check, conduct
 from levit_ablate.studies.local import LocalLauncher
 from levit_ablate.studies.orders import Launcher, Station
 from levit_ablate.studies.plan import Plan, plan
-from levit_ablate.studies.study import Study
 from levit_ablate.tracking.store import open_store, tracking_uri
 
 
-def run(study: Study, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
     """Check everything, run what is missing, and print the table.
 
     Raises RunError where a run has no result.
     """
     if options.get("launcher", "local") == "local":
         LocalLauncher.prepare()
-    planned = plan(study, identified(given))
+    planned = plan(wanted.read(), wanted.given)
     check(planned)
     uri = tracking_uri(options.get("tracking_uri"))
     open_store(uri)
-    state, results = conduct(planned, lambda parent: launcher(planned, parent, uri, options))
+    with redirect_stdout(sys.stderr):  # what libraries print is not the result
+        failed, results = conduct(planned, lambda parent: launcher(planned, parent, uri, options))
     if options.get("format") == "json":
         print(table.as_json(results))
     else:
         formats.show(results, formats.console())
-    if state.failed:
-        count = len(state.failed)
+    if failed:
         raise RunError(
-            f"{count} {'runs have' if count > 1 else 'run has'} no result: "
-            f"{'; '.join(state.failed)}; sweep again runs what is missing"
+            f"{len(failed)} {'runs have' if len(failed) > 1 else 'run has'} no result: "
+            f"{'; '.join(failed)}; sweep again runs what is missing"
         )
 
 

@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> None:
     add_study(parser, formats=Format)
     parser.add_argument("--figures", type=str, metavar="FOLDER", help="Write the plots there too.")
     options = parse(parser, argv)
-    study, given = study_options(options)
+    wanted = study_options(options)
     from levit_ablate.commands import tabulating  # loads torch and mlflow: seconds
 
-    tabulating.run(study, given, options)
+    tabulating.run(wanted, options)

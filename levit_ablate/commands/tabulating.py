@@ -11,25 +11,22 @@ from mlflow.entities import Run
 
 from levit_ablate.analysis import formats, plots
 from levit_ablate.analysis.results import description_of, results_of
-from levit_ablate.errors import UserError
-from levit_ablate.experiments import identified
+from levit_ablate.commands.study_options import Wanted
+from levit_ablate.errors import UserError, closest
 from levit_ablate.studies.parent import study_runs
 from levit_ablate.studies.plan import plan
-from levit_ablate.studies.study import Study
 from levit_ablate.tracking.runs import children, settle
 from levit_ablate.tracking.store import open_recorded, tracking_uri
 from levit_ablate.tracking.tags import DATASET, STUDY_KEY
 
 
-def run(study: Study, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
     """Print the table, and write the plots where they are wanted."""
     uri = tracking_uri(options.get("tracking_uri"))
     open_recorded(uri)
-    parent = _chosen(study, given, uri)
+    parent = _chosen(wanted, uri)
     settle([parent, *children(parent.info.run_id)])
-    described = description_of(parent)
-    narrowed = _narrowed(described, study, options)
-    results = results_of(parent, narrowed)
+    results = results_of(parent, _narrowed(description_of(parent), wanted))
     pictures = {}
     kind = options.get("format", "text")
     if options.get("figures") or kind == "html":
@@ -44,45 +41,46 @@ def run(study: Study, given: Mapping[str, Any], options: Mapping[str, Any]) -> N
         print(formats.FORMATS[kind](results), end="")
 
 
-def _chosen(study: Study, given: Mapping[str, Any], uri: str) -> Run:
+def _chosen(wanted: Wanted, uri: str) -> Run:
     """The study's run under the conditions given; without any, the latest. Raises UserError."""
-    found = study_runs(study.name)
-    if given:
-        key = plan(study, identified(given)).key
+    name = Path(wanted.study).stem
+    found = study_runs(name)
+    if wanted.given or wanted.baseline:
+        key = plan(wanted.read(), wanted.given).key
         found = [run for run in found if run.data.tags.get(STUDY_KEY) == key]
     if not found:
-        under = " under these conditions" if given else ""
+        under = " under these conditions" if wanted.given else ""
         raise UserError(
-            f"{study.name}: nothing is recorded in {uri}{under}; levit-ablate sweep {study.name} "
-            f"runs it"
+            f"{name}: nothing is recorded in {uri}{under}; levit-ablate sweep {name} runs it"
         )
     if len(found) > 1:
         others = ", ".join(sorted({run.data.tags.get(DATASET, "") for run in found[1:]}))
         print(
-            f"{study.name}: {len(found)} records; this is the latest. The others, on {others}, are "
+            f"{name}: {len(found)} records; this is the latest. The others, on {others}, are "
             f"shown with the conditions that sweep was given",
             file=sys.stderr,
         )
     return found[0]
 
 
-def _narrowed(
-    described: Mapping[str, Any], study: Study, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def _narrowed(described: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
     """What is recorded of the study, with only the variants and seeds that are asked for."""
     said = dict(described)
-    if options.get("variants"):
-        names = [study.baseline.name, *(variant.name for variant in study.variants)]
-        said["variants"] = [v for v in said["variants"] if v["name"] in names]
-    if options.get("seeds"):
-        seeds = set(study.seeds) & set(said["seeds"])
-        if not seeds:
-            raise UserError(f"--seeds: of these none is recorded; there are {said['seeds']}")
-        said["seeds"] = sorted(seeds)
-        said["variants"] = [
-            {**v, "keys": {s: key for s, key in v["keys"].items() if int(s) in seeds}}
-            for v in said["variants"]
-        ]
+    baseline, *others = said["variants"]
+    if wanted.variants:
+        by_name = {variant["name"]: variant for variant in others}
+        for name in wanted.variants:
+            if name not in by_name:
+                raise UserError(f"--variants: {name!r} is not recorded; {closest(name, by_name)}")
+        others = [by_name[name] for name in wanted.variants]
+    seeds = [seed for seed in said["seeds"] if not wanted.seeds or seed in wanted.seeds]
+    if not seeds:
+        raise UserError(f"--seeds: none of these is recorded; there are {said['seeds']}")
+    said["seeds"] = seeds
+    said["variants"] = [
+        {**each, "keys": {str(seed): each["keys"][str(seed)] for seed in seeds}}
+        for each in (baseline, *others)
+    ]
     return said
 
 

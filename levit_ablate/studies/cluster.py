@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,9 @@ class RayLauncher:
         if ray is None:
             raise UserError("--launcher ray: Ray is missing; pip install 'levit-ablate[ray]'")
         try:
+            if address and ":" in address:  # Ray itself would try for ever
+                host, _, port = address.rpartition("/")[2].rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(
                 address=address,
                 ignore_reinit_error=True,
@@ -77,7 +81,7 @@ class RayLauncher:
                 logging_level=logging.ERROR,
                 include_dashboard=False if address is None else None,
             )
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"--address: no Ray cluster is to be had at {address or 'this machine'}: {reason}"

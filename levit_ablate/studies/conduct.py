@@ -18,7 +18,7 @@ from levit_ablate.studies.display import Display
 from levit_ablate.studies.orders import Launcher, Order
 from levit_ablate.studies.parent import at_work, experiment_name, link_recorded, refresh
 from levit_ablate.studies.plan import Plan
-from levit_ablate.studies.sweep import Sweep, orders_of, sweep
+from levit_ablate.studies.sweep import orders_of, sweep
 from levit_ablate.tracking.record import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
@@ -36,8 +36,10 @@ def check(planned: Plan) -> None:
         check_conditions(variant.experiment)
 
 
-def conduct(planned: Plan, launch: Callable[[Run], Launcher]) -> tuple[Sweep, Results]:
+def conduct(planned: Plan, launch: Callable[[Run], Launcher]) -> tuple[list[str], Results]:
     """Run what the open store lacks of a study, and write its table there.
+
+    Returns which jobs have no result and why, a line each, and the results.
 
     Args:
         planned: the study, checked.
@@ -62,11 +64,12 @@ def conduct(planned: Plan, launch: Callable[[Run], Launcher]) -> tuple[Sweep, Re
         finally:
             launcher.close()
         deliver_pending(work_dir)
-        link_recorded(planned, parent)  # what another sweep trained meanwhile
+        done = set(link_recorded(planned, parent))  # what came late, and what another sweep trained
         results = refresh(planned, parent)
         if state.is_interrupted:
             raise KeyboardInterrupt
-        return state, results
+        lost = [(order, error) for order, error in state.failed if order.variant.key not in done]
+        return [f"{order.title}: {error}" for order, error in lost], results
 
 
 def _settle_orphans(planned: Plan) -> None:

@@ -12,7 +12,7 @@ from levit_ablate import ablations
 from levit_ablate.ablations import Ablation
 from levit_ablate.config import Data
 from levit_ablate.errors import UserError
-from levit_ablate.experiments import Variant, check_changes, conditions_of, explicit
+from levit_ablate.experiments import Variant, check_changes, conditions_of, explicit, identified
 from levit_ablate.keys import hashed
 from levit_ablate.serialization import merge, to_mapping
 from levit_ablate.studies.study import Study
@@ -96,9 +96,10 @@ def plan(study: Study, given: Mapping[str, Any]) -> Plan:
     variant says otherwise; match takes the place of the ablations' own. The cost that variants are
     matched to is that of the project's baseline, under the same conditions.
 
-    Raises UserError, naming the variant, before anything is trained.
+    The images are looked at: `identified`. Raises UserError, naming the variant, before anything is
+    trained.
     """
-    given = merge(study.given, given)
+    given = identified(merge(study.given, given))
     conditions = conditions_of(given)
     common = {key: given[key] for key in ("design", "architecture") if given.get(key)}
     match = {"match": given["match"]} if given.get("match") else {}

@@ -66,24 +66,24 @@ def read(name: str) -> Study:
     return read_file(paths[name])
 
 
-def narrowed(study: Study, options: Mapping[str, Any]) -> Study:
-    """The study with what the command line says in place of the file: variants, baseline, seeds.
+def narrowed(
+    study: Study, variants: Sequence[str], seeds: Sequence[int], baseline: str | None = None
+) -> Study:
+    """The study with what the command line says in place of the file; what is empty stays.
 
-    Raises UserError where a name is not one of the study's variants.
+    Raises UserError where a name is not one of the study's variants, or no ablation's.
     """
-    if names := options.get("variants"):
-        by_name = {variant.name: variant for variant in study.variants}
-        for name in names:
-            if name not in by_name:
-                raise UserError(
-                    f"--variants: {name!r} is no variant of {study.name}; {closest(name, by_name)}"
-                )
-        study = replace(study, variants=tuple(by_name[name] for name in names))
-    if name := options.get("baseline"):
-        study = replace(study, baseline=ablations.read(name))
-    if seeds := options.get("seeds"):
-        study = replace(study, seeds=tuple(seeds))
-    return study
+    by_name = {variant.name: variant for variant in study.variants}
+    for name in variants:
+        if name not in by_name:
+            raise UserError(
+                f"--variants: {name!r} is no variant of {study.name}; {closest(name, by_name)}"
+            )
+    if variants:
+        study = replace(study, variants=tuple(by_name[name] for name in variants))
+    if baseline:
+        study = replace(study, baseline=ablations.read(baseline))
+    return replace(study, seeds=tuple(seeds)) if seeds else study
 
 
 def read_file(path: Path) -> Study:

@@ -31,8 +31,8 @@ class Sweep:
     display: Display
     waiting: list[Order]
     """What has not been started, the first first."""
-    failed: list[str] = field(default_factory=list)
-    """Title and error of the jobs that have no result."""
+    failed: list[tuple[Order, str]] = field(default_factory=list)
+    """The jobs that have no result, and why."""
     done: int = 0
     asked_to_end: int = 0
     """How often Ctrl-C or SIGTERM came."""
@@ -165,7 +165,7 @@ def _end(state: Sweep, order: Order, outcome: Outcome) -> None:
         return
     if outcome.interrupted and state.is_interrupted:
         return
-    state.failed.append(f"{order.title}: {outcome.error}")
+    state.failed.append((order, outcome.error))
     if order.only_teacher:
         _give_up_the_taught(state, order)
         return
@@ -180,7 +180,7 @@ def _give_up_the_taught(state: Sweep, order: Order) -> None:
     for waiting in list(state.waiting):
         if waiting.teacher == order.teacher:
             state.waiting.remove(waiting)
-            state.failed.append(f"{waiting.title}: its teacher could not be trained")
+            state.failed.append((waiting, "its teacher could not be trained"))
 
 
 @reading_the_record()
