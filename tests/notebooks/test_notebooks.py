@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 QUICK = {
+    "02_reading_a_study": 'OPTIONS = "--variants no_pyramid --seeds 2 --recipe smoke --design.distillation none"',
     "01_reading_a_run": 'SETTINGS = {"recipe": {"epochs": 1, "warmup_epochs": 0.5}, "seed": 1, "teacher": {"recipe": {"epochs": 1, "warmup_epochs": 0.5}}}',
 }
 """What is set after a notebook's cell tagged `parameters`, so that it takes seconds."""
