@@ -27,6 +27,8 @@ THROUGHPUT, LATENCY = "throughput", "latency"
 """Metrics of a study's run, with a variant's name behind them."""
 MEASURED_ON = f"{TAG}measured_on"
 """Tag of a study's run: the hardware that they were measured on."""
+MEASURED_OF = f"{TAG}measured_of"
+"""Tag of a study's run: the networks that were measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from torchvision import datasets as torchvision_datasets
 from levit_ablate.config import Data
 from levit_ablate.data import idx
 from levit_ablate.data.decoding import pixels
-from levit_ablate.data.index import Index, Part
+from levit_ablate.data.index import Array, Index, Part
+from levit_ablate.data.indexing import array_name
 from levit_ablate.data.parallel import over_files
 from levit_ablate.errors import UserError
 
@@ -147,7 +148,11 @@ def _channels_first(pixels: numpy.ndarray) -> Tensor:
 
 
 def small_folder(index: Index, data: Data) -> Splits:
-    """A folder of small images, decoded once, each brought to `data.image_size` (bicubic)."""
+    """A folder of small images, each brought to `data.image_size` (bicubic).
+
+    They are decoded once and kept beside the index, which all later processes map from there.
+    Raises UserError where they cannot be kept.
+    """
     train = _decoded(index.parts["train"], data.image_size)
     names = evaluation_parts(index)
     test = _decoded(index.parts[names[-1]], data.image_size)
@@ -167,12 +172,48 @@ def evaluation_parts(index: Index) -> list[str]:
 
 
 def _decoded(part: Part, side: int) -> Labelled:
-    images = torch.empty(len(part), 3, side, side, dtype=torch.uint8)
-    paths = map(part.path, range(len(part)))
-    decoded = over_files(partial(pixels, side=side), paths, len(part), f"decoding {part.name}")
-    for position, image in enumerate(decoded):
-        images[position] = torch.from_numpy(image).permute(2, 0, 1)
+    file = part.folder / array_name(part.name, f"pixels{side}", part.fingerprint)
+    shape = (len(part), 3, side, side)
+    try:
+        with FileLock(f"{part.folder}.pixels.lock"):  # of several processes one decodes
+            images = _kept(file, shape)
+            if images is None:
+                _keep(_decode(part, shape), file)
+                images = _kept(file, shape)
+    except OSError as error:
+        raise UserError(
+            f"hardware.work_dir: the pixels of {part.root} cannot be kept in {part.folder}: "
+            f"{error.strerror or error}"
+        ) from error
+    assert images is not None
     return Labelled(images=images, labels=torch.from_numpy(numpy.array(part.labels)).long())
+
+
+def _kept(file: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """What was decoded, mapped from the disk; None where it is not there, or damaged."""
+    try:
+        images = numpy.load(file, mmap_mode="c")
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    whole = images.shape == shape and images.dtype == numpy.uint8
+    return torch.from_numpy(images) if whole else None
+
+
+def _keep(images: Array, file: Path) -> None:
+    """Write at once or not at all."""
+    making = file.with_suffix(".making")
+    with making.open("wb") as stream:
+        numpy.save(stream, images)
+    making.replace(file)
+
+
+def _decode(part: Part, shape: tuple[int, ...]) -> Array:
+    images = numpy.empty(shape, dtype=numpy.uint8)
+    paths = map(part.path, range(len(part)))
+    one = partial(pixels, side=shape[-1])
+    for position, image in enumerate(over_files(one, paths, len(part), f"decoding {part.name}")):
+        images[position] = image.transpose(2, 0, 1)
+    return images
 
 
 def _with_validation(

@@ -8,10 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import Metric, Run, RunTag
 
 from levit_ablate.analysis import speed
-from levit_ablate.analysis.results import LATENCY, MEASURED_ON, THROUGHPUT, Results, metric_name
+from levit_ablate.analysis.results import (
+    LATENCY,
+    MEASURED_OF,
+    MEASURED_ON,
+    THROUGHPUT,
+    Results,
+    metric_name,
+)
 from levit_ablate.errors import RunError
 from levit_ablate.hardware import has_gpu
 from levit_ablate.studies.display import Display
@@ -103,21 +110,21 @@ class _Writer:
         self.parent = parent
         self.last = 0.0
 
-    def write(self) -> None:
+    def write(self) -> bool:
         if time.monotonic() < self.last + REFRESH:
-            return
+            return False
         try:
             refresh(self.planned, self.parent)
         except RunError as error:
             print(f"{error}; the table is written later", file=sys.stderr)
         self.last = time.monotonic()
+        return True
 
 
 @reading_the_record()
 def measure_speed(planned: Plan, parent: Run) -> None:
-    """Measure and record the speed of the networks, where that of one of them is not known."""
-    known = parent.data.metrics
-    if all(metric_name(THROUGHPUT, variant.name) in known for variant in planned.variants):
+    """Measure and record the speed of the networks, unless that was done for just these."""
+    if parent.data.tags.get(MEASURED_OF) == planned.networks:
         return
     on_gpu = planned.baseline.experiment.hardware.accelerator != "cpu" and has_gpu()
     speeds, measured_on = speed.measure(planned.variants, on_gpu)
@@ -128,5 +135,5 @@ def measure_speed(planned: Plan, parent: Run) -> None:
         for kind, value in ((THROUGHPUT, throughput), (LATENCY, latency))
     ]
     client = MlflowClient()
-    client.log_batch(parent.info.run_id, metrics=metrics)
-    client.set_tag(parent.info.run_id, MEASURED_ON, measured_on)
+    tags = [RunTag(MEASURED_ON, measured_on), RunTag(MEASURED_OF, planned.networks)]
+    client.log_batch(parent.info.run_id, metrics=metrics, tags=tags)

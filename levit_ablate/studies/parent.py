@@ -64,10 +64,14 @@ def at_work(plan: Plan, work_dir: Path) -> Iterator[Run]:
         life = {HOST: platform.node(), LOCK: str(lock_of(own).absolute())}
         with reading_the_record():
             _describe(parent, plan, life)
-        status = "KILLED"
+        status = "FAILED"
         try:
             yield parent
-            status = "FINISHED" if results_of(parent, plan.described()).is_complete else "FAILED"
+            if results_of(parent, plan.described()).is_complete:
+                status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
         finally:
             with reading_the_record():
                 MlflowClient().set_terminated(parent.info.run_id, status)
@@ -115,12 +119,12 @@ def link_recorded(plan: Plan, parent: Run) -> list[str]:
     MLflow keeps a run below one parent, so that what another study or `run` trained is repeated
     here: params, metrics and tags, with the name of the original; not its artifacts.
     """
-    here = {run.data.tags.get(KEY): run for run in children(parent.info.run_id)}
+    below = children(parent.info.run_id)
+    here = {run.data.tags.get(KEY) for run in below if run.info.status == "FINISHED"}
     done = []
     for job in plan.jobs:
         key = job.key
-        below = here.get(key)
-        if below is not None and below.info.status == "FINISHED":
+        if key in here:
             done.append(key)
         elif original := find(key):
             _repeat(original, parent, tags_of(job))

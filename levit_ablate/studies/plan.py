@@ -53,6 +53,11 @@ class Plan:
         )
 
     @cached_property
+    def networks(self) -> str:
+        """Changes where the variants' names or networks do."""
+        return hashed({variant.name: variant.key for variant in self.variants})
+
+    @cached_property
     def jobs(self) -> tuple[Variant, ...]:
         """Every variant at every seed, in the order in which they are run.
 

@@ -6,9 +6,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 from levit_ablate.errors import RunError
 from levit_ablate.experiments import Variant
@@ -36,6 +37,10 @@ class Sweep:
     done: int = 0
     asked_to_end: int = 0
     """How often Ctrl-C or SIGTERM came."""
+    told_to_end: int = 0
+    """How often that was passed on to the jobs."""
+    unwritten: bool = False
+    """Whether there are results that the table lacks."""
     looked_at: float = 0.0
 
     @property
@@ -55,7 +60,7 @@ def sweep(
     orders: Sequence[Order],
     launcher: Launcher,
     display: Display,
-    ended: Callable[[], None],
+    write: Callable[[], bool],
 ) -> Sweep:
     """Run all jobs; one that fails does not stop the others.
 
@@ -66,38 +71,49 @@ def sweep(
         orders: the jobs, in their order; one that waits for a teacher lets others pass.
         launcher: where they run.
         display: what people see.
-        ended: is called after every job that has a result.
+        write: is called while there are new results, until it returns that it has written them.
     """
     state = Sweep(launcher, display, list(orders))
-    with _told_to_end(state):
+    with _counting_signals(state):
         while state.launcher.running or (state.waiting and not state.is_interrupted):
+            _pass_on(state)
             _start(state)
+            if state.unwritten and not state.is_interrupted:  # after the free place is taken
+                state.unwritten = not write()
             for order, news in launcher.events(TICK):
                 if isinstance(news, Outcome):
                     _end(state, order, news)
-                    if not news.error:
-                        ended()
                 else:
                     display.show(order, news)
     return state
 
 
 @contextmanager
-def _told_to_end(state: Sweep) -> Iterator[None]:
-    def tell(signum: int, frame: FrameType | None) -> None:
+def _counting_signals(state: Sweep) -> Iterator[None]:
+    def count(signum: int, frame: FrameType | None) -> None:
         state.asked_to_end += 1
-        state.launcher.stop(at_once=state.asked_to_end > 1)
-        if state.asked_to_end == 1:
-            state.display.say(
-                "ending: each job leaves a checkpoint after its step; once more ends them at once"
-            )
 
-    handlers = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers: dict[signal.Signals, Any] = {}
+    with suppress(ValueError):  # not the main thread: no signals here
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handlers[number] = signal.signal(number, count)
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _pass_on(state: Sweep) -> None:
+    """Tell the jobs to end, if so asked: here, for a signal's handler may do little."""
+    if state.asked_to_end <= state.told_to_end:
+        return
+    if not state.told_to_end:
+        state.display.say(
+            "ending: each job leaves a checkpoint after its step; once more ends them at once"
+        )
+    state.told_to_end = state.asked_to_end
+    state.launcher.stop(at_once=state.asked_to_end > 1)
 
 
 def _start(state: Sweep) -> None:
@@ -161,6 +177,7 @@ def _end(state: Sweep, order: Order, outcome: Outcome) -> None:
     state.display.ended(order, outcome)
     if not outcome.error:
         state.done += not order.only_teacher
+        state.unwritten = not order.only_teacher
         state.looked_at = 0.0
         return
     if outcome.interrupted and state.is_interrupted:

@@ -204,6 +204,31 @@ def test_a_small_image_that_is_damaged_after_it_was_checked_is_named(tmp_path, c
         sources.small_folder(index, data)
 
 
+def test_small_images_are_decoded_once_and_damage_to_what_is_kept_is_mended(tmp_path, monkeypatch):
+    picture_folder(tmp_path / "set")
+    index = open_index(tmp_path / "set", tmp_path / "cache")
+    data = Data(name="folder", root=str(tmp_path / "set"), image_size=12, validation=0.2)
+    first = sources.small_folder(index, data)
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "over_files", lambda *_: pytest.fail("decoded again"))
+        again = sources.small_folder(index, data)
+    assert again.test.images.equal(first.test.images)
+    for file in index.folder.glob("*pixels12*.npy"):
+        damaged = file.read_bytes()[:-100]
+        file.unlink()  # `first` is mapped from it
+        file.write_bytes(damaged)
+    assert sources.small_folder(index, data).test.images.equal(first.test.images)
+
+
+def test_pixels_that_cannot_be_kept_are_a_line_that_says_where(tmp_path):
+    picture_folder(tmp_path / "set")
+    index = open_index(tmp_path / "set", tmp_path / "cache")
+    index.folder.with_suffix(".pixels.lock").mkdir()
+    data = Data(name="folder", root=str(tmp_path / "set"), image_size=12)
+    with pytest.raises(UserError, match=r"^hardware\.work_dir: the pixels of .* cannot be kept"):
+        sources.small_folder(index, data)
+
+
 def test_small_images_of_other_sizes_are_brought_to_the_one_asked_for(tmp_path):
     picture_folder(tmp_path / "set", side=20)
     data = Data(name="folder", root=str(tmp_path / "set"), image_size=16, validation=0.2)
