@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from io import TextIOWrapper
 from types import FrameType
 from typing import NoReturn
 
@@ -32,6 +33,9 @@ _told: list[int] = []
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 the run failed, 2 the user's mistake, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal's encoding lacks is no error
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's preemption ends a run as Ctrl-C does
     sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
 

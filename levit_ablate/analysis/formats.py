@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from levit_ablate.analysis import table
+from levit_ablate.analysis import notes, table
+from levit_ablate.analysis.figures import as_json, figures
 from levit_ablate.analysis.results import Results
 
 WIDTH = 200
-"""Columns of a table that is not shown on a terminal."""
+"""Columns of the notes where there is no terminal."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -26,6 +27,11 @@ LATEX = {
 }  # fmt: skip
 """Characters that LaTeX takes for something else, or does not have in its first font."""
 
+UNITS = {
+    "paper.accuracy": "paper.accuracy_percent",
+    "paper.difference": "paper.difference_points",
+}
+"""Columns of the CSV that are not in the unit of the others."""
 LATEX_MARKS = {
     "block_start_string": "<%",
     "block_end_string": "%>",
@@ -38,40 +44,54 @@ LATEX_MARKS = {
 
 
 def text(results: Results) -> str:
-    """As on a wide terminal, without its colours."""
-    wide = Console(width=WIDTH, highlight=False, no_color=True)
+    """As it is printed where there is no terminal."""
+    wide = Console(width=WIDTH, highlight=False, no_color=True, force_terminal=False)
     with wide.capture() as captured:
         show(results, wide)
     return captured.get()
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal, or as wide as is needed where it is none."""
+    """Standard output: as wide as the terminal, or wide where it is none."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def show(results: Results, console: Console) -> None:
-    """Print the table and its notes; on a narrow terminal the paper's columns below ours."""
-    frame = table.cells(results)
+    """Print the table and its notes; on a terminal in as many parts as it takes to fit."""
     console.print(
         f"[bold]{escape(results.study)}[/bold] on {escape(results.dataset)}: "
-        f"{escape(results.summary)}\n{escape(table.conditions_line(results.conditions))}"
+        f"{escape(results.summary)}\n{escape(notes.conditions_line(results.conditions))}"
     )
-    grid = _grid(frame)
-    unbounded = console.options.update(width=10 * WIDTH)
-    if Measurement.get(console, unbounded, grid).maximum <= console.width:
-        grids = [grid]
-    else:
-        theirs = [title for title in frame if title.startswith("paper: ")]
-        both = [title for title in (*table.WORDS, "Δ") if title in frame]
-        grids = [_grid(frame.drop(columns=theirs))]
-        grids += [_grid(frame[[*both, *theirs]])] if theirs else []
-    for each in grids:
+    frame, width = table.cells(results), console.width
+    if not console.is_terminal:
+        console.width = max(width, _width(frame, console))
+    for part in _parts(frame, console):
         console.print()
-        console.print(each)
-    for note in table.notes(results):
+        console.print(_grid(part))
+    console.width = width
+    for note in notes.notes(results):
         console.print(f"\n{escape(note)}")
+
+
+def _parts(frame: pd.DataFrame, console: Console) -> list[pd.DataFrame]:
+    """Its columns in parts that fit, each beginning with the words that say what a row is."""
+    if _width(frame, console) <= console.width:
+        return [frame]
+    words = [title for title in frame if title in table.WORDS]
+    parts: list[list[str]] = []
+    for title in frame.columns.drop(words):
+        longer = [*parts[-1], title] if parts else [*words, title]
+        if parts and _width(frame[longer], console) <= console.width:
+            parts[-1] = longer
+        else:
+            parts.append([*words, title])
+    return [frame[part] for part in parts]
+
+
+def _width(frame: pd.DataFrame, console: Console) -> int:
+    unbounded = console.options.update(width=100 * WIDTH)
+    return Measurement.get(console, unbounded, _grid(frame)).maximum
 
 
 def _grid(frame: pd.DataFrame) -> Table:
@@ -90,14 +110,14 @@ def markdown(results: Results) -> str:
     lines = [
         f"**{results.study}** on {results.dataset}: {results.summary}",
         "",
-        table.conditions_line(results.conditions),
+        notes.conditions_line(results.conditions),
         "",
         "| " + " | ".join(frame) + " |",
         "|" + "|".join("---" if t in table.WORDS else "---:" for t in frame) + "|",
     ]
     rows = (" | ".join(map(_cell, cells)) for cells in frame.itertuples(index=False))
     lines += [f"| {row} |" for row in rows]
-    return "\n".join([*lines, "", *(f"- {_cell(note)}" for note in table.notes(results))]) + "\n"
+    return "\n".join([*lines, "", *(f"- {_cell(note)}" for note in notes.notes(results))]) + "\n"
 
 
 def _cell(content: str) -> str:
@@ -116,13 +136,13 @@ def csv(results: Results) -> str:
     frame = pd.json_normalize(
         [
             {**row, "paper": row["paper"] or {}, "interval": row["interval"] or (None, None)}
-            for row in table.figures(results)["rows"]
+            for row in figures(results)["rows"]
         ]
     )
     low_high = pd.DataFrame(
         frame.pop("interval").tolist(), columns=["interval_low", "interval_high"]
     )
-    frame = pd.concat([frame, low_high], axis=1)
+    frame = pd.concat([frame, low_high], axis=1).rename(columns=UNITS)
     nested = [name for name in frame if name.startswith(("errors.", "runs."))]
     return frame.drop(columns=nested).to_csv(index=False)
 
@@ -145,8 +165,8 @@ def _content(results: Results) -> dict[str, Any]:
         "titles": list(frame),
         "rows": list(frame.itertuples(index=False, name=None)),
         "words": table.WORDS,
-        "notes": table.notes(results),
-        "conditions": table.conditions_line(results.conditions),
+        "notes": notes.notes(results),
+        "conditions": notes.conditions_line(results.conditions),
         "results": results,
     }
 
@@ -171,7 +191,7 @@ FORMATS: dict[str, Callable[[Results], str]] = {
     "latex": latex,
     "csv": csv,
     "html": html,
-    "json": lambda results: f"{table.as_json(results)}\n",
+    "json": lambda results: f"{as_json(results)}\n",
 }
 """By the name that `--format` takes."""
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex"}

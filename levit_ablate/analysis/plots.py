@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mlflow import MlflowClient
 
+from levit_ablate.analysis.notes import THROUGHPUT_NOTE
 from levit_ablate.analysis.results import Results, Row
-from levit_ablate.analysis.table import THROUGHPUT_NOTE
 from levit_ablate.tracking.runs import reading_the_record
 
 STYLE = {**sns.axes_style("whitegrid"), "axes.spines.left": False, "svg.hashsalt": "levit-ablate"}

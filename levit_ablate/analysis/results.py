@@ -21,6 +21,8 @@ from levit_ablate.tracking.tags import ERROR, KEY, TAG
 
 DESCRIPTION = "study.json"
 """Artifact of a study's run: what `Plan.described` says."""
+BASE = "base"
+"""The paper's name for LeViT itself."""
 RESOLVED = 0.005
 """The difference whose seeds are counted: half a point."""
 THROUGHPUT, LATENCY = "throughput", "latency"
@@ -50,6 +52,10 @@ class Row:
     difference: Difference | None = None
     """To the baseline; None for itself, and where no seed has both."""
     p_holm: float | None = None
+    parts: tuple[str, ...] = ()
+    """The two ablations that it is at once, if it is."""
+    interaction: Difference | None = None
+    """Its difference less those of its parts."""
     throughput: float | None = None
     """Images a second of the network without its batch norms, as measured."""
     latency: float | None = None
@@ -83,6 +89,8 @@ class Results:
     """With the paper; None where no row is the paper's."""
     measured_on: str = ""
     """The hardware that throughput and latency were measured on."""
+    match: str = ""
+    """The matching in place of the ablations' own; empty where there is none."""
 
     @property
     def is_complete(self) -> bool:
@@ -124,17 +132,18 @@ def results_of(parent: Run, described: Mapping[str, Any] | None = None) -> Resul
     for run in children(parent.info.run_id):
         by_key.setdefault(run.data.tags.get(KEY, ""), []).append(run)
     measured = parent.data.metrics
-    rows = [_row(each, by_key, measured) for each in said["variants"]]
+    rows = [_row(each, said["seeds"], by_key, measured) for each in said["variants"]]
     return summed_up(said, rows, measured_on=parent.data.tags.get(MEASURED_ON, ""))
 
 
 def summed_up(said: Mapping[str, Any], rows: Sequence[Row], measured_on: str = "") -> Results:
     """Rows compared with the first of them, and with the paper."""
     baseline = rows[0]
+    rows = [baseline, *(_published(row, baseline) for row in rows[1:])]
     differences = [None, *(_difference(row, baseline) for row in rows[1:])]
     adjusted = statistics.holm([d.p if d else None for d in differences])
     compared = tuple(
-        replace(row, difference=difference, p_holm=p)
+        replace(row, difference=difference, p_holm=p, interaction=_interaction(row, rows))
         for row, difference, p in zip(rows, differences, adjusted, strict=True)
     )
     noise = _noise(compared)
@@ -148,7 +157,18 @@ def summed_up(said: Mapping[str, Any], rows: Sequence[Row], measured_on: str = "
         noise=noise,
         agreement=_agreement(compared, noise, len(said["seeds"])),
         measured_on=measured_on,
+        match=said.get("match", ""),
     )
+
+
+def _published(row: Row, baseline: Row) -> Row:
+    """With the paper's difference to this baseline, which is LeViT in the paper."""
+    if not row.paper or baseline.paper.get("row") == BASE:
+        return row
+    paper = {key: value for key, value in row.paper.items() if key != "difference"}
+    if baseline.paper:
+        paper["difference"] = round(paper["accuracy"] - baseline.paper["accuracy"], 2)
+    return replace(row, paper=paper)
 
 
 def metric_name(kind: str, variant: str) -> str:
@@ -158,11 +178,14 @@ def metric_name(kind: str, variant: str) -> str:
 
 
 def _row(
-    said: Mapping[str, Any], by_key: Mapping[str, list[Run]], measured: Mapping[str, float]
+    said: Mapping[str, Any],
+    seeds: Sequence[int],
+    by_key: Mapping[str, list[Run]],
+    measured: Mapping[str, float],
 ) -> Row:
     accuracies, errors, runs = {}, {}, {}
-    for text, key in said["keys"].items():
-        seed, found = int(text), by_key.get(key, [])
+    for seed in seeds:
+        found = by_key.get(said["keys"].get(str(seed)), [])
         finished = [run for run in found if run.info.status == "FINISHED"]
         if finished:
             accuracies[seed] = finished[0].data.metrics["test_accuracy"]
@@ -178,6 +201,7 @@ def _row(
         accuracies=accuracies,
         errors=errors,
         runs=runs,
+        parts=tuple(said.get("parts", ())),
         throughput=measured.get(metric_name(THROUGHPUT, said["name"])),
         latency=measured.get(metric_name(LATENCY, said["name"])),
     )
@@ -199,6 +223,21 @@ def _difference(row: Row, baseline: Row) -> Difference | None:
     return statistics.paired(own, base)
 
 
+def _interaction(row: Row, rows: Sequence[Row]) -> Difference | None:
+    """What two ablations cost together beyond what each costs alone, over common seeds."""
+    by_name = {each.name: each for each in rows}
+    if not row.parts or not by_name.keys() >= set(row.parts):
+        return None
+    first, second = (by_name[name].accuracies for name in row.parts)
+    baseline = rows[0].accuracies
+    seeds = sorted(row.accuracies.keys() & baseline.keys() & first.keys() & second.keys())
+    if not seeds:
+        return None
+    together = [row.accuracies[seed] for seed in seeds]
+    added = [first[seed] + second[seed] - baseline[seed] for seed in seeds]
+    return statistics.paired(together, added)
+
+
 def _noise(rows: Sequence[Row]) -> Noise | None:
     """Of the rows and seeds that are complete together."""
     complete = [row for row in rows if not row.errors]
@@ -210,7 +249,7 @@ def _noise(rows: Sequence[Row]) -> Noise | None:
 
 
 def _agreement(rows: Sequence[Row], noise: Noise | None, num_seeds: int) -> Agreement | None:
-    both = [(row.difference, row.paper["difference"]) for row in rows[1:] if row.paper]
+    both = [(r.difference, r.paper["difference"]) for r in rows[1:] if "difference" in r.paper]
     known = [(difference.mean, theirs) for difference, theirs in both if difference]
     if not known:
         return None

@@ -46,12 +46,8 @@ def _swept(planned: Plan, places: int) -> Swept:
         open_store(uri)
         own = in_folder(planned, Path(name) / "work")
         started = time.perf_counter()
-        failed, _ = conduct(
-            own,
-            lambda parent: LocalLauncher(
-                Station(uri=uri, parent=parent.info.run_id), places, 1, 0, Path(name) / "logs"
-            ),
-        )
+        launcher = LocalLauncher(Station(uri=uri), places, 1, 0, Path(name) / "logs")
+        failed, _ = conduct(own, launcher)
         wall = time.perf_counter() - started
         if failed:
             raise RunError(f"a run failed, and nothing is measured: {failed[0]}")

@@ -16,7 +16,7 @@ from levit_ablate.ablations import Ablation
 from levit_ablate.commands.options import print_config
 from levit_ablate.experiments import Variant, check_changes, identified, variant
 from levit_ablate.hardware import one_voice
-from levit_ablate.tracking.record import deliver_pending
+from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.store import open_store, tracking_uri
 from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.train import Result, recorded, train

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from levit_ablate.analysis.formats import console
-from levit_ablate.analysis.table import conditions_line
+from levit_ablate.analysis.notes import conditions_line
 from levit_ablate.commands.study_options import Wanted
 from levit_ablate.experiments import Variant
 from levit_ablate.serialization import plain
@@ -28,7 +28,7 @@ TO_RUN = ("missing", "failed", "interrupted")
 
 
 def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
-    """Check everything, and print what a sweep would do. Nothing is recorded, nothing is made."""
+    """Check everything, and print what a sweep would do. Nothing is recorded or trained."""
     planned = plan(wanted.read(), wanted.given)
     check(planned)
     uri = tracking_uri(options.get("tracking_uri"))
@@ -39,7 +39,8 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
         states, stale = states_of(planned), stale_of(planned)
     orders = orders_of([state.job for state in states if state.state in TO_RUN])
     estimate = probe(planned.variants) if orders and options.get("probe", True) else None
-    seconds = estimate.whole(orders) / options.get("jobs", 1) if estimate else None
+    at_once = min(options.get("jobs", 1), len(orders))
+    seconds = estimate.whole(orders) / at_once if estimate else None
     said = _figures(planned, states, stale, estimate, seconds)
     if options.get("format") == "json":
         print(json.dumps(said))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mlflow.entities import Run
 
-from levit_ablate.analysis import formats, table
+from levit_ablate.analysis import formats
+from levit_ablate.analysis.figures import as_json
 from levit_ablate.commands.study_options import Wanted
 from levit_ablate.errors import RunError
 from levit_ablate.studies.conduct import check, conduct
@@ -31,11 +32,14 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
     planned = plan(wanted.read(), wanted.given)
     check(planned)
     uri = tracking_uri(options.get("tracking_uri"))
-    open_store(uri)
-    with redirect_stdout(sys.stderr):  # what libraries print is not the result
-        failed, results = conduct(planned, lambda parent: launcher(planned, parent, uri, options))
+    with (
+        redirect_stdout(sys.stderr),  # what libraries print is not the result
+        contextlib.closing(launcher(planned, uri, options)) as places,
+    ):
+        open_store(uri)
+        failed, results = conduct(planned, places)
     if options.get("format") == "json":
-        print(table.as_json(results))
+        print(as_json(results))
     else:
         formats.show(results, formats.console())
     if failed:
@@ -45,14 +49,15 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
         )
 
 
-def launcher(planned: Plan, parent: Run, uri: str, options: Mapping[str, Any]) -> Launcher:
-    """What starts the jobs of a study, as the options say."""
+def launcher(planned: Plan, uri: str, options: Mapping[str, Any]) -> Launcher:
+    """What starts the jobs of a study, as the options say. Raises UserError."""
     hardware = planned.baseline.experiment.hardware
-    station = Station(uri=uri, parent=parent.info.run_id)
-    gpus = torch.cuda.device_count() if hardware.accelerator != "cpu" else 0
+    station = Station(uri=uri)
+    on_gpu = hardware.accelerator != "cpu"
     jobs, per_device = options.get("jobs", 0), options.get("jobs_per_device", 1)
     if options.get("launcher") == "ray":
         from levit_ablate.studies.cluster import RayLauncher  # an extra
 
-        return RayLauncher(station, options.get("address"), jobs, per_device, gpus > 0)
+        return RayLauncher(station, options.get("address"), jobs, per_device, on_gpu)
+    gpus = torch.cuda.device_count() if on_gpu else 0
     return LocalLauncher(station, jobs, per_device, gpus, Path(hardware.work_dir) / "logs")

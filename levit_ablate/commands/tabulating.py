@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from levit_ablate.analysis import formats, plots
 from levit_ablate.analysis.results import description_of, results_of
 from levit_ablate.commands.study_options import Wanted
 from levit_ablate.errors import UserError, closest
-from levit_ablate.studies.parent import study_runs
+from levit_ablate.studies.parent import recorded_studies, study_runs
 from levit_ablate.studies.plan import plan
+from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import children, settle
 from levit_ablate.tracking.store import open_recorded, tracking_uri
 from levit_ablate.tracking.tags import DATASET, STUDY_KEY
@@ -25,10 +27,13 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
     uri = tracking_uri(options.get("tracking_uri"))
     open_recorded(uri)
     parent = _chosen(wanted, uri)
+    deliver_pending(Path(description_of(parent)["conditions"]["hardware"]["work_dir"]))
     settle([parent, *children(parent.info.run_id)])
     results = results_of(parent, _narrowed(description_of(parent), wanted))
     pictures = {}
     kind = options.get("format", "text")
+    if kind != "text" and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # as the files say of themselves
     if options.get("figures") or kind == "html":
         pictures = plots.pictures(results)
     if options.get("figures"):
@@ -43,15 +48,19 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
 
 def _chosen(wanted: Wanted, uri: str) -> Run:
     """The study's run under the conditions given; without any, the latest. Raises UserError."""
-    name = Path(wanted.study).stem
+    name = Path(wanted.study).stem if wanted.study.endswith((".yaml", ".yml")) else wanted.study
     found = study_runs(name)
+    if not found:
+        known = sorted(recorded_studies())
+        there = f"; {closest(name, known)}" if known else f"; levit-ablate sweep {name} runs it"
+        raise UserError(f"{name}: nothing is recorded in {uri}{there}")
     if wanted.given or wanted.baseline:
         key = plan(wanted.read(), wanted.given).key
         found = [run for run in found if run.data.tags.get(STUDY_KEY) == key]
     if not found:
-        under = " under these conditions" if wanted.given else ""
         raise UserError(
-            f"{name}: nothing is recorded in {uri}{under}; levit-ablate sweep {name} runs it"
+            f"{name}: nothing is recorded in {uri} under these conditions; without any the latest "
+            f"record is shown, and sweep with these runs it"
         )
     if len(found) > 1:
         others = ", ".join(sorted({run.data.tags.get(DATASET, "") for run in found[1:]}))
@@ -73,15 +82,12 @@ def _narrowed(described: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
             if name not in by_name:
                 raise UserError(f"--variants: {name!r} is not recorded; {closest(name, by_name)}")
         others = [by_name[name] for name in wanted.variants]
-    seeds = [seed for seed in said["seeds"] if not wanted.seeds or seed in wanted.seeds]
-    if not seeds:
-        raise UserError(f"--seeds: none of these is recorded; there are {said['seeds']}")
-    said["seeds"] = seeds
-    said["variants"] = [
-        {**each, "keys": {str(seed): each["keys"][str(seed)] for seed in seeds}}
-        for each in (baseline, *others)
-    ]
-    return said
+    if missing := [seed for seed in wanted.seeds if seed not in said["seeds"]]:
+        raise UserError(
+            f"--seeds: {', '.join(map(str, missing))} not recorded; there are "
+            f"{', '.join(map(str, said['seeds']))}"
+        )
+    return said | {"seeds": list(wanted.seeds or said["seeds"]), "variants": [baseline, *others]}
 
 
 def _write(pictures: Mapping[str, bytes], folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 try:
     import ray
-    from ray.exceptions import GetTimeoutError, RayError, TaskCancelledError
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskCancelledError
 except ImportError:  # an extra
     ray = None
 
@@ -40,7 +40,7 @@ class RayLauncher:
         address: of the cluster: `auto`, or HOST:PORT; None for a new one on this machine.
         jobs: how many jobs run at once; 0 for as many as the cluster has places for.
         per_device: jobs on a GPU.
-        on_gpu: whether jobs need a GPU.
+        on_gpu: whether jobs take a GPU where the cluster has any.
         num_threads: CPU threads of a job.
     """
 
@@ -56,7 +56,7 @@ class RayLauncher:
         self.station = replace(station, num_threads=num_threads)
         self.folder = Path.cwd()
         self._connect(address)
-        share = 1 / per_device if on_gpu else 0
+        share = 1 / per_device if on_gpu and ray.cluster_resources().get("GPU", 0) else 0
         options = {"num_cpus": num_threads, "num_gpus": share, "max_retries": RETRIES}
         self.remote = ray.remote(**options)(_work)
         mailbox = ray.remote(num_cpus=0)(Mailbox)
@@ -146,6 +146,8 @@ def _outcome(task: Any) -> Outcome:
         outcome: Outcome = ray.get(task)
     except TaskCancelledError:
         return Outcome(error="interrupted", interrupted=True)
+    except RayTaskError as error:
+        return Outcome(error=f"{type(error.cause).__name__}: {' '.join(str(error.cause).split())}")
     except RayError as error:
         said = " ".join(str(error).split())[:300]
         return Outcome(error=f"its machine or process was lost {RETRIES + 1} times: {said}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -26,7 +26,7 @@ from levit_ablate.studies.orders import Launcher, Order
 from levit_ablate.studies.parent import at_work, experiment_name, link_recorded, refresh
 from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.sweep import orders_of, sweep
-from levit_ablate.tracking.record import deliver_pending
+from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.tracking.tags import PARENT
@@ -43,14 +43,14 @@ def check(planned: Plan) -> None:
         check_conditions(variant.experiment)
 
 
-def conduct(planned: Plan, launch: Callable[[Run], Launcher]) -> tuple[list[str], Results]:
+def conduct(planned: Plan, launcher: Launcher) -> tuple[list[str], Results]:
     """Run what the open store lacks of a study, and write its table there.
 
     Returns which jobs have no result and why, a line each, and the results.
 
     Args:
         planned: the study, checked.
-        launch: makes what starts the jobs, given the study's run.
+        launcher: starts the jobs.
 
     Raises RunError where the record is out of reach in the beginning or in the end, and
     KeyboardInterrupt where it was interrupted, after it has written what there is.
@@ -59,20 +59,18 @@ def conduct(planned: Plan, launch: Callable[[Run], Launcher]) -> tuple[list[str]
     deliver_pending(work_dir)
     _settle_orphans(planned)
     with at_work(planned, work_dir) as parent:
-        done = set(link_recorded(planned, parent))
+        done = set(link_recorded(planned, parent, work_dir))
         measure_speed(planned, parent)
-        orders = orders_of([job for job in planned.jobs if job.key not in done])
-        launcher = launch(parent)
+        missing = [job for job in planned.jobs if job.key not in done]
+        orders = orders_of(missing, parent.info.run_id)
         title = f"{planned.study.name} on {planned.dataset}"
-        try:
-            with Display(title, len(planned.jobs), len(done)) as display:
-                _announce(display, orders, len(done), launcher.places)
-                state = sweep(orders, launcher, display, _Writer(planned, parent).write)
-        finally:
-            launcher.close()
+        with Display(title, len(planned.jobs), len(done)) as display:
+            _announce(display, orders, len(done), launcher.places)
+            state = sweep(orders, launcher, display, _Writer(parent).write)
         deliver_pending(work_dir)
-        done = set(link_recorded(planned, parent))  # what came late, and what another sweep trained
-        results = refresh(planned, parent)
+        # what came late, and what another sweep trained
+        done = set(link_recorded(planned, parent, work_dir))
+        results = refresh(parent)
         if state.is_interrupted:
             raise KeyboardInterrupt
         lost = [(order, error) for order, error in state.failed if order.variant.key not in done]
@@ -105,8 +103,7 @@ def _announce(display: Display, orders: Sequence[Order], done: int, places: int)
 class _Writer:
     """Writes the study's table after a run has ended; not more often than now and then."""
 
-    def __init__(self, planned: Plan, parent: Run) -> None:
-        self.planned = planned
+    def __init__(self, parent: Run) -> None:
         self.parent = parent
         self.last = 0.0
 
@@ -114,7 +111,7 @@ class _Writer:
         if time.monotonic() < self.last + REFRESH:
             return False
         try:
-            refresh(self.planned, self.parent)
+            refresh(self.parent)
         except RunError as error:
             print(f"{error}; the table is written later", file=sys.stderr)
         self.last = time.monotonic()

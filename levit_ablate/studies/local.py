@@ -7,6 +7,7 @@ though, is what keeps the others alive when one is killed, or runs out of memory
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from levit_ablate.data.parallel import num_cores
+from levit_ablate.errors import UserError
 from levit_ablate.studies.orders import Event, Order, Outcome, Station
 from levit_ablate.studies.worker import work
 from levit_ablate.training.progress import Status
@@ -33,13 +35,25 @@ class LocalLauncher:
 
     Args:
         station: where jobs record; threads and GPU are of each place.
-        jobs: how many jobs run at once; 0 for one, or as many as the GPUs have places for.
+        jobs: how many jobs run at once; 0 for one, or as many as the GPUs have places for, which
+            are the most that there can be.
         per_device: jobs on a GPU.
         gpus: how many GPUs there are.
         logs: folder of what jobs print.
+
+    Raises UserError where there are no places for so many.
     """
 
     def __init__(self, station: Station, jobs: int, per_device: int, gpus: int, logs: Path) -> None:
+        if gpus and jobs > gpus * per_device:
+            raise UserError(
+                f"--jobs: {gpus} GPUs have places for {gpus * per_device}, not for {jobs}; "
+                f"--jobs-per-device {math.ceil(jobs / gpus)} makes room"
+            )
+        if per_device > 1 and not gpus:
+            raise UserError(
+                "--jobs-per-device: there is no GPU to be shared; --jobs says how many runs at once"
+            )
         self.places = jobs or max(1, gpus * per_device)
         self.stations = [
             replace(

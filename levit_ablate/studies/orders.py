@@ -21,6 +21,8 @@ class Order:
     """What is trained, at its seed."""
     only_teacher: bool = False
     """Train its teacher, and nothing else."""
+    parent: str = ""
+    """The run of the study, below which it records."""
 
     @property
     def title(self) -> str:
@@ -65,8 +67,6 @@ class Station:
 
     uri: str
     """The store."""
-    parent: str
-    """The run of the study, below which it records."""
     num_threads: int = 1
     """CPU threads that it may use."""
     gpu: int | None = None

@@ -18,10 +18,17 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 
 from levit_ablate.analysis import formats, plots
-from levit_ablate.analysis.results import DESCRIPTION, Results, metric_name, results_of
+from levit_ablate.analysis.results import (
+    DESCRIPTION,
+    Results,
+    description_of,
+    metric_name,
+    results_of,
+)
 from levit_ablate.locks import lock_of
 from levit_ablate.serialization import flat
 from levit_ablate.studies.plan import Plan
+from levit_ablate.tracking.record import heartbeat
 from levit_ablate.tracking.runs import children, find, reading_the_record, search
 from levit_ablate.tracking.store import EXPERIMENT_NAME, experiment_id
 from levit_ablate.tracking.tags import (
@@ -59,14 +66,15 @@ def at_work(plan: Plan, work_dir: Path) -> Iterator[Run]:
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f"{plan.key}.{os.getpid()}"
     with FileLock(lock_of(own)):
-        with reading_the_record(), FileLock(lock_of(folder / plan.key)):
-            parent = _found(plan) or _made(plan)
         life = {HOST: platform.node(), LOCK: str(lock_of(own).absolute())}
-        with reading_the_record():
-            _describe(parent, plan, life)
+        with reading_the_record(), FileLock(lock_of(folder / plan.key)):
+            earlier = _found(plan)
+            parent = earlier or _made(plan)
+            _describe(parent, plan.described(earlier and _said(earlier)), life)
         status = "FAILED"
         try:
-            yield parent
+            with heartbeat(parent.info.run_id):
+                yield parent
             if results_of(parent, plan.described()).is_complete:
                 status = "FINISHED"
         except KeyboardInterrupt:
@@ -80,7 +88,16 @@ def at_work(plan: Plan, work_dir: Path) -> Iterator[Run]:
 
 def study_runs(study: str) -> list[Run]:
     """The runs of a study on all datasets and under all conditions, the latest first."""
-    return search(f"tags.`{STUDY}` = '{study}'")
+    return [run for run in _all_studies() if run.data.tags[STUDY] == study]
+
+
+def recorded_studies() -> set[str]:
+    """The names of the studies that are recorded."""
+    return {run.data.tags[STUDY] for run in _all_studies()}
+
+
+def _all_studies() -> list[Run]:
+    return search(f"tags.`{STUDY}` LIKE '%'")
 
 
 def _found(plan: Plan) -> Run | None:
@@ -104,31 +121,38 @@ def _made(plan: Plan) -> Run:
     return run
 
 
-def _describe(parent: Run, plan: Plan, life: Mapping[str, str]) -> None:
+def _said(parent: Run) -> dict[str, Any] | None:
+    """What a study's run says of the study; None where it was killed before it said anything."""
+    names = [artifact.path for artifact in MlflowClient().list_artifacts(parent.info.run_id)]
+    return description_of(parent) if DESCRIPTION in names else None
+
+
+def _describe(parent: Run, described: Mapping[str, Any], life: Mapping[str, str]) -> None:
     client, run_id = MlflowClient(), parent.info.run_id
     client.update_run(run_id, "RUNNING")
     tags = {**machine_tags(), **life, ALIVE: f"{time.time():.0f}"}
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-    client.log_text(run_id, json.dumps(plan.described(), indent=1), DESCRIPTION)
+    client.log_text(run_id, json.dumps(described, indent=1), DESCRIPTION)
 
 
 @reading_the_record()
-def link_recorded(plan: Plan, parent: Run) -> list[str]:
+def link_recorded(plan: Plan, parent: Run, work_dir: Path) -> list[str]:
     """Put runs that were recorded elsewhere below the study too; the keys of what is recorded.
 
     MLflow keeps a run below one parent, so that what another study or `run` trained is repeated
     here: params, metrics and tags, with the name of the original; not its artifacts.
     """
-    below = children(parent.info.run_id)
-    here = {run.data.tags.get(KEY) for run in below if run.info.status == "FINISHED"}
-    done = []
-    for job in plan.jobs:
-        key = job.key
-        if key in here:
-            done.append(key)
-        elif original := find(key):
-            _repeat(original, parent, tags_of(job))
-            done.append(key)
+    with FileLock(lock_of(work_dir / "studies" / plan.key)):  # of several sweeps one repeats it
+        below = children(parent.info.run_id)
+        here = {run.data.tags.get(KEY) for run in below if run.info.status == "FINISHED"}
+        done = []
+        for job in plan.jobs:
+            key = job.key
+            if key in here:
+                done.append(key)
+            elif original := find(key):
+                _repeat(original, parent, tags_of(job))
+                done.append(key)
     return done
 
 
@@ -154,13 +178,13 @@ def _repeat(original: Run, parent: Run, tags: Mapping[str, str]) -> None:
 
 
 @reading_the_record()
-def refresh(plan: Plan, parent: Run) -> Results:
+def refresh(parent: Run) -> Results:
     """Write what the study has come to into its run: metrics, table, plots, figures."""
     client, run_id = MlflowClient(), parent.info.run_id
-    results = results_of(client.get_run(run_id), plan.described())
+    results = results_of(client.get_run(run_id))
     now = time.time_ns() // 1_000_000
     metrics = [Metric(name, value, now, 0) for name, value in _metrics(results).items()]
-    client.log_batch(run_id, metrics=metrics, tags=[RunTag(ALIVE, f"{time.time():.0f}")])
+    client.log_batch(run_id, metrics=metrics)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = plots.pictures(results)

@@ -67,24 +67,36 @@ class Plan:
         others = [v.at_seed(seed) for seed in self.seeds for v in self.variants[1:]]
         return (*(self.baseline.at_seed(seed) for seed in self.seeds), *others)
 
-    def described(self) -> dict[str, Any]:
-        """All that a table needs to know of it beside the runs, as plain data."""
+    def described(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """All that a table needs to know of it beside the runs, as plain data.
+
+        Args:
+            earlier: what was said of the study before. Its variants and seeds stay: a sweep of
+                some of them takes nothing from the table.
+        """
+        earlier = earlier or {"seeds": [], "variants": []}
+        seeds = sorted({*self.seeds, *earlier["seeds"]})
+        before = {said["name"]: said for said in earlier["variants"]}
+        own = {variant.name: self._described(variant, seeds) for variant in self.variants}
+        order = own if before.keys() <= own.keys() else before | own
         return {
             "study": self.study.name,
             "summary": self.study.summary,
             "dataset": self.dataset,
-            "seeds": list(self.seeds),
+            "seeds": seeds,
+            "match": self.match,
             "conditions": to_mapping(self.baseline.experiment),
-            "variants": [
-                {
-                    **variant.ablation.header(),
-                    "params": variant.cost.params,
-                    "flops": variant.cost.flops,
-                    "matched": variant.matched,
-                    "keys": {str(seed): variant.at_seed(seed).key for seed in self.seeds},
-                }
-                for variant in self.variants
-            ],
+            "variants": [own.get(name) or before[name] for name in order],
+        }
+
+    def _described(self, variant: Variant, seeds: Sequence[int]) -> dict[str, Any]:
+        return {
+            **variant.ablation.header(),
+            "params": variant.cost.params,
+            "flops": variant.cost.flops,
+            "matched": variant.matched,
+            "parts": list(self.study.parts.get(variant.name, ())),
+            "keys": {str(seed): variant.at_seed(seed).key for seed in seeds},
         }
 
 

@@ -54,7 +54,7 @@ def _state(runs: Sequence[Run]) -> tuple[State, str]:
 def stale_of(plan: Plan) -> list[Stale]:
     """Runs below this study that have a planned name and seed and another key.
 
-    The ablation's file was changed since, or a default of the project was.
+    The ablation's file was changed since.
     """
     keys = {job.key for job in plan.jobs}
     planned = {(job.name, str(job.experiment.seed)) for job in plan.jobs}

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from levit_ablate import ablations
 from levit_ablate.ablations import Ablation
-from levit_ablate.config import Experiment
+from levit_ablate.config import Experiment, Match
 from levit_ablate.errors import UserError, closest
 from levit_ablate.serialization import check_keys, merge, read_yaml
 
@@ -37,6 +37,8 @@ class Study:
     """What the variants change."""
     variants: tuple[Ablation, ...]
     """Each a difference from the baseline."""
+    parts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Of a variant that is two others at once: which."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the runs of every variant."""
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -101,12 +103,16 @@ def read_file(path: Path) -> Study:
     summary = content.get("summary")
     if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
         raise UserError(f"{path}: summary: a line that says what is studied is needed")
-    listed = {key: _ablations(content.get(key, []), path, key) for key in LISTS}
+    listed = {key: _ablations(content.get(key) or [], path, key) for key in LISTS}
+    pairs = [
+        (_together(*pair, path), (pair[0].name, pair[1].name))
+        for pair in combinations(listed["pairs"], 2)
+    ]
     variants = (
         *listed["variants"],
         *_steps(listed["steps"]),
         *listed["pairs"],
-        *(_together(*pair, path) for pair in combinations(listed["pairs"], 2)),
+        *(both for both, _ in pairs),
     )
     baseline = _ablation(content.get("baseline", ablations.BASELINE), path, "baseline")
     found = [baseline.name, *(variant.name for variant in variants)]
@@ -114,24 +120,39 @@ def read_file(path: Path) -> Study:
         raise UserError(f"{path}: {twice[0]}: is there twice; give every variant a name of its own")
     if not variants:
         raise UserError(f"{path}: has no variants; list them under {', '.join(LISTS)}")
-    given = content.get("given") or {}
-    check_keys(given, Experiment, str(path), "given.")
-    if "match" in content:
-        given = merge(given, {"match": content["match"]})
+    given = _given(content, path)
     return Study(
         name=path.stem,
         path=path,
         summary=summary.strip(),
         baseline=baseline,
         variants=variants,
+        parts={both.name: names for both, names in pairs},
         seeds=_seeds(content.get("seeds", 3), f"{path}: seeds"),
         given=given,
     )
 
 
+def _given(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """The parts of an experiment that a study sets, its matching among them."""
+    given = content.get("given") or {}
+    if not isinstance(given, Mapping):
+        raise UserError(f"{path}: given: {given!r} is no mapping of parts of an experiment")
+    check_keys(given, Experiment, str(path), "given.")
+    if "seed" in given:
+        raise UserError(f"{path}: given.seed: a study has seeds of its own")
+    if "match" not in content:
+        return given
+    if content["match"] not in get_args(Match):
+        known = closest(str(content["match"]), get_args(Match))
+        raise UserError(f"{path}: match: {content['match']!r}: {known}")
+    return merge(given, {"match": content["match"]})
+
+
 def _seeds(said: Any, where: str) -> tuple[int, ...]:
     """How many, from 0 on, or which."""
-    seeds = tuple(range(said)) if type(said) is int else tuple(said) if said else ()
+    listed = said if isinstance(said, list) else []
+    seeds = tuple(range(said)) if type(said) is int else tuple(listed)
     whole = all(type(seed) is int and seed >= 0 for seed in seeds)
     if not seeds or not whole or len(set(seeds)) < len(seeds):
         raise UserError(f"{where}: {said!r} is neither how many seeds, nor a list of them")
@@ -158,11 +179,21 @@ def _ablation(said: Any, path: Path, where: str) -> Ablation:
 
 
 def _steps(listed: Sequence[Ablation]) -> list[Ablation]:
-    """Each on top of those before it."""
+    """Each on top of those before it; the paper has a figure for none but the first."""
     steps: list[Ablation] = []
     for step in listed:
-        before = steps[-1].design if steps else {}
-        steps.append(replace(step, design={**before, **step.design}))
+        if not steps:
+            steps.append(step)
+            continue
+        before = steps[-1]
+        steps.append(
+            replace(
+                step,
+                paper=None,
+                design={**before.design, **step.design},
+                architecture=step.architecture or before.architecture,
+            )
+        )
     return steps
 
 

@@ -15,7 +15,8 @@ from levit_ablate.errors import RunError
 from levit_ablate.experiments import Variant
 from levit_ablate.studies.display import Display
 from levit_ablate.studies.orders import Launcher, Order, Outcome
-from levit_ablate.tracking.runs import end, find, is_alive, of_key, reading_the_record
+from levit_ablate.tracking.afterwards import record_failure
+from levit_ablate.tracking.runs import is_alive, of_key
 from levit_ablate.tracking.store import answers
 
 TICK = 0.5
@@ -48,9 +49,14 @@ class Sweep:
         return self.asked_to_end > 0
 
 
-def orders_of(jobs: Sequence[Variant]) -> list[Order]:
-    """The runs, and before them the teachers that they need and that are to be trained."""
-    runs = [Order(variant=job) for job in jobs]
+def orders_of(jobs: Sequence[Variant], parent: str = "") -> list[Order]:
+    """The runs, and before them the teachers that they need and that are to be trained.
+
+    Args:
+        jobs: the runs.
+        parent: the run of the study.
+    """
+    runs = [Order(variant=job, parent=parent) for job in jobs]
     teachers = {order.teacher: order for order in runs if order.teacher and not order.is_ready}
     first = [Order(variant=order.variant, only_teacher=True) for order in teachers.values()]
     return [*first, *runs]
@@ -177,35 +183,23 @@ def _end(state: Sweep, order: Order, outcome: Outcome) -> None:
     state.display.ended(order, outcome)
     if not outcome.error:
         state.done += not order.only_teacher
-        state.unwritten = not order.only_teacher
+        state.unwritten |= not order.only_teacher
         state.looked_at = 0.0
         return
     if outcome.interrupted and state.is_interrupted:
         return
-    state.failed.append((order, outcome.error))
+    _fail(state, order, outcome.error)
     if order.only_teacher:
-        _give_up_the_taught(state, order)
+        for taught in [waiting for waiting in state.waiting if waiting.teacher == order.teacher]:
+            state.waiting.remove(taught)
+            _fail(state, taught, f"its teacher could not be trained: {outcome.error}")
+
+
+def _fail(state: Sweep, order: Order, error: str) -> None:
+    state.failed.append((order, error))
+    if order.only_teacher:
         return
     try:
-        _settle(order, outcome)
-    except RunError as error:
-        print(error, file=sys.stderr)
-
-
-def _give_up_the_taught(state: Sweep, order: Order) -> None:
-    """Without their teacher runs cannot be."""
-    for waiting in list(state.waiting):
-        if waiting.teacher == order.teacher:
-            state.waiting.remove(waiting)
-            state.failed.append((waiting, "its teacher could not be trained"))
-
-
-@reading_the_record()
-def _settle(order: Order, outcome: Outcome) -> None:
-    """Record how a job failed where it could not do so itself: its process was killed."""
-    if find(order.variant.key):
-        return
-    for run in of_key(order.variant.key):
-        if run.info.status in ("RUNNING", "KILLED") and not is_alive(run):
-            end(run.info.run_id, "FAILED", outcome.error)
-            return
+        record_failure(order.variant, order.parent, error)
+    except RunError as lost:
+        print(f"{order.title}: {error}; {lost}", file=sys.stderr)

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from levit_ablate.data.parallel import num_cores
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.studies.orders import Order, Outcome, Station
-from levit_ablate.tracking.record import deliver_pending
+from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record
 from levit_ablate.tracking.store import open_store
 from levit_ablate.training.conditions import check_conditions
@@ -58,7 +58,7 @@ def _work(order: Order, station: Station, tell: Callable[[Status], None]) -> Out
     with contextlib.suppress(RunError):  # of another run; it is kept
         deliver_pending(order.folder.parents[1])
     with reading_the_record():
-        parent = MlflowClient().get_run(station.parent)
+        parent = MlflowClient().get_run(order.parent)
     result = train(variant, parent, tell)
     return Outcome(seconds=result.seconds, accuracy=result.accuracy)
 

@@ -17,7 +17,6 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
-from mlflow.exceptions import MlflowException
 
 from levit_ablate.errors import RunError
 from levit_ablate.tracking.store import STORE_ERRORS, reason
@@ -85,7 +84,7 @@ class Outbox:
     def put(self, kind: str, **content: Any) -> None:
         """Write, now if the store takes it, and else as soon as it does.
 
-        Raises RunError where the store refuses it for good, or where it cannot be kept either.
+        Raises RefusedError where the store does, RunError where it cannot be kept either.
         """
         write = {"kind": kind, "run_id": self.run_id, "uri": mlflow.get_tracking_uri(), **content}
         if self.path.is_file() or not self._sent(write):
@@ -95,7 +94,7 @@ class Outbox:
     def deliver(self, patience: float = 0.0) -> bool:
         """Send what waits; whether all is sent. Tries again for `patience` seconds.
 
-        Raises RunError where the store refuses a write for good.
+        Raises as `put`.
         """
         end = time.monotonic() + patience
         while waiting := self.waiting:
@@ -114,13 +113,17 @@ class Outbox:
             self.writers[write["kind"]](MlflowClient(), self.run_id, **content)
         except STORE_ERRORS as error:
             if getattr(error, "error_code", "") in FOR_GOOD:
-                raise refused(error) from error
+                raise RefusedError(error) from error
             self._say_failed(error)
             return False
         if self.failed_at is not None:
             self.failed_at = None
             print(f"the record at {mlflow.get_tracking_uri()} answers again", file=sys.stderr)
         return True
+
+    def set_aside(self) -> Path:
+        """Give up what waits; the file that it is kept in."""
+        return self.path.replace(self.path.with_suffix(".refused"))
 
     def _say_failed(self, error: Exception) -> None:
         self.why = reason(error)
@@ -150,7 +153,10 @@ class Outbox:
             ) from error
 
 
-def refused(error: Exception) -> RunError:
-    """The error of a store that is there and does not take something."""
-    assert isinstance(error, MlflowException)
-    return RunError(f"the record at {mlflow.get_tracking_uri()} refuses a write: {reason(error)}")
+class RefusedError(RunError):
+    """A store that is there does not take something, and will not."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"the record at {mlflow.get_tracking_uri()} refuses a write: {reason(error)}"
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -31,10 +30,10 @@ from levit_ablate.config import Images
 from levit_ablate.errors import RunError
 from levit_ablate.experiments import Variant
 from levit_ablate.hardware import is_first_process
-from levit_ablate.locks import is_held, lock_of
+from levit_ablate.locks import lock_of
 from levit_ablate.serialization import flat, to_mapping
 from levit_ablate.tracking import runs
-from levit_ablate.tracking.outbox import Outbox
+from levit_ablate.tracking.outbox import FOR_GOOD, Outbox
 from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
 from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, LOCK, PACKAGES, PARENT, tags_of
 
@@ -51,7 +50,7 @@ def record(variant: Variant, folder: Path, parent: Run | None = None) -> Iterato
 
     One that did not finish goes on. Of the processes of one training the first records. What the
     store does not take is kept in `folder` and sent as soon as it does, by this process or by the
-    next command that opens the store (`deliver_pending`).
+    next command that opens the store (`afterwards`).
 
     Raises `runs.TakenError` where a process of another machine or folder trains the same; RunError
     where the store cannot be had in the beginning, or is not there again in the end.
@@ -68,7 +67,7 @@ def record(variant: Variant, folder: Path, parent: Run | None = None) -> Iterato
         recorder = _taken_up(folder) or _begun(variant, folder, parent)
     status = "FAILED"
     try:
-        with _heartbeat(recorder.run_id):
+        with heartbeat(recorder.run_id):
             yield recorder
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -108,8 +107,7 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
     }
     if parent:
         tags[PARENT] = parent.info.run_id
-    name = f"{variant.name} seed {variant.experiment.seed}"
-    run = client.create_run(experiment, tags=resolve_tags(tags), run_name=name)
+    run = client.create_run(experiment, tags=resolve_tags(tags), run_name=name_of(variant))
     run_id = run.info.run_id
     try:
         if earlier := [r for r in runs.rivals(run) if runs.order(r) < runs.order(run)]:
@@ -127,7 +125,12 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
         with contextlib.suppress(*STORE_ERRORS):
             client.delete_run(run_id)
         raise
-    return Recorder(run_id, _outbox(folder, run_id))
+    return Recorder(run_id, outbox_of(folder, run_id))
+
+
+def name_of(variant: Variant) -> str:
+    """What its run is called."""
+    return f"{variant.name} seed {variant.experiment.seed}"
 
 
 def _taken_up(folder: Path) -> Recorder | None:
@@ -140,7 +143,11 @@ def _taken_up(folder: Path) -> Recorder | None:
     try:
         history = client.get_metric_history(run_id, "train_loss")
         run = client.get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in FOR_GOOD:
+            raise
+        return None
+    if run.info.lifecycle_stage != "active":  # deleted in MLflow's page
         return None
     for name, value in _life_tags(folder).items():
         client.set_tag(run_id, name, value)
@@ -150,7 +157,7 @@ def _taken_up(folder: Path) -> Recorder | None:
     if ERROR in run.data.tags:
         client.delete_tag(run_id, ERROR)
     last = max((metric.step for metric in history), default=-1)
-    return Recorder(run_id, _outbox(folder, run_id), last_epoch=last)
+    return Recorder(run_id, outbox_of(folder, run_id), last_epoch=last)
 
 
 def _life_tags(folder: Path) -> dict[str, str]:
@@ -160,8 +167,8 @@ def _life_tags(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _heartbeat(run_id: str) -> Iterator[None]:
-    """Give a sign of life now and then, for those who cannot see this process's lock."""
+def heartbeat(run_id: str) -> Iterator[None]:
+    """Within, a run gives a sign of life now and then, for those who cannot see its lock."""
     ended = threading.Event()
 
     def beat() -> None:
@@ -209,7 +216,8 @@ class Recorder:
         self.outbox.put("model", path=str(path), image=image, num_classes=images.num_classes)
 
 
-def _outbox(folder: Path, run_id: str) -> Outbox:
+def outbox_of(folder: Path, run_id: str) -> Outbox:
+    """The way of all writes to the run that a folder belongs to."""
     return Outbox(folder, run_id, {"model": _write_model})
 
 
@@ -228,21 +236,6 @@ def _write_model(
         "serialization_format": "pickle",  # the module itself; a traced graph has no heads apart
     }
     Model.log(None, mlflow.pytorch, name="model", run_id=run_id, **options)
-
-
-def deliver_pending(work_dir: Path) -> None:
-    """Send what earlier runs could not record in the open store, and forget what it took.
-
-    Raises RunError where the store refuses it.
-    """
-    for marker in sorted((work_dir / "runs").glob(f"*/{MARKER}")):
-        folder = marker.parent
-        outbox = _outbox(folder, marker.read_text(encoding="utf-8", errors="replace"))
-        ours = [w for w in outbox.waiting if w["uri"] == mlflow.get_tracking_uri()]
-        if ours and not is_held(lock_of(folder)):
-            outbox.deliver()
-        if ours and not outbox.waiting and (ours[-1].get("status") == "FINISHED"):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _now() -> int:

@@ -89,9 +89,14 @@ def _open(uri: str) -> None:
 def experiment_id(name: str) -> str:
     """The experiment of this name in the open store, made where it is missing.
 
-    Raises what MLflow raises.
+    Raises UserError where it was deleted, and what MLflow raises.
     """
     if found := mlflow.get_experiment_by_name(name):
+        if found.lifecycle_stage != "active":
+            raise UserError(
+                f"experiment {name} was deleted in MLflow; restore it (mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}), or remove it for good (mlflow gc)"
+            )
         return str(found.experiment_id)
     uri = mlflow.get_tracking_uri()
     artifacts = _artifacts(_database(uri)) if uri.startswith("sqlite:") else None

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from made_up import ACCURACIES, results, row
 from rich.console import Console
 
-from levit_ablate.analysis import formats, plots, table
+from levit_ablate.analysis import formats, notes, plots, table
+from levit_ablate.analysis.figures import figures
 
 
 def test_every_figure_is_in_the_json():
@@ -44,9 +46,9 @@ def test_one_seed_has_no_interval_anywhere_and_says_so():
     frame = table.cells(one)
     assert "95 % interval" not in frame and "p (Holm)" not in frame
     assert "±" not in "".join(frame["top-1 %"])
-    assert "there is no interval" in table.notes(one)[0]
-    assert all(each["interval"] is None for each in table.figures(one)["rows"])
-    assert table.figures(one)["noise"] == {
+    assert "there is no interval" in notes.notes(one)[0]
+    assert all(each["interval"] is None for each in figures(one)["rows"])
+    assert figures(one)["noise"] == {
         "deviation": None,
         "floor": None,
         "seeds_to_resolve_half_a_point": None,
@@ -60,10 +62,10 @@ def test_a_hole_is_marked_in_its_row_and_explained_below():
     frame = table.cells(holed)
     assert frame["top-1 %"][1].endswith("(2 of 3)")
     assert frame["top-1 %"][2] == table.NONE == frame["Δ"][2]
-    notes = "\n".join(table.notes(holed))
-    assert "Hole: no_pyramid, seed 1: failed: diverged" in notes
-    assert notes.count("Hole: class_token") == 3
-    assert not holed.is_complete and not table.figures(holed)["complete"]
+    said = "\n".join(notes.notes(holed))
+    assert "Hole: no_pyramid, seed 1: failed: diverged" in said
+    assert said.count("Hole: class_token") == 3
+    assert not holed.is_complete and not figures(holed)["complete"]
     difference = holed.rows[1].difference
     assert difference.num_pairs == 2 and difference.mean == pytest.approx(-0.134)  # seeds 0 and 2
 
@@ -75,11 +77,12 @@ def test_without_a_baseline_there_is_no_difference():
 
 
 def test_the_notes_tell_signs_noise_and_seeds_and_what_is_not_comparable():
-    notes = "\n".join(table.notes(results()))
-    assert "Signs as in the paper: 3 of 3" in notes and "Kendall" in notes
-    assert re.search(r"4 ablations without any effect would show a largest \|Δ\| of 0\.\d\d", notes)
-    assert re.search(r"To resolve 0\.5 points takes \d+ seeds", notes)
-    assert "dataset cifar10 (paper: ImageNet-1k)" in notes and "epochs 20 (paper: 100)" in notes
+    said = "\n".join(notes.notes(results()))
+    assert "Signs as in the paper: 3 of 3" in said and "Kendall" in said
+    assert re.search(r"4 ablations without any effect would show a largest \|Δ\| of 0\.\d\d", said)
+    assert re.search(r"To resolve 0\.5 points takes \d+ seeds", said)
+    assert "p: adjusted for 4 comparisons (Holm)." in said
+    assert "dataset cifar10 (paper: ImageNet-1k)" in said and "epochs 20 (paper: 100)" in said
 
 
 def test_rows_without_the_papers_have_none_of_its_columns():
@@ -88,13 +91,49 @@ def test_rows_without_the_papers_have_none_of_its_columns():
     assert "Not comparable" not in formats.text(own)
 
 
-def test_a_narrow_terminal_gets_the_papers_columns_below_ours():
-    for width, tables in ((200, 1), (120, 2)):
-        console = Console(width=width, color_system=None)
-        with console.capture() as captured:
-            formats.show(results(), console)
-        assert captured.get().count("no_pyramid") == tables
-        assert "…" not in captured.get()
+@pytest.mark.parametrize(("width", "parts"), [(200, 1), (120, 2), (100, 2), (80, 3), (60, 5)])
+def test_a_narrow_terminal_gets_the_table_in_parts_and_no_number_is_cut(width, parts):
+    console = Console(width=width, color_system=None, force_terminal=True)
+    with console.capture() as captured:
+        formats.show(results(), console)
+    shown = captured.get()
+    assert shown.count("no_pyramid") == parts
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= width
+    for cell in table.cells(results()).to_numpy().flat:
+        assert cell in shown
+
+
+def test_a_table_in_a_file_is_as_wide_as_it_needs():
+    long = results([row("baseline", (0.5, 0.6)), row("x" * 250, (0.4, 0.5))], seeds=2)
+    assert "x" * 250 in formats.text(long)
+
+
+def test_a_difference_to_another_baseline_is_held_to_the_papers_difference_of_the_two():
+    rows = [row(name, ACCURACIES[name]) for name in ("no_pyramid", "no_patch_conv")]
+    base, conv = figures(results(rows))["rows"]
+    assert base["paper"]["accuracy"] == 56.5 and conv["paper"]["accuracy"] == 65.3
+    assert conv["paper"]["difference"] == 8.8  # to no_pyramid, as ours
+    own = results([row("mine", (0.5, 0.6, 0.7)), rows[1]])
+    assert "difference" not in own.rows[1].paper and own.agreement is None
+
+
+def test_an_interaction_is_what_two_cost_beyond_what_each_costs():
+    base, first = row("baseline", (0.6, 0.6, 0.7)), row("a", (0.5, 0.5, 0.6))
+    second = row("b", (0.4, 0.5, 0.5))
+    both = row("a + b", (0.2, 0.4, 0.5), parts=("a", "b"))
+    found = results([base, first, second, both])
+    interaction = found.rows[3].interaction
+    # −0.4, −0.2, −0.2 together; −0.3, −0.2, −0.3 one by one
+    assert interaction.mean == pytest.approx(0.0, abs=1e-9)
+    low, high = interaction.interval
+    assert low == pytest.approx(-high) and high > 0.2
+    assert [each["interaction"] is None for each in figures(found)["rows"]] == [True] * 3 + [False]
+    assert "interaction" in table.cells(found) and "interaction" not in table.cells(results())
+
+
+def test_another_matching_than_the_ablations_own_is_said():
+    assert not any("matching" in each for each in notes.not_comparable(results()))
+    assert "cost matching none" in notes.not_comparable(replace(results(), match="none"))
 
 
 def test_csv_reads_back_with_a_row_a_variant():
@@ -102,7 +141,7 @@ def test_csv_reads_back_with_a_row_a_variant():
     assert [each["name"] for each in rows] == list(ACCURACIES)
     assert float(rows[1]["difference"]) == pytest.approx(-0.132667, abs=1e-6)
     assert float(rows[1]["interval_low"]) < float(rows[1]["interval_high"])
-    assert rows[1]["accuracies.2"] == "0.44" and rows[4]["paper.accuracy"] == ""
+    assert rows[1]["accuracies.2"] == "0.44" and rows[4]["paper.accuracy_percent"] == ""
 
 
 def test_markdown_is_a_table_of_as_many_columns_everywhere():

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import signal
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from levit_ablate.cli import run_command
+from levit_ablate.cli import main, run_command
+from levit_ablate.errors import UserError
+from levit_ablate.studies.local import LocalLauncher
+from levit_ablate.studies.orders import Station
 
 NO_TEACHER = ["--design.distillation", "none"]
 
@@ -65,6 +72,35 @@ def test_two_names_of_one_run_are_refused(capsys):
 
 def test_an_address_is_of_a_ray_cluster(capsys):
     assert "--address: is of a Ray" in refused(capsys, "sweep", "paper", "--address", "auto")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "per_device", "gpus", "said"),
+    [
+        (8, 1, 2, "--jobs: 2 GPUs have places for 2, not for 8; --jobs-per-device 4 makes room"),
+        (2, 4, 0, "--jobs-per-device: there is no GPU to be shared"),
+    ],
+)
+def test_more_jobs_than_there_are_places_for_are_refused(jobs, per_device, gpus, said):
+    with pytest.raises(UserError, match=said):
+        LocalLauncher(Station(uri=""), jobs, per_device, gpus, Path())
+
+
+@pytest.mark.parametrize(("jobs", "per_device", "gpus"), [(0, 2, 2), (4, 2, 2), (3, 2, 2)])
+def test_jobs_are_spread_over_the_gpus_no_more_on_one_than_it_has_places(jobs, per_device, gpus):
+    launcher = LocalLauncher(Station(uri=""), jobs, per_device, gpus, Path())
+    placed = Counter(station.gpu for station in launcher.stations)
+    assert len(launcher.stations) == (jobs or 4) and max(placed.values()) <= per_device
+
+
+def test_a_sign_that_the_terminal_lacks_is_no_error(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        main(["list"])  # with minus signs
+    sys.stdout.flush()
+    assert ended.value.code == 0 and b"?15.4" in raw.getvalue()
 
 
 def test_what_was_never_run_has_no_table(store, capsys):

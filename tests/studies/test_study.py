@@ -51,6 +51,24 @@ def test_pairs_are_each_alone_and_every_two_together():
     assert both.name == "no_patch_conv + no_pyramid"
     assert both.design == {"stem": "patch", "pyramid": False} and both.match == "flops"
 
+    assert found.parts[both.name] == ("no_patch_conv", "no_pyramid") and len(found.parts) == 3
+    assert both.paper is None
+
+
+def test_a_step_carries_those_before_it_and_no_figure_of_the_papers():
+    own = {
+        "stages": [{"depth": 1, "width": 32, "num_heads": 2}],
+        "value_dim": 16,
+        "stem_depth": 3,
+    }
+    wide = {"name": "wide", "summary": "Wide", "architecture": own}
+    found = study.read_file(written(steps=[wide, "no_attention_bias", "no_distillation"]))
+    last = found.variants[-1]
+    assert last.design == {"position": "absolute", "distillation": "none"} and last.paper is None
+    assert last.architecture == own
+    first = study.read_file(written(steps=["no_attention_bias", "no_distillation"])).variants[0]
+    assert first.paper.row == "A5"  # it is the paper's
+
 
 def test_an_ablation_may_be_written_out_and_seeds_be_listed():
     mine = {"name": "both", "summary": "Two at once", "design": {"stem": "patch"}}
@@ -75,6 +93,14 @@ def test_an_ablation_may_be_written_out_and_seeds_be_listed():
         ({"variants": ["no_pyramid"], "seeds": 0}, "seeds: 0 is neither how many"),
         ({"variants": ["no_pyramid"], "seeds": [1, 1]}, "seeds: .* is neither how many"),
         ({"variants": ["no_pyramid"], "seeds": "three"}, "seeds: 'three' is neither how many"),
+        ({"variants": ["no_pyramid"], "seeds": True}, "seeds: True is neither how many"),
+        ({"variants": ["no_pyramid"], "seeds": 2.0}, "seeds: 2.0 is neither how many"),
+        ({"variants": ["no_pyramid"], "seeds": {0: 1}}, "seeds: .* is neither how many"),
+        ({"variants": ["no_pyramid"], "given": ["a"]}, r"mine\.yaml: given: \['a'\] is no mapping"),
+        ({"variants": ["no_pyramid"], "given": "abc"}, "given: 'abc' is no mapping"),
+        ({"variants": ["no_pyramid"], "given": {"seed": 7}}, r"given\.seed: a study has seeds"),
+        ({"variants": ["no_pyramid"], "match": "flop"}, r"mine\.yaml: match: .*did you mean flops"),
+        ({"variants": None}, "has no variants"),
         ({"pairs": ["no_small_mlp", "no_wider_blocks"]}, "both change mlp_expansion"),
         ({"variants": ["no_pyramid"], "given": {"modle": "x"}}, r"given\.modle"),
         ({"summary": "", "variants": ["no_pyramid"]}, "summary: a line"),

@@ -150,6 +150,28 @@ def test_another_seed_runs_what_is_missing_below_the_same_run(swept):
     assert len(children(folder)) == 9
 
 
+def test_a_sweep_of_a_part_takes_nothing_from_the_table(swept):
+    folder, _, _ = swept
+    part = finished(sweep(folder, "--variants", "no_patch_conv", seeds=1))
+    assert [row["name"] for row in part["rows"]] == [
+        "baseline",
+        "no_attention_bias",
+        "no_patch_conv",
+    ]
+    assert [row["n"] for row in part["rows"]] == [3, 3, 3]
+    assert len(children(folder)) == 9
+
+
+def test_a_table_of_seeds_that_are_not_there_says_which(swept):
+    folder, _, _ = swept
+    table = levit_ablate("table", "paper", "--seeds", "0,1,7", cwd=folder)
+    assert table.wait() == 2
+    assert "--seeds: 7 not recorded; there are 0, 1, 2" in table.said()[1]
+    table = levit_ablate("table", "papr", cwd=folder)
+    assert table.wait() == 2
+    assert "papr: nothing is recorded in sqlite:///mlflow.db; did you mean paper" in table.said()[1]
+
+
 def test_the_table_is_read_back_from_the_record(swept, tmp_path):
     folder, result, _ = swept
     uri = f"sqlite:///{folder / 'mlflow.db'}"

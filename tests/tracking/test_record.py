@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -11,12 +12,13 @@ import mlflow
 import pytest
 import torch
 
-from levit_ablate.errors import RunError
+from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import variant
 from levit_ablate.tracking import outbox
-from levit_ablate.tracking.record import deliver_pending, record
-from levit_ablate.tracking.runs import find
-from levit_ablate.tracking.store import open_store
+from levit_ablate.tracking.afterwards import deliver_pending, record_failure
+from levit_ablate.tracking.record import record
+from levit_ablate.tracking.runs import children, find
+from levit_ablate.tracking.store import experiment_id, open_store
 
 
 def statuses() -> list[str]:
@@ -149,6 +151,88 @@ def test_what_a_store_misses_that_stays_away_is_sent_by_the_next_command(store, 
     assert list((tmp_path / "mlartifacts").rglob("best.ckpt"))
     assert not folder.exists()
     deliver_pending(tmp_path / ".levit_ablate")  # nothing is left
+
+
+def waiting(folder: Path, run_id: str, uri: str) -> Path:
+    """A run's folder whose outbox waits for a store."""
+    folder.mkdir(parents=True)
+    (folder / "run_id").write_text(run_id)
+    write = {"kind": "metrics", "run_id": run_id, "uri": uri}
+    write |= {"values": {"val_loss": 1.0}, "step": 0, "timestamp": 1}
+    (folder / outbox.FILE).write_text(json.dumps(write) + "\n")
+    return folder
+
+
+def test_what_a_store_refuses_is_set_aside_and_the_rest_is_sent(store, tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt), record(variant("baseline", {}), Path.cwd()) as recorder:
+        raise KeyboardInterrupt
+    lost = waiting(tmp_path / "work" / "runs" / "a", "0" * 32, store)
+    waiting(tmp_path / "work" / "runs" / "b", recorder.run_id, store)
+    deliver_pending(tmp_path / "work")
+    assert mlflow.get_run(recorder.run_id).data.metrics["val_loss"] == 1.0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "refuses a write" in line and str(lost / "outbox.refused") in line
+    deliver_pending(tmp_path / "work")
+    assert not capsys.readouterr().err
+
+
+def test_a_run_at_work_sends_what_is_its_own_and_one_that_has_gone_is_no_error(store, tmp_path):
+    own = waiting(tmp_path / "work" / "runs" / "a", "0" * 32, store)
+    held = (
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); input()"
+    )
+    lock = str(own.with_name("a.lock"))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", held, lock],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "held\n"
+    deliver_pending(tmp_path / "work")
+    holder.communicate("\n", timeout=30)
+    assert (own / outbox.FILE).is_file()
+    (own / "run_id").unlink()
+    deliver_pending(tmp_path / "work")
+    assert (own / outbox.FILE).is_file()
+
+
+def test_a_run_that_was_deleted_in_mlflow_is_begun_anew(store, tmp_path):
+    own = variant("baseline", {})
+    with pytest.raises(KeyboardInterrupt), record(own, tmp_path) as first:
+        raise KeyboardInterrupt
+    mlflow.delete_run(first.run_id)
+    with record(own, tmp_path) as second:
+        pass
+    assert second.run_id != first.run_id
+    assert find(own.key).info.run_id == second.run_id
+
+
+def test_an_experiment_that_was_deleted_in_mlflow_says_how_to_have_it_back(store):
+    mlflow.delete_experiment(experiment_id("levit-ablate/paper/digits"))
+    with pytest.raises(UserError, match="was deleted in MLflow; restore it"):
+        experiment_id("levit-ablate/paper/digits")
+
+
+def test_a_job_that_could_not_say_so_is_recorded_as_failed(store, tmp_path):
+    parent = mlflow.MlflowClient().create_run(experiment_id("of the study")).info
+    own = variant("no_pyramid", {})
+    record_failure(own, parent.run_id, "its process was ended by SIGKILL")
+    (failed,) = children(parent.run_id)
+    assert failed.info.status == "FAILED" and failed.info.experiment_id == parent.experiment_id
+    assert failed.data.tags["levit_ablate.error"] == "its process was ended by SIGKILL"
+    record_failure(own, parent.run_id, "another reason")  # how it ended is known
+    assert find(own.key) is None and len(children(parent.run_id)) == 1
+    other = variant("baseline", {})
+    with pytest.raises(KeyboardInterrupt), record(other, tmp_path) as recorder:
+        raise KeyboardInterrupt
+    record_failure(other, parent.run_id, "killed later")
+    assert mlflow.get_run(recorder.run_id).info.status == "FAILED"
+    with record(other, tmp_path):
+        pass
+    record_failure(other, parent.run_id, "too late")
+    assert find(other.key).info.run_id == recorder.run_id
 
 
 def test_a_store_that_is_not_there_in_the_beginning_is_a_line(store, tmp_path):
