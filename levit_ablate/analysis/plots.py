@@ -69,10 +69,11 @@ def against_flops(results: Results) -> Figure | None:
 
 def against_latency(results: Results) -> Figure | None:
     """Accuracy against measured latency. None where none was measured."""
+    _, _, where = results.measured_on.partition(", ")  # without the batch, which is of throughput
     return _against(
         results,
         lambda row: 1e3 * row.latency if row.latency else None,
-        f"latency of an image, milliseconds ({THROUGHPUT_NOTE}; {results.measured_on})",
+        f"latency of one image, milliseconds ({THROUGHPUT_NOTE}; {where})",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -120,8 +121,9 @@ class _Writer:
 
 @reading_the_record()
 def measure_speed(planned: Plan, parent: Run) -> None:
-    """Measure and record the speed of the networks, unless that was done for just these."""
-    if parent.data.tags.get(MEASURED_OF) == planned.networks:
+    """Measure and record the speed of the networks, unless that of all of them is known."""
+    known = json.loads(parent.data.tags.get(MEASURED_OF, "{}"))
+    if known.items() >= planned.networks.items():
         return
     on_gpu = planned.baseline.experiment.hardware.accelerator != "cpu" and has_gpu()
     speeds, measured_on = speed.measure(planned.variants, on_gpu)
@@ -132,5 +134,8 @@ def measure_speed(planned: Plan, parent: Run) -> None:
         for kind, value in ((THROUGHPUT, throughput), (LATENCY, latency))
     ]
     client = MlflowClient()
-    tags = [RunTag(MEASURED_ON, measured_on), RunTag(MEASURED_OF, planned.networks)]
+    tags = [
+        RunTag(MEASURED_ON, measured_on),
+        RunTag(MEASURED_OF, json.dumps(known | planned.networks)),
+    ]
     client.log_batch(parent.info.run_id, metrics=metrics, tags=tags)

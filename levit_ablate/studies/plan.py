@@ -53,9 +53,9 @@ class Plan:
         )
 
     @cached_property
-    def networks(self) -> str:
-        """Changes where the variants' names or networks do."""
-        return hashed({variant.name: variant.key for variant in self.variants})
+    def networks(self) -> dict[str, str]:
+        """Of every variant a key that tells its network from others of the same name."""
+        return {variant.name: variant.at_seed(0).key for variant in self.variants}
 
     @cached_property
     def jobs(self) -> tuple[Variant, ...]:
