@@ -19,6 +19,13 @@ from levit_ablate.analysis.results import Results
 
 WIDTH = 200
 """Columns of the notes where there is no terminal."""
+CAPTIONS = {
+    "differences": "Differences to the baseline",
+    "accuracy_against_flops": "Accuracy against multiply-adds",
+    "accuracy_against_latency": "Accuracy against latency",
+    "learning_curves": "Learning curves",
+}
+"""Of the plots on the page, by their names."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -148,9 +155,10 @@ def csv(results: Results) -> str:
 
 
 def html(results: Results, pictures: Mapping[str, bytes] | None = None) -> str:
-    """One page that needs nothing else; pictures (PNG) by their titles."""
+    """One page that needs nothing else; pictures (PNG) by their names."""
     encoded = {
-        title: base64.b64encode(picture).decode() for title, picture in (pictures or {}).items()
+        CAPTIONS.get(name, name): base64.b64encode(picture).decode()
+        for name, picture in (pictures or {}).items()
     }
     return _template("page.html").render(
         **_content(results),

@@ -71,12 +71,19 @@ def notes(results: Results) -> list[str]:
             f"No interval for {', '.join(same)}: all seeds differ by the same, which tells nothing "
             f"of how they vary."
         )
-    said += [
-        f"Hole: {row.name}, seed {seed}: {error}"
-        for row in results.rows
-        for seed, error in row.errors.items()
+    return said + [hole for row in results.rows for hole in _holes(row)]
+
+
+def _holes(row: Row) -> list[str]:
+    """Which seeds have no result and why, a line for each reason."""
+    by_error: dict[str, list[int]] = {}
+    for seed, error in row.errors.items():
+        by_error.setdefault(error, []).append(seed)
+    return [
+        f"Hole: {row.name}, seed{'s' if len(seeds) > 1 else ''} "
+        f"{', '.join(map(str, seeds))}: {error}"
+        for error, seeds in by_error.items()
     ]
-    return said
 
 
 def _all_alike(row: Row) -> bool:

@@ -154,12 +154,6 @@ PLOTS: dict[str, Callable[[Results], Figure | None]] = {
     "learning_curves": curves,
 }
 """By the names of their files."""
-TITLES = {
-    "differences": "Differences to the baseline",
-    "accuracy_against_flops": "Accuracy against multiply-adds",
-    "accuracy_against_latency": "Accuracy against latency",
-    "learning_curves": "Learning curves",
-}
 
 
 def pictures(results: Results) -> dict[str, bytes]:
