@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunTag
+from rich.console import Console
 
 from levit_ablate.analysis import speed
 from levit_ablate.analysis.results import (
@@ -126,7 +127,9 @@ def measure_speed(planned: Plan, parent: Run) -> None:
     if known.items() >= planned.networks.items():
         return
     on_gpu = planned.baseline.experiment.hardware.accelerator != "cpu" and has_gpu()
-    speeds, measured_on = speed.measure(planned.variants, on_gpu)
+    saying = f"measuring the speed of {len(planned.variants)} networks"
+    with Console(stderr=True).status(saying):  # on a terminal alone
+        speeds, measured_on = speed.measure(planned.variants, on_gpu)
     now = time.time_ns() // 1_000_000
     metrics = [
         Metric(metric_name(kind, name), value, now, 0)
