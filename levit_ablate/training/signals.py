@@ -16,6 +16,8 @@ class StopOnSignal(Callback):
     """SIGTERM, with which a cluster takes a machine back, ends a training after the step it is in.
 
     It leaves a checkpoint. Of several processes, whichever is told, all stop at the same step.
+    Ctrl-C ends it at once; where Python drops the KeyboardInterrupt, for it came within a finalizer
+    or a weak reference's callback, the training ends after its step too.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -25,9 +27,13 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGTERM, self._tell)
+            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell's background job has
+                signal.signal(signal.SIGINT, self._tell)
 
     def _tell(self, signum: int, frame: FrameType | None) -> None:
         self.told = True
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Told in the validation of the epoch before, which left a checkpoint."""
@@ -62,11 +68,13 @@ def stop_together(trainer: Trainer) -> None:
 @contextlib.contextmanager
 def stopping_at_once() -> Iterator[None]:
     """Within, SIGTERM is as Ctrl-C: there is nothing for a checkpoint to hold."""
+    handler = signal.getsignal(signal.SIGTERM)
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        if callable(handler):  # it is to know, should the KeyboardInterrupt be dropped
+            handler(signum, frame)
         raise KeyboardInterrupt
 
-    handler = signal.getsignal(signal.SIGTERM)
     with contextlib.suppress(ValueError):  # not the main thread: no signals here
         signal.signal(signal.SIGTERM, stop)
     try:

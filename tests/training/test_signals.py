@@ -13,6 +13,7 @@ from processes import levit_ablate, wait_for
 
 from levit_ablate.experiments import variant
 from levit_ablate.training.classifier import Classifier
+from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.signals import stopping_at_once
 from levit_ablate.training.teacher import LiveTeacher
 from levit_ablate.training.train import train
@@ -79,6 +80,32 @@ def test_a_signal_to_a_whole_job_ends_a_training_that_decodes_in_processes(tmp_p
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == "levit-ablate: interrupted; what was recorded is kept"
     assert "Traceback" not in said
+
+
+class Dropping:
+    """Ctrl-C comes while it is finalized, where Python ignores the exception."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_ends_the_training_after_its_step(store, monkeypatch):
+    steps = []
+    original = LeViTModule.training_step
+
+    def dropping(self, *args):
+        steps.append(len(steps))
+        if len(steps) == 3:
+            Dropping()
+        return original(self, *args)
+
+    monkeypatch.setattr(LeViTModule, "training_step", dropping)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(variant("no_distillation", SMOKE))
+    assert len(steps) == 3
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_the_handler_is_put_back():
