@@ -37,7 +37,8 @@ def check(session: nox.Session) -> None:
     run(session, "ruff", "check")
     run(session, "ruff", "format", "--check")
     run(session, "mypy", "--python-executable", str(TOOLS / "python"))
-    run(session, "pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
+    together = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+    run(session, "pytest", *together, *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

@@ -107,9 +107,12 @@ def _digest(path: Path) -> str:
 
 
 def _floats(value: Any) -> Any:
-    """Every number as a float that equal numbers share: 2 as 2.0, and -0.0 as 0.0."""
+    """Every number as a float that equal numbers share: 2 as 2.0, and -0.0 as 0.0.
+
+    What is not set is left out: a key stays what it was before there was such a setting.
+    """
     if isinstance(value, Mapping):
-        return {key: _floats(item) for key, item in value.items()}
+        return {key: _floats(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [_floats(item) for item in value]
     return float(value) + 0.0 if type(value) in (int, float) else value

@@ -72,7 +72,7 @@ def _stages(shown: Variant, stage_costs: Sequence[Cost]) -> list[dict[str, Any]]
     for index, (stage, grid, cost) in enumerate(zip(stages, grids, stage_costs, strict=True)):
         shrinking = None
         if index:
-            heads = geometry.shrinking_heads(architecture, design, stages[index - 1].width)
+            heads = geometry.shrinking_heads(architecture, design, stages[index - 1])
             attention = asdict(heads) if design.downsampling == "attention" else {}
             shrinking = {"downsampling": design.downsampling, **attention}
         rows.append(
@@ -82,7 +82,7 @@ def _stages(shown: Variant, stage_costs: Sequence[Cost]) -> list[dict[str, Any]]
                 "depth": stage.depth,
                 "width": stage.width,
                 **asdict(geometry.block_heads(architecture, design, stage)),
-                "mlp_hidden": geometry.mlp_hidden(design, stage.width),
+                "mlp_hidden": geometry.mlp_hidden(design, stage),
                 **asdict(cost),
             }
         )
@@ -112,7 +112,7 @@ def _brief(value: Any) -> str:
     """A value in a line; stages as depth x width, heads."""
     if not isinstance(value, tuple):
         return str(value).lower() if isinstance(value, bool) else str(value)
-    return ", ".join(f"{s.depth} x C{s.width} N{s.num_heads}" for s in value)
+    return ", ".join(map(str, value))
 
 
 def _network_table(facts: dict[str, Any]) -> Table:

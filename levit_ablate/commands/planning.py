@@ -125,7 +125,7 @@ def _print(planned: Plan, said: Mapping[str, Any], jobs: int, out: Console) -> N
 
 def _stages(variant: Variant) -> str:
     """The geometry, with what the cost was matched to."""
-    stages = ", ".join(f"{s.depth}x C{s.width} N{s.num_heads}" for s in variant.architecture.stages)
+    stages = ", ".join(map(str, variant.architecture.stages))
     matched = f" (matched: {variant.matched})" if variant.matched != "none" else ""
     return f"{stages}; V {variant.architecture.value_dim}{matched}"
 

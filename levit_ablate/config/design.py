@@ -95,8 +95,24 @@ class Stage:
     num_heads: int
     """Attention heads of a block (the paper's N). A shrinking block's follow from the widths."""
 
+    value_dim: int | None = None
+    """Size of a head's values, in the stage and in the shrinking block after it; the
+    architecture's unless set."""
+
+    mlp_expansion: float | None = None
+    """Hidden width of the stage's MLP blocks over their width; the design's unless set."""
+
     def __post_init__(self) -> None:
         check_range(self, 1, "depth", "width", "num_heads", high=MOST)
+        if self.value_dim is not None:
+            check_range(self, 1, "value_dim", high=MOST)
+        if self.mlp_expansion is not None:
+            check_range(self, 0, "mlp_expansion", above=True, high=1024)
+
+    def __str__(self) -> str:
+        own = "" if self.value_dim is None else f" V{self.value_dim}"
+        own += "" if self.mlp_expansion is None else f" MLP {self.mlp_expansion:g}"
+        return f"{self.depth}x C{self.width} N{self.num_heads}{own}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +129,10 @@ class Architecture:
     stem_depth: int = 4
     """Number of stride-2 convolutions in the stem: the patch has side 2 ** stem_depth."""
 
+    stem_width: int | None = None
+    """Channels from which those of the stem's inner convolutions are halved; the first stage's
+    width unless set."""
+
     drop_path: float = 0.0
     """Probability that a residual branch is left out of a training step for an image."""
 
@@ -121,6 +141,8 @@ class Architecture:
             raise UserError("architecture.stages: at least one stage is needed")
         check_range(self, 1, "value_dim", high=MOST)
         check_range(self, 1, "stem_depth", high=8)
+        if self.stem_width is not None:
+            check_range(self, 1, "stem_width", high=MOST)
         check_range(self, 0, "drop_path", high=0.99)
 
 

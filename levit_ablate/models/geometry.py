@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from levit_ablate.config import Architecture, Design, Stage
 from levit_ablate.errors import UserError
@@ -27,39 +27,51 @@ def stages_of(architecture: Architecture, design: Design) -> tuple[Stage, ...]:
     """
     stages = architecture.stages
     depth = sum(stage.depth for stage in stages) + len(stages) - 1
-    one = Stage(depth=depth, width=stages[0].width, num_heads=stages[0].num_heads)
-    return stages if design.pyramid else (one,)
+    return stages if design.pyramid else (replace(stages[0], depth=depth),)
 
 
-def key_dim_of(architecture: Architecture, design: Design) -> int:
+def value_dim_of(architecture: Architecture, stage: Stage) -> int:
+    """Size of a head's values in a stage: its own, or the architecture's."""
+    return architecture.value_dim if stage.value_dim is None else stage.value_dim
+
+
+def key_dim_of(architecture: Architecture, design: Design, stage: Stage) -> int:
     """Size of queries and keys in a head (the paper's D). Raises UserError if it is not whole."""
-    if architecture.value_dim % VALUES_PER_KEY[design.keys]:
+    value_dim = value_dim_of(architecture, stage)
+    if value_dim % VALUES_PER_KEY[design.keys]:
         raise UserError(
-            f"architecture.value_dim: {architecture.value_dim} must be even with design.keys: "
+            f"architecture.value_dim: {value_dim} must be even with design.keys: "
             f"{design.keys}, because keys have half the size of the values"
         )
-    return architecture.value_dim // VALUES_PER_KEY[design.keys]
+    return value_dim // VALUES_PER_KEY[design.keys]
 
 
 def block_heads(architecture: Architecture, design: Design, stage: Stage) -> Heads:
     """Heads of a stage's attention blocks: N heads, values of 2D (paper 4.3)."""
-    key_dim = key_dim_of(architecture, design)
-    return Heads(num_heads=stage.num_heads, key_dim=key_dim, value_dim=architecture.value_dim)
+    key_dim = key_dim_of(architecture, design, stage)
+    value_dim = value_dim_of(architecture, stage)
+    return Heads(num_heads=stage.num_heads, key_dim=key_dim, value_dim=value_dim)
 
 
-def shrinking_heads(architecture: Architecture, design: Design, width: int) -> Heads:
-    """Heads of the shrinking block after a stage of `width` channels C (paper 4.3, A.2).
+def shrinking_heads(architecture: Architecture, design: Design, stage: Stage) -> Heads:
+    """Heads of the shrinking block after a stage of C channels (paper 4.3, A.2).
 
     Small keys: C / D heads with values of 4D. Keys as large as the values: 4C / D heads with
     values of D. Either way the values have 4C channels in all (rounded to whole heads).
     """
-    key_dim = key_dim_of(architecture, design)
+    key_dim = key_dim_of(architecture, design, stage)
     value_dim = {"small": 4 * key_dim, "as_values": key_dim}[design.keys]
     return Heads(
-        num_heads=max(1, round(4 * width / value_dim)), key_dim=key_dim, value_dim=value_dim
+        num_heads=max(1, round(4 * stage.width / value_dim)), key_dim=key_dim, value_dim=value_dim
     )
 
 
-def mlp_hidden(design: Design, width: int) -> int:
-    """Hidden width of an MLP block: at least one channel."""
-    return max(1, round(width * design.mlp_expansion))
+def mlp_hidden(design: Design, stage: Stage) -> int:
+    """Hidden width of a stage's MLP blocks: at least one channel."""
+    expansion = design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion
+    return max(1, round(stage.width * expansion))
+
+
+def stem_width(architecture: Architecture) -> int:
+    """Channels from which those of the stem's inner convolutions are halved."""
+    return architecture.stem_width or architecture.stages[0].width

@@ -28,18 +28,31 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def convolution_stem(
-    channels: int, width: int, depth: int, size: Grid, norms: NormKit, activation: type[nn.Module]
+    channels: int,
+    widths: tuple[int, int],
+    depth: int,
+    size: Grid,
+    norms: NormKit,
+    activation: type[nn.Module],
 ) -> nn.Module:
-    """3x3 convolutions of stride 2, widths C/8, C/4, C/2, C; no activation after the last."""
-    widths = [channels, *(max(1, width // 2**step) for step in reversed(range(depth)))]
+    """3x3 convolutions of stride 2, widths S/8, S/4, S/2, C; no activation after the last.
+
+    `widths` are S, which is C in the paper, and C.
+    """
+    inner = [max(1, widths[0] // 2**step) for step in reversed(range(1, depth))]
     layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
+    for before, after in pairwise([channels, *inner, widths[1]]):
         layers += [norms.convolution(before, after, kernel=3, stride=2, padding=1), activation()]
     return nn.Sequential(*layers[:-1])
 
 
 def patch_stem(
-    channels: int, width: int, depth: int, size: Grid, norms: NormKit, activation: type[nn.Module]
+    channels: int,
+    widths: tuple[int, int],
+    depth: int,
+    size: Grid,
+    norms: NormKit,
+    activation: type[nn.Module],
 ) -> nn.Module:
     """One convolution whose kernel and stride are the patch (row A2).
 
@@ -48,11 +61,11 @@ def patch_stem(
     """
     patch = 2**depth
     bottom, right = (-side % patch for side in size)
-    convolution = norms.convolution(channels, width, kernel=patch, stride=patch, padding=0)
+    convolution = norms.convolution(channels, widths[1], kernel=patch, stride=patch, padding=0)
     return nn.Sequential(nn.ZeroPad2d((0, right, 0, bottom)), convolution)
 
 
-Stem = Callable[[int, int, int, Grid, NormKit, type[nn.Module]], nn.Module]
+Stem = Callable[[int, tuple[int, int], int, Grid, NormKit, type[nn.Module]], nn.Module]
 STEMS: dict[str, Stem] = {"convolution": convolution_stem, "patch": patch_stem}
 
 

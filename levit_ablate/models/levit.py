@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from levit_ablate.config import Architecture, Design, Images
+from levit_ablate.config import Architecture, Design, Images, Stage
 from levit_ablate.models import geometry
 from levit_ablate.models.attention import Attention, AttentionBias, Subsample, subsampled
 from levit_ablate.models.layers import (
@@ -59,7 +59,7 @@ class Parts:
     score_position: type[nn.Module]
     token_position: type[nn.Module]
     pooling: Pooling
-    downsample: Callable[[Parts, Grid, int, int], nn.Module]
+    downsample: Callable[[Parts, Grid, Stage, Stage], nn.Module]
     zero: bool
     heads: tuple[str, ...]
 
@@ -113,36 +113,37 @@ class Parts:
             zero=zero,
         )
 
-    def residual_mlp(self, width: int) -> Residual:
-        hidden = geometry.mlp_hidden(self.design, width)
-        branch = mlp(width, hidden, self.norms, self.activation, zero=self.zero)
+    def residual_mlp(self, stage: Stage) -> Residual:
+        hidden = geometry.mlp_hidden(self.design, stage)
+        branch = mlp(stage.width, hidden, self.norms, self.activation, zero=self.zero)
         return Residual(branch, self.architecture.drop_path)
 
-    def residual_attention(self, grid: Grid, heads: geometry.Heads, width: int) -> Residual:
-        branch = self.attention(grid, heads, width, width, stride=1, zero=self.zero)
+    def residual_attention(self, grid: Grid, stage: Stage) -> Residual:
+        heads = geometry.block_heads(self.architecture, self.design, stage)
+        branch = self.attention(grid, heads, stage.width, stage.width, stride=1, zero=self.zero)
         return Residual(branch, self.architecture.drop_path)
 
 
-def shrinking_attention(parts: Parts, grid: Grid, in_width: int, out_width: int) -> nn.Module:
+def shrinking_attention(parts: Parts, grid: Grid, before: Stage, after: Stage) -> nn.Module:
     """LeViT's way between stages: attention whose queries are every second patch, no residual."""
-    heads = geometry.shrinking_heads(parts.architecture, parts.design, in_width)
-    return parts.attention(grid, heads, in_width, out_width, stride=2, zero=False)
+    heads = geometry.shrinking_heads(parts.architecture, parts.design, before)
+    return parts.attention(grid, heads, before.width, after.width, stride=2, zero=False)
 
 
-def strided_convolution(parts: Parts, grid: Grid, in_width: int, out_width: int) -> nn.Module:
+def strided_convolution(parts: Parts, grid: Grid, before: Stage, after: Stage) -> nn.Module:
     """The way of convolutional networks: a 3x3 convolution of stride 2, which gives the same grid.
 
     A class token changes its width by a linear layer of its own. With `norm: layer` the patches are
     normalised before the convolution, as before every block, and after it, as in the stem.
     """
-    patches = PatchConvolution(grid, in_width, out_width, parts.norms)
-    class_token = parts.norms.linear(in_width, out_width)
+    patches = PatchConvolution(grid, before.width, after.width, parts.norms)
+    class_token = parts.norms.linear(before.width, after.width)
     return nn.Sequential(
-        parts.norms.before_block(in_width), parts.pooling.beside(class_token, patches)
+        parts.norms.before_block(before.width), parts.pooling.beside(class_token, patches)
     )
 
 
-DOWNSAMPLINGS: dict[str, Callable[[Parts, Grid, int, int], nn.Module]] = {
+DOWNSAMPLINGS: dict[str, Callable[[Parts, Grid, Stage, Stage], nn.Module]] = {
     "attention": shrinking_attention,
     "convolution": strided_convolution,
 }
@@ -183,7 +184,12 @@ class LeViT(nn.Module):
         size = (images.height, images.width)
         width = stages[0].width
         stem = parts.stem(
-            images.channels, width, architecture.stem_depth, size, parts.norms, parts.activation
+            images.channels,
+            (geometry.stem_width(architecture), width),
+            architecture.stem_depth,
+            size,
+            parts.norms,
+            parts.activation,
         )
         grids = stage_grids(architecture, design, images)
         num_tokens = grids[0][0] * grids[0][1] + parts.pooling.num_class_tokens
@@ -194,17 +200,16 @@ class LeViT(nn.Module):
         for index, (stage, grid) in enumerate(zip(stages, grids, strict=True)):
             layers: OrderedDict[str, nn.Module] = OrderedDict()
             if index:
-                layers["downsample"] = parts.downsample(parts, grids[index - 1], width, stage.width)
-                layers["downsample_mlp"] = parts.residual_mlp(stage.width)
-                width = stage.width
-            heads = geometry.block_heads(architecture, design, stage)
+                before = stages[index - 1]
+                layers["downsample"] = parts.downsample(parts, grids[index - 1], before, stage)
+                layers["downsample_mlp"] = parts.residual_mlp(stage)
             for block in range(stage.depth):
-                layers[f"attention{block}"] = parts.residual_attention(grid, heads, width)
-                layers[f"mlp{block}"] = parts.residual_mlp(width)
+                layers[f"attention{block}"] = parts.residual_attention(grid, stage)
+                layers[f"mlp{block}"] = parts.residual_mlp(stage)
             self.stages.append(nn.Sequential(layers))
         self.pooling = parts.pooling.pool()
         self.heads = nn.ModuleDict(
-            {name: parts.norms.head(width, images.num_classes) for name in parts.heads}
+            {name: parts.norms.head(stages[-1].width, images.num_classes) for name in parts.heads}
         )
         initialize(self, seed)
 

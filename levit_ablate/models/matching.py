@@ -103,12 +103,13 @@ def match(
 def _one_stage(problem: _Problem, architecture: Architecture) -> Architecture:
     """C = N * value_dim, with the most heads whose keys are no smaller than the base model's."""
     (stage,) = architecture.stages
-    smallest = architecture.value_dim / geometry.VALUES_PER_KEY["small"]
+    smallest = geometry.value_dim_of(architecture, stage) / geometry.VALUES_PER_KEY["small"]
     solutions = []
     for num_heads in range(stage.num_heads, 0, -1):
         fewer = replace(architecture, stages=(replace(stage, num_heads=num_heads),))
         solutions.append(problem.best(lambda size: _heads_of(fewer, problem.design, size), start=8))  # noqa: B023
-        if geometry.key_dim_of(solutions[-1], problem.design) >= smallest:
+        (found,) = solutions[-1].stages
+        if geometry.key_dim_of(solutions[-1], problem.design, found) >= smallest:
             break
     return solutions[-1]
 
@@ -117,7 +118,8 @@ def _heads_of(architecture: Architecture, design: Design, key_dim: int) -> Archi
     """Heads with keys of this size, and widths that are all heads' values: C = N * value_dim."""
     value_dim = key_dim * geometry.VALUES_PER_KEY[design.keys]
     stages = tuple(
-        replace(stage, width=stage.num_heads * value_dim) for stage in architecture.stages
+        replace(stage, width=stage.num_heads * value_dim, value_dim=None)
+        for stage in architecture.stages
     )
     return replace(architecture, value_dim=value_dim, stages=stages)
 
@@ -132,5 +134,13 @@ def _widths_scaled(architecture: Architecture, factor: int) -> Architecture:
 def _scaled(architecture: Architecture, design: Design, factor: int) -> Architecture:
     """Widths and the size of a head times factor / STEPS."""
     step = geometry.VALUES_PER_KEY[design.keys]
-    value_dim = step * max(1, round(architecture.value_dim * factor / STEPS / step))
-    return replace(_widths_scaled(architecture, factor), value_dim=value_dim)
+
+    def scaled(value_dim: int) -> int:
+        return step * max(1, round(value_dim * factor / STEPS / step))
+
+    wider = _widths_scaled(architecture, factor)
+    stages = tuple(
+        stage if stage.value_dim is None else replace(stage, value_dim=scaled(stage.value_dim))
+        for stage in wider.stages
+    )
+    return replace(wider, value_dim=scaled(architecture.value_dim), stages=stages)

@@ -159,7 +159,7 @@ def test_the_text_says_what_differs_and_what_was_matched(shown):
     text = shown("no_pyramid")
     assert "flops match the baseline's" in text
     assert "design.pyramid: true → false" in text
-    assert "architecture.stages: 2 x C128 N4, 3 x C256 N6, 4 x C384 N8 → 11 x C114 N3" in text
+    assert "architecture.stages: 2x C128 N4, 3x C256 N6, 4x C384 N8 → 11x C114 N3" in text
     assert "Differs" not in shown("baseline")
 
 

@@ -105,11 +105,12 @@ def test_presets_cost_what_the_paper_says(model, flops, params):
 UNEVEN = Architecture(
     stages=(
         Stage(depth=3, width=18, num_heads=2),
-        Stage(depth=1, width=30, num_heads=1),
-        Stage(depth=2, width=44, num_heads=5),
+        Stage(depth=1, width=30, num_heads=1, value_dim=12),
+        Stage(depth=2, width=44, num_heads=5, mlp_expansion=3.5),
     ),
     value_dim=8,
     stem_depth=2,
+    stem_width=26,
     drop_path=0.2,
 )
 RAGGED = Images(channels=2, height=25, width=54, num_classes=7)
@@ -198,6 +199,6 @@ def test_an_image_costs_flops_and_no_params_but_for_its_positions():
     assert costs(UNEVEN, design, small).total.params == costs(UNEVEN, design, large).total.params
     assert costs(UNEVEN, design, small).total.flops < costs(UNEVEN, design, large).total.flops / 16
     # a bias for each head and offset: 4x4, 2x2, 1x1 patches against 16x16, 8x8, 4x4; the shrinking
-    # blocks after widths of 18 and 30 have 4 and 8 heads
+    # blocks after widths of 18 and 30 have 4 and 5 heads
     few, many = (costs(UNEVEN, Design(), images).total.params for images in (small, large))
-    assert many - few == (3 * 2 + 4) * (256 - 16) + (1 + 8) * (64 - 4) + (2 * 5) * (16 - 1)
+    assert many - few == (3 * 2 + 4) * (256 - 16) + (1 + 5) * (64 - 4) + (2 * 5) * (16 - 1)

@@ -23,9 +23,11 @@ from torch.nn import functional
 
 from levit_ablate.config import Architecture, Design, Stage
 from levit_ablate.errors import UserError
+from levit_ablate.models.attention import Attention
 from levit_ablate.models.cost import costs
 from levit_ablate.models.layers import Residual
 from levit_ablate.models.levit import LeViT
+from levit_ablate.models.presets import PRESETS
 
 # Every combination.
 
@@ -169,3 +171,54 @@ def test_values_that_cannot_be_halved_for_the_keys_are_refused():
     )
     logits = LeViT(odd, Design(keys="as_values"), DIGITS).eval()(pixels())
     assert logits.shape == (2, 10)
+
+
+def shapes(network: LeViT) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def test_a_stage_that_says_what_the_network_says_already_changes_nothing():
+    plain = PRESETS["levit_nano"].architecture
+    own = tuple(replace(s, value_dim=plain.value_dim, mlp_expansion=2.0) for s in plain.stages)
+    told = replace(plain, stages=own, stem_width=plain.stages[0].width)
+    images = PRESETS["levit_nano"].images
+    networks = [LeViT(each, Design(), images).eval() for each in (plain, told)]
+    image = torch.randn(2, images.channels, images.height, images.width)
+    assert torch.equal(*(network(image) for network in networks))
+
+
+def test_a_stage_has_heads_and_mlps_of_its_own_and_the_shrinking_block_those_of_the_stage_before():
+    plain = PRESETS["levit_nano"].architecture  # widths 32, 48, 64; values of 16, keys of 8
+    own = (
+        plain.stages[0],
+        replace(plain.stages[1], value_dim=24, mlp_expansion=3.0),
+        plain.stages[2],
+    )
+    network = LeViT(
+        replace(plain, stages=own, stem_width=20), Design(), PRESETS["levit_nano"].images
+    )
+    attention = {
+        name: (module.num_heads, module.key_dim, module.value_dim)
+        for name, module in network.named_modules()
+        if isinstance(module, Attention)
+    }
+    heads = {name.removesuffix(".branch"): each for name, each in attention.items()}
+    assert heads["stages.0.attention0"] == (2, 8, 16)
+    assert heads["stages.1.downsample"] == (4, 8, 32)  # C / D of the stage before
+    assert heads["stages.1.attention0"] == (3, 12, 24)
+    assert heads["stages.2.downsample"] == (4, 12, 48)
+    assert heads["stages.2.attention0"] == (4, 8, 16)
+    hidden = {
+        name.split(".branch")[0]: shape[0]
+        for name, shape in shapes(network).items()
+        if "mlp" in name and name.endswith("branch.1.layer.weight")
+    }
+    assert hidden["stages.0.mlp0"] == 64
+    assert hidden["stages.1.mlp0"] == hidden["stages.1.downsample_mlp"] == 144
+    assert hidden["stages.2.mlp0"] == 128
+    stem = [
+        shape[:2]
+        for name, shape in shapes(network).items()
+        if name.startswith("stem") and len(shape) == 4
+    ]
+    assert stem == [(10, 1), (32, 10)]

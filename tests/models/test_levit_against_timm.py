@@ -133,6 +133,21 @@ def test_images_of_any_shape_give_the_logits_of_timm(images: Images) -> None:
         assert_rounding_apart(network(batch), reference(batch), tolerance=1e-11)
 
 
+def test_a_stage_with_an_mlp_expansion_of_its_own_gives_the_logits_of_timm() -> None:
+    images = Images(channels=3, height=64, width=64, num_classes=10)
+    small = {"img_size": 64, "num_classes": 10, "mlp_ratio": (3.0, 2.0, 2.0)}  # shrinking: always 2
+    reference = timm.create_model("levit_128s", **small).double().eval()
+    randomize(reference)
+    architecture = PRESETS["levit_128s"].architecture
+    first, *others = architecture.stages
+    stages = (replace(first, mlp_expansion=3.0), *others)
+    network = LeViT(replace(architecture, stages=stages), Design(), images).double().eval()
+    load_weights(network, reference.state_dict())
+    batch = draw(images, batch=2)
+    with torch.no_grad():
+        assert_rounding_apart(network(batch), reference(batch), tolerance=1e-11)
+
+
 def test_single_precision_gives_the_logits_of_timm() -> None:
     reference, network = build("levit_128s", dtype=torch.float32)
     images = draw(IMAGENET, batch=2, dtype=torch.float32)
