@@ -14,7 +14,8 @@ import yaml
 
 from levit_ablate.config import Architecture, Design, Experiment, Match
 from levit_ablate.errors import UserError, closest
-from levit_ablate.serialization import check_keys, config_from, experiment_from, read_yaml, to_yaml
+from levit_ablate.serialization import check_keys, config_from, experiment_from, read_yaml
+from levit_ablate.serialization import to_yaml as experiment_yaml
 
 BASELINE = "baseline"
 
@@ -67,7 +68,22 @@ class Ablation:
 
 def recorded_yaml(ablation: Ablation, experiment: Experiment) -> str:
     """An explicit experiment and what it came from, as YAML that `run --config` takes by itself."""
-    return yaml.safe_dump(ablation.header(), sort_keys=False) + to_yaml(experiment)
+    return yaml.safe_dump(ablation.header(), sort_keys=False) + experiment_yaml(experiment)
+
+
+def to_yaml(ablation: Ablation) -> str:
+    """The file of an ablation, which `read_file` takes: what is not set is left out."""
+    said = {"summary": ablation.summary, "match": ablation.match, "design": dict(ablation.design)}
+    if ablation.architecture:
+        said["architecture"] = _set(ablation.architecture)
+    return yaml.safe_dump({key: value for key, value in said.items() if value}, sort_keys=False)
+
+
+def _set(value: Any) -> Any:
+    """Plain data without what is None."""
+    if isinstance(value, Mapping):
+        return {key: _set(item) for key, item in value.items() if item is not None}
+    return [_set(item) for item in value] if isinstance(value, list) else value
 
 
 FILE_KEYS = [f.name for f in fields(Ablation) if f.name not in {"name", "path"}]

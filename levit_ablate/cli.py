@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": "what a study would run: what is recorded, what is not, how long it will take",
     "sweep": "run what a study lacks: all variants, all seeds, several at once; its table",
     "table": "the table of a study, ours beside the paper's, as text, LaTeX, HTML and more",
+    "search": "look for architectures that beat the hand-made ones at equal cost",
     "teacher": "train a dataset's teacher, once; or see what a given one is worth",
     "bench": "measure the speed of data stream, distillation and sweeps on this machine",
     "ui": "open MLflow's page on the recorded runs",

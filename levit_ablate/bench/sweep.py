@@ -13,6 +13,7 @@ from levit_ablate.studies.conduct import conduct
 from levit_ablate.studies.local import LocalLauncher
 from levit_ablate.studies.orders import Station
 from levit_ablate.studies.plan import Plan
+from levit_ablate.studies.worker import work
 from levit_ablate.tracking.runs import find
 from levit_ablate.tracking.store import open_store
 
@@ -36,7 +37,7 @@ def measure(planned: Plan, jobs: tuple[int, ...]) -> dict[int, Swept]:
 
     Raises RunError where a run fails.
     """
-    LocalLauncher.prepare()
+    LocalLauncher.prepare(work)
     return {places: _swept(planned, places) for places in jobs}
 
 
@@ -46,7 +47,7 @@ def _swept(planned: Plan, places: int) -> Swept:
         open_store(uri)
         own = in_folder(planned, Path(name) / "work")
         started = time.perf_counter()
-        launcher = LocalLauncher(Station(uri=uri), places, 1, 0, Path(name) / "logs")
+        launcher = LocalLauncher(work, Station(uri=uri), places, 1, 0, Path(name) / "logs")
         failed, _ = conduct(own, launcher)
         wall = time.perf_counter() - started
         if failed:

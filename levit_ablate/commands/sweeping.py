@@ -6,19 +6,17 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from levit_ablate.analysis import formats
 from levit_ablate.analysis.figures import as_json
+from levit_ablate.commands.launching import launcher
 from levit_ablate.commands.study_options import Wanted
 from levit_ablate.errors import RunError
 from levit_ablate.studies.conduct import check, conduct
 from levit_ablate.studies.local import LocalLauncher
-from levit_ablate.studies.orders import Launcher, Station
-from levit_ablate.studies.plan import Plan, plan
+from levit_ablate.studies.plan import plan
+from levit_ablate.studies.worker import work
 from levit_ablate.tracking.store import open_store, tracking_uri
 
 
@@ -28,13 +26,14 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
     Raises RunError where a run has no result.
     """
     if options.get("launcher", "local") == "local":
-        LocalLauncher.prepare()
+        LocalLauncher.prepare(work)
     planned = plan(wanted.read(), wanted.given)
     check(planned)
+    hardware = planned.baseline.experiment.hardware
     uri = tracking_uri(options.get("tracking_uri"))
     with (
         redirect_stdout(sys.stderr),  # what libraries print is not the result
-        contextlib.closing(launcher(planned, uri, options)) as places,
+        contextlib.closing(launcher(work, hardware, uri, options)) as places,
     ):
         open_store(uri)
         failed, results = conduct(planned, places)
@@ -47,17 +46,3 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
             f"{len(failed)} {'runs have' if len(failed) > 1 else 'run has'} no result: "
             f"{'; '.join(failed)}; sweep again runs what is missing"
         )
-
-
-def launcher(planned: Plan, uri: str, options: Mapping[str, Any]) -> Launcher:
-    """What starts the jobs of a study, as the options say. Raises UserError."""
-    hardware = planned.baseline.experiment.hardware
-    station = Station(uri=uri)
-    on_gpu = hardware.accelerator != "cpu"
-    jobs, per_device = options.get("jobs", 0), options.get("jobs_per_device", 1)
-    if options.get("launcher") == "ray":
-        from levit_ablate.studies.cluster import RayLauncher  # an extra
-
-        return RayLauncher(station, options.get("address"), jobs, per_device, on_gpu)
-    gpus = torch.cuda.device_count() if on_gpu else 0
-    return LocalLauncher(station, jobs, per_device, gpus, Path(hardware.work_dir) / "logs")

@@ -37,7 +37,7 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
     if options.get("figures") or kind == "html":
         pictures = plots.pictures(results)
     if options.get("figures"):
-        _write(pictures, Path(options["figures"]))
+        write_pictures(pictures, Path(options["figures"]))
     if kind == "text":
         formats.show(results, formats.console())
     elif kind == "html":
@@ -90,7 +90,8 @@ def _narrowed(described: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
     return said | {"seeds": list(wanted.seeds or said["seeds"]), "variants": [baseline, *others]}
 
 
-def _write(pictures: Mapping[str, bytes], folder: Path) -> None:
+def write_pictures(pictures: Mapping[str, bytes], folder: Path) -> None:
+    """Into a folder, which is made. Raises UserError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():

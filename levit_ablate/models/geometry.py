@@ -75,3 +75,33 @@ def mlp_hidden(design: Design, stage: Stage) -> int:
 def stem_width(architecture: Architecture) -> int:
     """Channels from which those of the stem's inner convolutions are halved."""
     return architecture.stem_width or architecture.stages[0].width
+
+
+def canonical(architecture: Architecture, design: Design) -> tuple[Architecture, Design]:
+    """The same network said in one way: what all stages share stands with the whole.
+
+    The sizes of the first stage's heads and MLPs are the architecture's and the design's; a stage
+    says its own where it differs.
+    """
+    stages = stages_of(architecture, design)
+    value_dim = value_dim_of(architecture, stages[0])
+    own = stages[0].mlp_expansion
+    expansion = design.mlp_expansion if own is None else own
+
+    def said(stage: Stage) -> Stage:
+        theirs = value_dim_of(architecture, stage)
+        wider = design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion
+        return replace(
+            stage,
+            value_dim=None if theirs == value_dim else theirs,
+            mlp_expansion=None if wider == expansion else wider,
+        )
+
+    same = architecture.stem_width in (None, stages[0].width)
+    whole = replace(
+        architecture,
+        stages=tuple(map(said, stages)),
+        value_dim=value_dim,
+        stem_width=None if same else architecture.stem_width,
+    )
+    return whole, replace(design, mlp_expansion=float(expansion))

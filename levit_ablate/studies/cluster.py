@@ -13,7 +13,7 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 try:
     import ray
@@ -22,8 +22,7 @@ except ImportError:  # an extra
     ray = None
 
 from levit_ablate.errors import UserError
-from levit_ablate.studies.orders import Event, Order, Outcome, Station
-from levit_ablate.studies.worker import work
+from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
 
 RETRIES = 3
@@ -31,10 +30,11 @@ RETRIES = 3
 MAILBOX = "levit-ablate"
 
 
-class RayLauncher:
+class RayLauncher(Generic[J]):
     """Starts each job as a task of a Ray cluster.
 
     Args:
+        work: does a job.
         station: where jobs record. A SQLite store, and the work folder, must be on a file system
             that all machines share.
         address: of the cluster: `auto`, or HOST:PORT; None for a new one on this machine.
@@ -46,6 +46,7 @@ class RayLauncher:
 
     def __init__(
         self,
+        work: Work[J],
         station: Station,
         address: str | None,
         jobs: int,
@@ -53,6 +54,7 @@ class RayLauncher:
         on_gpu: bool,
         num_threads: int = 1,
     ) -> None:
+        self.work = work
         self.station = replace(station, num_threads=num_threads)
         self.folder = Path.cwd()
         self._connect(address)
@@ -65,7 +67,7 @@ class RayLauncher:
         )
         self.mailbox: Any = mailbox.options(scheduling_strategy=here).remote()
         self.places = jobs or _places(num_threads, share)
-        self.tasks: dict[Any, Order] = {}
+        self.tasks: dict[Any, J] = {}
 
     def _connect(self, address: str | None) -> None:
         if ray is None:
@@ -88,14 +90,14 @@ class RayLauncher:
             ) from error
 
     @property
-    def running(self) -> list[Order]:
+    def running(self) -> list[J]:
         return list(self.tasks.values())
 
-    def start(self, order: Order) -> None:
-        task = self.remote.remote(order, self.station, self.mailbox, str(self.folder))
+    def start(self, order: J) -> None:
+        task = self.remote.remote(self.work, order, self.station, self.mailbox, str(self.folder))
         self.tasks[task] = order
 
-    def events(self, timeout: float) -> list[Event]:
+    def events(self, timeout: float) -> list[Event[J]]:
         if not self.tasks:
             time.sleep(timeout)
             return []
@@ -103,7 +105,7 @@ class RayLauncher:
         found = [Event(order, status) for order, status in self._told()]
         return found + [Event(self.tasks.pop(task), _outcome(task)) for task in ready]
 
-    def _told(self) -> list[tuple[Order, Status]]:
+    def _told(self) -> list[tuple[J, Status]]:
         by_title = {order.title: order for order in self.tasks.values()}
         try:
             told: dict[str, Status] = ray.get(self.mailbox.emptied.remote(), timeout=10)
@@ -135,7 +137,7 @@ class Mailbox:
         return last
 
 
-def _work(order: Order, station: Station, mailbox: Any, folder: str) -> Outcome:
+def _work(work: Work[J], order: J, station: Station, mailbox: Any, folder: str) -> Outcome:
     """A job, on whichever machine, in the sweep's folder."""
     os.chdir(folder)
     return work(order, station, lambda status: mailbox.put.remote(order.title, status))

@@ -25,10 +25,11 @@ from levit_ablate.errors import RunError
 from levit_ablate.hardware import has_gpu
 from levit_ablate.studies.display import Display
 from levit_ablate.studies.orders import Launcher, Order
-from levit_ablate.studies.parent import at_work, experiment_name, link_recorded, refresh
+from levit_ablate.studies.parent import at_work, refresh
 from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.sweep import orders_of, sweep
 from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.parents import link_recorded
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.tracking.tags import PARENT
@@ -45,7 +46,7 @@ def check(planned: Plan) -> None:
         check_conditions(variant.experiment)
 
 
-def conduct(planned: Plan, launcher: Launcher) -> tuple[list[str], Results]:
+def conduct(planned: Plan, launcher: Launcher[Order]) -> tuple[list[str], Results]:
     """Run what the open store lacks of a study, and write its table there.
 
     Returns which jobs have no result and why, a line each, and the results.
@@ -61,7 +62,7 @@ def conduct(planned: Plan, launcher: Launcher) -> tuple[list[str], Results]:
     deliver_pending(work_dir)
     _settle_orphans(planned)
     with at_work(planned, work_dir) as parent:
-        done = set(link_recorded(planned, parent, work_dir))
+        done = set(link_recorded(planned.whole, planned.jobs, parent, work_dir))
         measure_speed(planned, parent)
         missing = [job for job in planned.jobs if job.key not in done]
         orders = orders_of(missing, parent.info.run_id)
@@ -71,7 +72,7 @@ def conduct(planned: Plan, launcher: Launcher) -> tuple[list[str], Results]:
             state = sweep(orders, launcher, display, _Writer(parent).write)
         deliver_pending(work_dir)
         # what came late, and what another sweep trained
-        done = set(link_recorded(planned, parent, work_dir))
+        done = set(link_recorded(planned.whole, planned.jobs, parent, work_dir))
         results = refresh(parent)
         if state.is_interrupted:
             raise KeyboardInterrupt
@@ -82,7 +83,7 @@ def conduct(planned: Plan, launcher: Launcher) -> tuple[list[str], Results]:
 def _settle_orphans(planned: Plan) -> None:
     """End the runs of a study whose processes are gone."""
     with reading_the_record():
-        experiment = experiment_id(experiment_name(planned.study.name, planned.dataset))
+        experiment = experiment_id(planned.whole.experiment)
     orphans = settle(search("attributes.status = 'RUNNING'", [experiment]))
     if count := sum(PARENT in run.data.tags for run in orphans):
         runs = "runs" if count > 1 else "run"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,12 +18,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from levit_ablate.studies.orders import Order, Outcome
+from levit_ablate.studies.orders import Job, Order, Outcome
 from levit_ablate.training.progress import Status
 
 
-class Display:
-    """One bar for the whole, one for each job at work; a line for each job that has ended.
+class Bars:
+    """One bar for the whole, one for each job at work; lines above them.
 
     Args:
         title: of the whole.
@@ -53,7 +54,7 @@ class Display:
         self.jobs: dict[str, TaskID] = {}
         self.parts: dict[str, float] = {}
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         self.bars.start()
         self._show_whole()
         return self
@@ -66,32 +67,65 @@ class Display:
     ) -> None:
         self.bars.stop()
 
-    def started(self, order: Order) -> None:
+    def started(self, job: Job) -> None:
         """A job begins."""
-        self.jobs[order.title] = self.bars.add_task(
-            f"  {escape(order.title)}", total=None, epochs="starting", accuracy=""
+        self.jobs[job.title] = self.bars.add_task(
+            f"  {escape(job.title)}", total=None, epochs="starting", accuracy=""
         )
 
-    def show(self, order: Order, status: Status) -> None:
-        """A job is so far."""
+    def say_once(self, line: str) -> None:
+        """Say a line that has not been said yet."""
+        if line not in self.said:
+            self.said.add(line)
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """A line on standard error, above the bars."""
+        if self.console.is_terminal:
+            self.bars.console.print(escape(line), soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _show(self, job: Job, status: Status, described: str, is_part: bool) -> None:
+        """A job is so far; `is_part`: what it does is a run of the whole."""
         accuracy = "" if status.accuracy is None else f"{100 * status.accuracy:.1f} %"
-        own = status.title == order.variant.name or order.only_teacher
         self.bars.update(
-            self.jobs[order.title],
-            description=f"  {escape(order.title)}" + ("" if own else f" ({escape(status.title)})"),
+            self.jobs[job.title],
+            description=f"  {escape(described)}",
             completed=status.done,
             total=status.total,
             epochs=f"epoch {status.epoch}/{status.epochs}",
             accuracy=accuracy,
         )
-        if own and not order.only_teacher:
-            self.parts[order.title] = status.done / max(1, status.total)
+        if is_part:
+            self.parts[job.title] = status.done / max(1, status.total)
         self._show_whole()
+
+    def _gone(self, job: Job) -> None:
+        self.bars.remove_task(self.jobs.pop(job.title))
+        self.parts.pop(job.title, None)
+
+    def _show_whole(self) -> None:
+        failed = f", {self.failed} failed" if self.failed else ""
+        self.bars.update(
+            self.whole,
+            description=f"{escape(self.title)}: {self.done} of {self.total} runs{failed}",
+            completed=self.done + sum(self.parts.values()),
+        )
+
+
+class Display(Bars):
+    """Of a sweep: a line for each run that has ended."""
+
+    def show(self, order: Order, status: Status) -> None:
+        """A job is so far."""
+        own = status.title == order.variant.name or order.only_teacher
+        described = order.title + ("" if own else f" ({status.title})")
+        self._show(order, status, described, is_part=own and not order.only_teacher)
 
     def ended(self, order: Order, outcome: Outcome) -> None:
         """A job has ended."""
-        self.bars.remove_task(self.jobs.pop(order.title))
-        self.parts.pop(order.title, None)
+        self._gone(order)
         if outcome.interrupted:
             self.say(f"{order.title}: interrupted; it goes on when the sweep is given again")
         elif outcome.error:
@@ -109,24 +143,3 @@ class Display:
         self.done += 1
         self.say(f"[{self.done}/{self.total}] {order.title}: recorded by another process")
         self._show_whole()
-
-    def say_once(self, line: str) -> None:
-        """Say a line that has not been said yet."""
-        if line not in self.said:
-            self.said.add(line)
-            self.say(line)
-
-    def say(self, line: str) -> None:
-        """A line on standard error, above the bars."""
-        if self.console.is_terminal:
-            self.bars.console.print(escape(line), soft_wrap=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def _show_whole(self) -> None:
-        failed = f", {self.failed} failed" if self.failed else ""
-        self.bars.update(
-            self.whole,
-            description=f"{escape(self.title)}: {self.done} of {self.total} runs{failed}",
-            completed=self.done + sum(self.parts.values()),
-        )

@@ -18,11 +18,11 @@ from dataclasses import replace
 from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Generic
 
 from levit_ablate.data.parallel import num_cores
 from levit_ablate.errors import UserError
-from levit_ablate.studies.orders import Event, Order, Outcome, Station
-from levit_ablate.studies.worker import work
+from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -30,10 +30,11 @@ GRACE = 60.0
 """Seconds that a worker whose sweep is gone has to end with a checkpoint."""
 
 
-class LocalLauncher:
+class LocalLauncher(Generic[J]):
     """Starts each job in a process of its own, on its share of the cores or GPUs.
 
     Args:
+        work: does a job.
         station: where jobs record; threads and GPU are of each place.
         jobs: how many jobs run at once; 0 for one, or as many as the GPUs have places for, which
             are the most that there can be.
@@ -44,7 +45,15 @@ class LocalLauncher:
     Raises UserError where there are no places for so many.
     """
 
-    def __init__(self, station: Station, jobs: int, per_device: int, gpus: int, logs: Path) -> None:
+    def __init__(
+        self,
+        work: Work[J],
+        station: Station,
+        jobs: int,
+        per_device: int,
+        gpus: int,
+        logs: Path,
+    ) -> None:
         if gpus and jobs > gpus * per_device:
             raise UserError(
                 f"--jobs: {gpus} GPUs have places for {gpus * per_device}, not for {jobs}; "
@@ -63,32 +72,33 @@ class LocalLauncher:
             )
             for place in range(self.places)
         ]
+        self.work = work
         self.logs = logs
-        self.at: list[_Job | None] = [None] * self.places
+        self.at: list[_Job[J] | None] = [None] * self.places
 
     @staticmethod
-    def prepare() -> None:
+    def prepare(work: Work[J]) -> None:
         """Begin to load what jobs need, beside whatever this process does next."""
         SERVER.set_forkserver_preload([work.__module__])
         forkserver.ensure_running()
 
     @property
-    def running(self) -> list[Order]:
+    def running(self) -> list[J]:
         return [job.order for job in self.at if job]
 
-    def start(self, order: Order) -> None:
+    def start(self, order: J) -> None:
         place = self.at.index(None)
-        log = self.logs / f"{order.result.stem}.log"
+        log = self.logs / f"{order.log}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.at[place] = _Job(order, self.stations[place], log)
+        self.at[place] = _Job(self.work, order, self.stations[place], log)
 
-    def events(self, timeout: float) -> list[Event]:
+    def events(self, timeout: float) -> list[Event[J]]:
         jobs = [job for job in self.at if job]
         if not jobs:
             time.sleep(timeout)
             return []
         wait([source for job in jobs for source in (job.connection, job.process.sentinel)], timeout)
-        found: list[Event] = []
+        found: list[Event[J]] = []
         for place, job in enumerate(self.at):
             if job:
                 told = job.told()
@@ -109,14 +119,14 @@ class LocalLauncher:
                 job.process.join()
 
 
-class _Job:
+class _Job(Generic[J]):
     """A job's process, and what came of it."""
 
-    def __init__(self, order: Order, station: Station, log: Path) -> None:
+    def __init__(self, work: Work[J], order: J, station: Station, log: Path) -> None:
         self.order = order
         self.log = log
         self.connection, theirs = multiprocessing.Pipe(duplex=False)
-        self.process = SERVER.Process(target=_live, args=(order, station, theirs, log))
+        self.process = SERVER.Process(target=_live, args=(work, order, station, theirs, log))
         self.process.start()
         theirs.close()
 
@@ -153,7 +163,7 @@ class _Job:
                 os.kill(self.process.pid, number)
 
 
-def _live(order: Order, station: Station, connection: Connection, log: Path) -> None:
+def _live(work: Work[J], order: J, station: Station, connection: Connection, log: Path) -> None:
     """A worker's life. It ends when the sweep that started it does, however that ended."""
     os.setsid()  # Ctrl-C is the sweep's matter
     with log.open("a", encoding="utf-8", buffering=1) as file:

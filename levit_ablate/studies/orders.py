@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from levit_ablate.experiments import Variant
 from levit_ablate.locks import is_held
 from levit_ablate.training.progress import Status
 from levit_ablate.training.teacher import trained_weights
 from levit_ablate.training.train import run_folder
+
+
+class Job(Protocol):
+    """What a launcher starts: anything that has a name, and a name for its log."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def log(self) -> str: ...
+
+
+J = TypeVar("J", bound=Job)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +55,11 @@ class Order:
     def result(self) -> Path:
         """What is locked while it is made."""
         return trained_weights(self.variant.experiment) if self.only_teacher else self.folder
+
+    @property
+    def log(self) -> str:
+        """The name of the file of what it prints."""
+        return self.result.stem
 
     @property
     def is_taken(self) -> bool:
@@ -86,28 +105,32 @@ class Outcome(NamedTuple):
     """On the test images, from 0 to 1; 0 for a teacher."""
 
 
-class Event(NamedTuple):
+Work = Callable[[J, Station, Callable[[Status], None]], Outcome]
+"""Does a job, tells how far it is, and returns how it ended."""
+
+
+class Event(NamedTuple, Generic[J]):
     """What a job told: how far it is, or how it ended."""
 
-    order: Order
+    order: J
     news: Status | Outcome
 
 
-class Launcher(Protocol):
+class Launcher(Protocol[J]):
     """Starts jobs somewhere, as many at once as it has places for."""
 
     places: int
 
     @property
-    def running(self) -> list[Order]:
+    def running(self) -> list[J]:
         """The jobs that were started and have not ended."""
         ...
 
-    def start(self, order: Order) -> None:
+    def start(self, order: J) -> None:
         """Start a job; there is a place for it."""
         ...
 
-    def events(self, timeout: float) -> list[Event]:
+    def events(self, timeout: float) -> list[Event[J]]:
         """What happened since, or happens within so many seconds."""
         ...
 

@@ -16,6 +16,8 @@ from levit_ablate.experiments import Variant, check_changes, conditions_of, expl
 from levit_ablate.keys import hashed
 from levit_ablate.serialization import merge, to_mapping
 from levit_ablate.studies.study import Study
+from levit_ablate.tracking.parents import Whole
+from levit_ablate.tracking.tags import STUDY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,18 @@ class Plan:
                 "match": self.match,
                 "baseline": self.baseline.at_seed(0).key,
             }
+        )
+
+    @cached_property
+    def whole(self) -> Whole:
+        """What its own run is of."""
+        return Whole(
+            kind=STUDY,
+            name=self.study.name,
+            dataset=self.dataset,
+            key=self.key,
+            summary=self.study.summary,
+            conditions=to_mapping(self.baseline.experiment),
         )
 
     @cached_property

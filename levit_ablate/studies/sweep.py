@@ -13,8 +13,8 @@ from typing import Any
 
 from levit_ablate.errors import RunError
 from levit_ablate.experiments import Variant
-from levit_ablate.studies.display import Display
-from levit_ablate.studies.orders import Launcher, Order, Outcome
+from levit_ablate.studies.display import Bars, Display
+from levit_ablate.studies.orders import J, Launcher, Order, Outcome
 from levit_ablate.tracking.afterwards import record_failure
 from levit_ablate.tracking.runs import is_alive, of_key
 from levit_ablate.tracking.store import answers
@@ -26,27 +26,64 @@ RESTS = 5.0
 
 
 @dataclass
+class Signals:
+    """Ctrl-C and SIGTERM, counted in their handler, and passed on to the jobs from a loop.
+
+    For a signal's handler may do little.
+    """
+
+    came: int = 0
+    passed_on: int = 0
+
+    def pass_on(self, launcher: Launcher[J], display: Bars) -> None:
+        """Tell the jobs to end, if so asked."""
+        if self.came <= self.passed_on:
+            return
+        if not self.passed_on:
+            display.say(
+                "ending: each job leaves a checkpoint after its step; once more ends them at once"
+            )
+        self.passed_on = self.came
+        launcher.stop(at_once=self.came > 1)
+
+
+@contextmanager
+def counting_signals(signals: Signals) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM are counted, and do nothing else."""
+
+    def count(signum: int, frame: FrameType | None) -> None:
+        signals.came += 1
+
+    handlers: dict[signal.Signals, Any] = {}
+    with suppress(ValueError):  # not the main thread: no signals here
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handlers[number] = signal.signal(number, count)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@dataclass
 class Sweep:
     """The jobs of a study, as they stand."""
 
-    launcher: Launcher
+    launcher: Launcher[Order]
     display: Display
     waiting: list[Order]
     """What has not been started, the first first."""
     failed: list[tuple[Order, str]] = field(default_factory=list)
     """The jobs that have no result, and why."""
     done: int = 0
-    asked_to_end: int = 0
-    """How often Ctrl-C or SIGTERM came."""
-    told_to_end: int = 0
-    """How often that was passed on to the jobs."""
+    signals: Signals = field(default_factory=Signals)
     unwritten: bool = False
     """Whether there are results that the table lacks."""
     looked_at: float = 0.0
 
     @property
     def is_interrupted(self) -> bool:
-        return self.asked_to_end > 0
+        return self.signals.came > 0
 
 
 def orders_of(jobs: Sequence[Variant], parent: str = "") -> list[Order]:
@@ -64,7 +101,7 @@ def orders_of(jobs: Sequence[Variant], parent: str = "") -> list[Order]:
 
 def sweep(
     orders: Sequence[Order],
-    launcher: Launcher,
+    launcher: Launcher[Order],
     display: Display,
     write: Callable[[], bool],
 ) -> Sweep:
@@ -80,9 +117,9 @@ def sweep(
         write: is called while there are new results, until it returns that it has written them.
     """
     state = Sweep(launcher, display, list(orders))
-    with _counting_signals(state):
+    with counting_signals(state.signals):
         while state.launcher.running or (state.waiting and not state.is_interrupted):
-            _pass_on(state)
+            state.signals.pass_on(launcher, display)
             _start(state)
             if state.unwritten and not state.is_interrupted:  # after the free place is taken
                 state.unwritten = not write()
@@ -92,34 +129,6 @@ def sweep(
                 else:
                     display.show(order, news)
     return state
-
-
-@contextmanager
-def _counting_signals(state: Sweep) -> Iterator[None]:
-    def count(signum: int, frame: FrameType | None) -> None:
-        state.asked_to_end += 1
-
-    handlers: dict[signal.Signals, Any] = {}
-    with suppress(ValueError):  # not the main thread: no signals here
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handlers[number] = signal.signal(number, count)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _pass_on(state: Sweep) -> None:
-    """Tell the jobs to end, if so asked: here, for a signal's handler may do little."""
-    if state.asked_to_end <= state.told_to_end:
-        return
-    if not state.told_to_end:
-        state.display.say(
-            "ending: each job leaves a checkpoint after its step; once more ends them at once"
-        )
-    state.told_to_end = state.asked_to_end
-    state.launcher.stop(at_once=state.asked_to_end > 1)
 
 
 def _start(state: Sweep) -> None:

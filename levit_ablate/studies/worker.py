@@ -36,7 +36,7 @@ def work(order: Order, station: Station, tell: Callable[[Status], None]) -> Outc
     """
     torch.set_num_threads(station.num_threads)  # before the first training: `own_threads`
     try:
-        return _work(order, station, _seldom(tell))
+        return _work(order, station, seldom(tell))
     except KeyboardInterrupt:
         return Outcome(error="interrupted", interrupted=True)
     except (UserError, RunError) as error:
@@ -73,7 +73,7 @@ def _with_share_of_cores(order: Order, station: Station) -> Order:
     return replace(order, variant=replace(order.variant, experiment=experiment))
 
 
-def _seldom(tell: Callable[[Status], None]) -> Callable[[Status], None]:
+def seldom(tell: Callable[[Status], None]) -> Callable[[Status], None]:
     """What is told a few times a second, and when an epoch begins or the end is there."""
     last: tuple[float, int] = (0.0, -1)
 

@@ -35,7 +35,7 @@ from levit_ablate.serialization import flat, to_mapping
 from levit_ablate.tracking import runs
 from levit_ablate.tracking.outbox import FOR_GOOD, Outbox
 from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
-from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, LOCK, PACKAGES, PARENT, tags_of
+from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, LOCK, PACKAGES, PARENT, PRUNED, tags_of
 
 MARKER = "run_id"
 """File in a run's folder that names the run, by which a killed one goes on."""
@@ -44,9 +44,19 @@ PATIENCE = 30.0
 """Seconds that a run which ends waits for a store that does not answer."""
 
 
+class GivenUpError(Exception):
+    """A training is not worth going on with, whatever it would have come to."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"given up after epoch {epoch}")
+        self.epoch = epoch
+
+
 @contextmanager
 def record(variant: Variant, folder: Path, parent: Run | None = None) -> Iterator[Recorder]:
     """A run that ends as FINISHED, as KILLED by Ctrl-C or SIGTERM, or as FAILED with its error.
+
+    One that is given up (`GivenUpError`) is KILLED too, and says after which epoch.
 
     One that did not finish goes on. Of the processes of one training the first records. What the
     store does not take is kept in `folder` and sent as soon as it does, by this process or by the
@@ -72,6 +82,11 @@ def record(variant: Variant, folder: Path, parent: Run | None = None) -> Iterato
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        raise
+    except GivenUpError as given_up:
+        status = "KILLED"
+        with contextlib.suppress(RunError):
+            recorder.outbox.put("tags", values={PRUNED: str(given_up.epoch)})
         raise
     except BaseException as error:
         with contextlib.suppress(RunError):  # the store may be what failed

@@ -20,6 +20,8 @@ ERROR = f"{TAG}error"
 ORIGINAL = f"{TAG}original"
 """Of a run that repeats what another recorded: which."""
 STUDY, STUDY_KEY, DATASET = f"{TAG}study", f"{TAG}study_key", f"{TAG}dataset"
+SEARCH, PRUNED = f"{TAG}search", f"{TAG}pruned"
+"""Of a run that a search gave up: after which epoch."""
 HOST, LOCK, ALIVE = f"{TAG}host", f"{TAG}lock", f"{TAG}alive"
 """Of a run at work: its machine, the lock that its process holds, and its last sign of life
 (seconds since 1970)."""

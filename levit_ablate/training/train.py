@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from levit_ablate.data.module import ImageData
 from levit_ablate.experiments import Variant
 from levit_ablate.hardware import is_first_process, own_threads
 from levit_ablate.locks import one_at_a_time
-from levit_ablate.tracking.record import Recorder, record
+from levit_ablate.tracking.record import GivenUpError, Recorder, record
 from levit_ablate.tracking.runs import TakenError, find, is_alive, reading_the_record
 from levit_ablate.tracking.tags import HOST
 from levit_ablate.training import answers
@@ -58,7 +58,12 @@ def recorded(variant: Variant) -> Result | None:
     return _result(variant, run.info.run_id, run.data.metrics, trained=False) if run else None
 
 
-def train(variant: Variant, parent: Run | None = None, tell: Tell | None = None) -> Result:
+def train(
+    variant: Variant,
+    parent: Run | None = None,
+    tell: Tell | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
     """Train, test and record one variant in the open store; a run that was killed goes on.
 
     The test is that of the best checkpoint by validation loss, made once, at the end. What another
@@ -70,6 +75,7 @@ def train(variant: Variant, parent: Run | None = None, tell: Tell | None = None)
         variant: what is trained.
         parent: the run of a study that the run stands below.
         tell: is told how far it is; a bar on the terminal unless given.
+        callbacks: further ones; one that raises GivenUpError ends the training for good.
     """
     tell = tell or Bar()
     data = check_conditions(variant.experiment)
@@ -83,19 +89,26 @@ def train(variant: Variant, parent: Run | None = None, tell: Tell | None = None)
             torch.set_num_threads(num_threads(variant))
             try:
                 with record(variant, folder, parent) as recorder:
-                    metrics = _train(variant, data, folder, weights, recorder, tell)
+                    metrics = _train(variant, data, folder, weights, recorder, tell, callbacks)
                     recorder.metrics(metrics)
             except TakenError as taken:
                 _wait_for(taken.run)
                 continue
-            if is_first_process():
-                shutil.rmtree(folder, ignore_errors=True)
+            except GivenUpError:
+                _forget(folder)
+                raise
+            _forget(folder)
             return _result(variant, recorder.run_id, metrics, trained=True)
 
 
 def run_folder(variant: Variant) -> Path:
     """Where an unfinished run keeps what it needs to go on; its lock lies beside it."""
     return Path(variant.experiment.hardware.work_dir) / "runs" / variant.key
+
+
+def _forget(folder: Path) -> None:
+    if is_first_process():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_for(run: Run) -> None:
@@ -133,6 +146,7 @@ def _train(
     weights: Path | None,
     recorder: Recorder,
     tell: Tell,
+    further: Sequence[Callback],
 ) -> dict[str, float]:
     experiment = variant.experiment
     module = LeViTModule(
@@ -144,7 +158,7 @@ def _train(
         seed=experiment.seed,
     )
     record = RecordEpochs(recorder)
-    callbacks: list[Callback] = [record, TellProgress(variant.name, tell)]
+    callbacks: list[Callback] = [record, TellProgress(variant.name, tell), *further]
     if experiment.design.distillation != "none":  # before its epoch is timed
         folder_of_answers = answers.folder_of(experiment)
         answers.describe(folder_of_answers, experiment)

@@ -14,6 +14,7 @@ from levit_ablate.cli import main, run_command
 from levit_ablate.errors import UserError
 from levit_ablate.studies.local import LocalLauncher
 from levit_ablate.studies.orders import Station
+from levit_ablate.studies.worker import work
 
 NO_TEACHER = ["--design.distillation", "none"]
 
@@ -83,12 +84,12 @@ def test_an_address_is_of_a_ray_cluster(capsys):
 )
 def test_more_jobs_than_there_are_places_for_are_refused(jobs, per_device, gpus, said):
     with pytest.raises(UserError, match=said):
-        LocalLauncher(Station(uri=""), jobs, per_device, gpus, Path())
+        LocalLauncher(work, Station(uri=""), jobs, per_device, gpus, Path())
 
 
 @pytest.mark.parametrize(("jobs", "per_device", "gpus"), [(0, 2, 2), (4, 2, 2), (3, 2, 2)])
 def test_jobs_are_spread_over_the_gpus_no_more_on_one_than_it_has_places(jobs, per_device, gpus):
-    launcher = LocalLauncher(Station(uri=""), jobs, per_device, gpus, Path())
+    launcher = LocalLauncher(work, Station(uri=""), jobs, per_device, gpus, Path())
     placed = Counter(station.gpu for station in launcher.stations)
     assert len(launcher.stations) == (jobs or 4) and max(placed.values()) <= per_device
 

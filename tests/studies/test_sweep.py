@@ -31,7 +31,7 @@ FORKS = """
 import multiprocessing
 from levit_ablate.studies import local
 local.SERVER = multiprocessing.get_context("fork")  # of a process that has loaded everything
-local.LocalLauncher.prepare = staticmethod(lambda: None)
+local.LocalLauncher.prepare = staticmethod(lambda work: None)
 from levit_ablate.cli import main
 main()
 """

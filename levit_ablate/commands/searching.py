@@ -1,0 +1,120 @@
+"""What `levit-ablate search` does once its options are read."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from optuna import Study
+
+from levit_ablate.analysis import formats
+from levit_ablate.commands.launching import launcher
+from levit_ablate.commands.tabulating import write_pictures
+from levit_ablate.errors import RunError, UserError
+from levit_ablate.search.conduct import check, conduct, keep
+from levit_ablate.search.confirm import best_of, confirmation, exported
+from levit_ablate.search.plan import SearchPlan, plan
+from levit_ablate.search.report import Report, as_json, pictures_of, report_of, show
+from levit_ablate.search.search import Search
+from levit_ablate.search.storage import storage_of, study_of
+from levit_ablate.search.worker import work
+from levit_ablate.studies import conduct as studies
+from levit_ablate.studies import worker as study_worker
+from levit_ablate.studies.local import LocalLauncher
+from levit_ablate.tracking.store import open_store, tracking_uri
+
+
+def run(search: Search, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Check everything, search, confirm and report; or only report, or export.
+
+    Raises RunError where a training of the confirmation has no result.
+    """
+    reading = options.get("report") or "export" in options
+    if not reading and options.get("launcher", "local") == "local":
+        LocalLauncher.prepare(work)
+    planned = plan(search, given)
+    _check_latency(planned, options)
+    uri = tracking_uri(options.get("tracking_uri"))
+    storage = options.get("storage", "")
+    failed: list[str] = []
+    with redirect_stdout(sys.stderr):  # what libraries print is not the result
+        if reading:
+            open_store(uri)
+        else:
+            check(planned)
+            open_store(uri)
+            failed = _search(planned, storage, uri, options)
+        study = study_of(planned, storage_of(storage, planned))
+        report = report_of(planned, study)
+    if "export" in options:
+        _export(report, study, *options["export"])
+        return
+    if "figures" in options:
+        write_pictures(pictures_of(report), Path(options["figures"]))
+    if options.get("format") == "json":
+        print(as_json(report))
+    else:
+        show(report, formats.console())
+    if failed:
+        raise RunError(f"no result: {'; '.join(failed)}; given again, search runs what is missing")
+
+
+def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, Any]) -> list[str]:
+    """The trials, then the confirmation; what of it has no result, and why."""
+    hardware = planned.baseline.experiment.hardware
+    with contextlib.closing(launcher(work, hardware, uri, options)) as places:
+        found = conduct(planned, storage, places)
+    study = study_of(planned, storage_of(storage, planned))
+    failed: list[str] = []
+    if best := best_of(planned, found, planned.search.confirm):
+        checked = confirmation(planned, study, best)
+        studies.check(checked)
+        with contextlib.closing(launcher(study_worker.work, hardware, uri, options)) as places:
+            failed, _ = studies.conduct(checked, places)
+    keep(planned, report_of(planned, study))
+    return failed
+
+
+def _check_latency(planned: SearchPlan, options: Mapping[str, Any]) -> None:
+    """Refuse to measure a network's latency while others train beside it. Raises UserError."""
+    measures = planned.latency is not None or "latency" in planned.search.objectives
+    if measures and options.get("jobs", 1) > 1:
+        raise UserError(
+            "--workers: latency is measured, which others at work would disturb; use one worker"
+        )
+
+
+def _export(report: Report, study: Study, which: str, name: str) -> None:
+    """Write a network as an ablation's file. Raises UserError where there is none, or it exists."""
+    trained = {each.number: each for each in report.found if each.state == "complete"}
+    if which == "best" and report.best:
+        confirmed = [each for each in report.best if report.confirmation_of(each)]
+        ranked = sorted(confirmed, key=lambda e: -(_mean(report, e)))
+        chosen = (ranked or list(report.best))[0]
+    elif which.isdigit() and int(which) in trained:
+        chosen = trained[int(which)]
+    else:
+        known = ", ".join(map(str, trained)) or "none yet"
+        raise UserError(f"--export {which}: best, or a trial that was trained to its end: {known}")
+    path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    path = path if path.parent != Path() else Path("ablations") / path
+    said = f"Trial {chosen.number} of search {report.planned.search.name}"
+    text = exported(report.planned, study, chosen.number, said)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise UserError(f"--export: {path} exists; name another file, or remove it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--export: {path} cannot be written: {error.strerror}") from error
+    word = path.stem if path.parent == Path("ablations") else path
+    print(f"{path}: {said}; levit-ablate show {word}, run {word}")
+
+
+def _mean(report: Report, each: Any) -> float:
+    row = report.confirmation_of(each)
+    return (row.mean or 0.0) if row else 0.0

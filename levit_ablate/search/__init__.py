@@ -1,0 +1,1 @@
+"""Architecture search: its trials, what they show, and what they do not."""

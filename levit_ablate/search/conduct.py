@@ -1,0 +1,184 @@
+"""A search from its plan to its trials: workers that ask, train and tell until there are enough."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna import Study
+
+from levit_ablate.errors import RunError
+from levit_ablate.search import trials
+from levit_ablate.search.display import SearchDisplay
+from levit_ablate.search.found import Found
+from levit_ablate.search.plan import SearchPlan
+from levit_ablate.search.report import Report, as_json, as_text, pictures_of
+from levit_ablate.search.storage import reading_the_trials, storage_of, study_of
+from levit_ablate.search.worker import Worker, is_done
+from levit_ablate.studies.orders import Event, Launcher, Outcome
+from levit_ablate.studies.sweep import Signals, counting_signals
+from levit_ablate.tracking import parents
+from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.runs import reading_the_record, search, settle
+from levit_ablate.tracking.store import experiment_id
+from levit_ablate.training.conditions import check_conditions
+
+TICK = 0.5
+"""Seconds between two looks at the workers."""
+LOOKS = 2.0
+"""Seconds between two looks at the trials."""
+MOST_DEATHS = 3
+"""Workers that may die one after the other without a trial that ends."""
+
+
+def check(planned: SearchPlan) -> None:
+    """Refuse a search whose networks could not be trained here. Raises UserError."""
+    check_conditions(planned.baseline.experiment)
+
+
+def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> list[Found]:
+    """Do the trials that a search lacks, recorded in the open store; all its trials.
+
+    Args:
+        planned: the search, checked.
+        storage: the URL of the trials; empty for a journal in the work folder.
+        launcher: starts the workers.
+
+    Raises RunError where record or trials are out of reach, or workers die again and again;
+    KeyboardInterrupt where it was interrupted.
+    """
+    deliver_pending(planned.work_dir)
+    study = study_of(planned, storage_of(storage, planned))
+    with reading_the_record():
+        experiment = experiment_id(planned.whole.experiment)
+    settle(search("attributes.status = 'RUNNING'", [experiment]))
+
+    def describe(parent: Run, was_there: bool) -> None:
+        MlflowClient().log_dict(parent.info.run_id, planned.space.described(), "space.json")
+
+    def is_complete(parent: Run) -> bool:
+        return is_done(study, planned)
+
+    with parents.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent:
+        with reading_the_trials():
+            said = trials.enqueue_named(study, planned)
+            found = trials.found_of(study.get_trials(deepcopy=False))
+        title = f"{planned.search.name} on {planned.dataset}"
+        with SearchDisplay(title, planned.search.trials, found) as display:
+            display.say(f"{title}: {_plan_of(planned, found, launcher.places)}")
+            for line in said:
+                display.say(line)
+            if not is_done(study, planned):
+                _Searching(planned, storage, study, parent, launcher, display).run()
+        found = trials.found_of(study.get_trials(deepcopy=False))
+        link(planned, study, parent)
+    return found
+
+
+def link(planned: SearchPlan, study: Study, parent: Run) -> None:
+    """Put the runs of trials that were recorded elsewhere below the search too."""
+    networks = [
+        planned.rebuilt(trials.name_of(each), "", each.user_attrs)
+        for each in study.get_trials(deepcopy=False)
+        if each.values and trials.ARCHITECTURE in each.user_attrs
+    ]
+    jobs = {v.key: v for n in networks for v in map(n.at_seed, planned.search.seeds)}
+    parents.link_recorded(planned.whole, list(jobs.values()), parent, planned.work_dir)
+
+
+def _plan_of(planned: SearchPlan, found: Sequence[Found], places: int) -> str:
+    done = sum(each.state in ("complete", "pruned") for each in found)
+    settings = len(planned.space.varied())
+    budget = planned.budget
+    said = [f"{done} of {planned.search.trials} trials done", f"{settings} settings"]
+    said += [f"at most {budget.flops:,} multiply-adds"] if budget.flops else []
+    said += [f"at most {budget.params:,} parameters"] if budget.params else []
+    return ", ".join(said) + (f", {places} at once" if places > 1 else "")
+
+
+@reading_the_record()
+def keep(planned: SearchPlan, report: Report) -> None:
+    """Write what a search has come to into its run: report, figures, plots."""
+    parent = parents.found(planned.whole)
+    assert parent is not None  # it was searched
+    client, run_id = MlflowClient(), parent.info.run_id
+    for state, count in report.counts.items():
+        client.log_metric(run_id, f"trials/{state}", count)
+    if report.best:
+        client.log_metric(run_id, "best_accuracy", report.best[0].accuracy or 0.0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "report.json").write_text(as_json(report), encoding="utf-8")
+        (folder / "report.txt").write_text(as_text(report), encoding="utf-8")
+        for title, picture in pictures_of(report).items():
+            (folder / f"{title}.png").write_bytes(picture)
+        client.log_artifacts(run_id, name)
+
+
+@dataclass
+class _Searching:
+    """The workers of this command, as they stand."""
+
+    planned: SearchPlan
+    storage: str
+    study: Study
+    parent: Run
+    launcher: Launcher[Worker]
+    display: SearchDisplay
+    signals: Signals = field(default_factory=Signals)
+    deaths: int = 0
+    looked_at: float = 0.0
+
+    def run(self) -> None:
+        with counting_signals(self.signals):
+            for number in range(self.launcher.places):
+                self._start(number + 1)
+            while self.launcher.running:
+                self.signals.pass_on(self.launcher, self.display)
+                for event in self.launcher.events(TICK):
+                    self._take(event)
+                if time.monotonic() > self.looked_at + LOOKS:
+                    self._look()
+            self._look()
+        if self.signals.came:
+            raise KeyboardInterrupt
+
+    def _start(self, number: int) -> None:
+        worker = Worker(
+            planned=self.planned,
+            storage=self.storage,
+            number=number,
+            parent=self.parent.info.run_id,
+        )
+        self.display.started(worker)
+        self.launcher.start(worker)
+
+    def _take(self, event: Event[Worker]) -> None:
+        if not isinstance(event.news, Outcome):
+            self.display.show(event.order, event.news)
+            return
+        error = "" if event.news.interrupted else event.news.error
+        self.display.ended(event.order, error)
+        if not error or self.signals.came:
+            return
+        self.deaths += 1
+        if self.deaths > MOST_DEATHS:
+            raise RunError(f"workers die again and again; the last one: {error}")
+        self._start(event.order.number)  # it tries again what the dead one was at
+
+    def _look(self) -> None:
+        self.looked_at = time.monotonic()
+        before = self.display.done
+        try:
+            with reading_the_trials():
+                self.display.found(trials.found_of(self.study.get_trials(deepcopy=False)))
+        except RunError as error:
+            print(error, file=sys.stderr)
+        if self.display.done > before:
+            self.deaths = 0

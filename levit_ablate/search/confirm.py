@@ -1,0 +1,79 @@
+"""The best of a search trained again, on fresh seeds with the full recipe, beside the baseline.
+
+The best of many is partly the luckiest: what a search saw of it is too good, by construction. What
+is claimed is what comes out here, which is a study like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optuna import Study as Trials
+
+from levit_ablate import ablations
+from levit_ablate.analysis.results import Results, results_of
+from levit_ablate.search import trials
+from levit_ablate.search.found import Found
+from levit_ablate.search.front import front_of
+from levit_ablate.search.plan import SearchPlan
+from levit_ablate.studies.plan import Plan, plan
+from levit_ablate.studies.study import Study
+from levit_ablate.tracking import parents
+
+
+def best_of(planned: SearchPlan, found: Sequence[Found], count: int) -> list[Found]:
+    """The most accurate networks that were trained to their end, none twice, nor the baseline.
+
+    Of a search for a front, the most accurate of the front.
+    """
+    complete = [each for each in found if each.state == "complete" and each.accuracy is not None]
+    if len(planned.search.objectives) > 1:
+        complete = front_of(complete, planned.search.cost)
+    chosen: dict[str, Found] = {}
+    for each in sorted(complete, key=lambda each: (-(each.accuracy or 0), each.number)):
+        if each.key != planned.baseline.key:
+            chosen.setdefault(each.key, each)
+    return list(chosen.values())[:count]
+
+
+def confirmation(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Plan:
+    """The study that trains them and the baseline on fresh seeds with the full recipe."""
+    attributes = {each.number: each.user_attrs for each in study.get_trials(deepcopy=False)}
+    variants = []
+    for each in best:
+        name = each.ablation or f"trial {each.number}"
+        summary = f"Trial {each.number} of search {planned.search.name}"
+        network = planned.rebuilt(name, summary, attributes[each.number])
+        variants.append(network.ablation)
+    return plan(
+        Study(
+            name=name_of(planned),
+            path=planned.search.path,
+            summary=f"The best of search {planned.search.name}, on fresh seeds",
+            baseline=ablations.read(ablations.BASELINE),
+            variants=tuple(variants),
+            seeds=planned.search.confirm_seeds,
+        ),
+        planned.given,
+    )
+
+
+def name_of(planned: SearchPlan) -> str:
+    """Of the study that confirms it: `levit-ablate table` takes it."""
+    return f"{planned.search.name}-{planned.key[:8]}"
+
+
+def confirmed(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Results | None:
+    """What is recorded of the confirmation; None where there is nothing yet."""
+    if not best:
+        return None
+    checked = confirmation(planned, study, best)
+    parent = parents.found(checked.whole)
+    return results_of(parent, checked.described()) if parent else None
+
+
+def exported(planned: SearchPlan, study: Trials, number: int, summary: str) -> str:
+    """A trial's network as the YAML of an ablation."""
+    (said,) = [t.user_attrs for t in study.get_trials(deepcopy=False) if t.number == number]
+    assert trials.ARCHITECTURE in said
+    return ablations.to_yaml(planned.rebuilt(f"trial {number}", summary, said).ablation)

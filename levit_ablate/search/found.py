@@ -1,0 +1,27 @@
+"""A trial of a search, as it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A trial of a search, as it ended."""
+
+    number: int
+    state: Literal["complete", "pruned", "invalid", "failed", "running", "waiting"]
+    params: Mapping[str, Any]
+    accuracy: float | None
+    """On the validation images, from 0 to 1; of a pruned trial the last that was reported."""
+    flops: int | None
+    num_params: int | None
+    latency: float | None
+    """Seconds for an image."""
+    ablation: str
+    """Its name, where it was enqueued by name; else empty."""
+    seconds: float
+    error: str
+    key: str

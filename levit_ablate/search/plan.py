@@ -1,0 +1,248 @@
+"""A search under given conditions, checked before anything starts: space, budget, baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from levit_ablate import ablations
+from levit_ablate.ablations import Ablation
+from levit_ablate.config import Architecture, Design, Stage, differences
+from levit_ablate.errors import UserError
+from levit_ablate.experiments import Variant, conditions_of, explicit, identified
+from levit_ablate.keys import hashed
+from levit_ablate.models import geometry
+from levit_ablate.models.budget import Budget, within
+from levit_ablate.models.cost import costs
+from levit_ablate.search.search import BASELINE, Search
+from levit_ablate.search.space import Space, space_from
+from levit_ablate.serialization import config_from, merge, plain, to_mapping
+from levit_ablate.studies.plan import dataset_name
+from levit_ablate.tracking.parents import Whole
+from levit_ablate.tracking.tags import SEARCH
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan:
+    """A search under given conditions."""
+
+    search: Search
+    given: Mapping[str, Any]
+    """The conditions of the full recipe."""
+    baseline: Variant
+    """LeViT under the conditions of a trial, at the first seed."""
+    space: Space
+    budget: Budget
+    """In numbers, for a network with one head."""
+    latency: float | None
+    """The budget's, in seconds for an image."""
+
+    @property
+    def dataset(self) -> str:
+        return dataset_name(self.baseline.experiment.data)
+
+    @property
+    def work_dir(self) -> Path:
+        return Path(self.baseline.experiment.hardware.work_dir)
+
+    @cached_property
+    def key(self) -> str:
+        """By which a search is found again: all that it was told, but for how many trials."""
+        return hashed(
+            {
+                "search": self.search.name,
+                "space": self.space.described(),
+                "solved": sorted(self.space.solved),
+                "sampler": [self.search.sampler, self.search.pruner],
+                "objectives": list(self.search.objectives),
+                "budget": {**asdict(self.budget), "latency": self.latency},
+                "seeds": list(self.search.seeds),
+                "baseline": self.baseline.at_seed(0).key,
+            }
+        )
+
+    @cached_property
+    def whole(self) -> Whole:
+        """What its own run in MLflow is of."""
+        return Whole(
+            kind=SEARCH,
+            name=self.search.name,
+            dataset=self.dataset,
+            key=self.key,
+            summary=self.search.summary,
+            conditions=to_mapping(self.baseline.experiment),
+        )
+
+    @cached_property
+    def size(self) -> int:
+        """How many settings there are."""
+        size = 1
+        for setting in self.space.varied().values():
+            size *= len(setting.options)
+        return size
+
+    def variant(
+        self, name: str, summary: str, architecture: Architecture, design: Design
+    ) -> Variant:
+        """A network of the search, as a trial trains it. Raises UserError if it has no meaning."""
+        architecture, design = geometry.canonical(architecture, design)
+        return self._explicit(self.ablation(name, summary, architecture, design))
+
+    def ablation(
+        self, name: str, summary: str, architecture: Architecture, design: Design
+    ) -> Ablation:
+        """The same as an ablation, which a file can hold."""
+        base = self.baseline.experiment.design
+        changed = differences(Design(), design) | differences(base, design)
+        return Ablation(
+            name=name,
+            path=self.search.path,
+            summary=summary,
+            design={key: getattr(design, key) for key in changed},
+            architecture=plain(architecture),
+        )
+
+    def rebuilt(self, name: str, summary: str, said: Mapping[str, Any]) -> Variant:
+        """The network that a trial's attributes hold, under the conditions of a trial."""
+        architecture = config_from(Architecture, said["architecture"], name, "architecture")
+        design = config_from(Design, said["design"], name, "design")
+        return self.variant(name, summary, architecture, design)
+
+    def named(self, name: str) -> Variant:
+        """An ablation under the conditions of a trial. Raises UserError where there is none."""
+        own = ablations.read(name)
+        return self.baseline if name == self.baseline.name else self._explicit(own)
+
+    def _explicit(self, own: Ablation) -> Variant:
+        base = self.baseline
+        conditions = merge(self.given, self.search.trial)
+        mapping = merge(_common(conditions), own.changes(), conditions_of(conditions))
+        found = explicit(own, mapping, reference=base, baseline=base)
+        return found.at_seed(base.experiment.seed)
+
+    def fitted(self, architecture: Architecture, design: Design) -> Architecture | None:
+        """With the widths that the budget allows; None where even the narrowest cost too much.
+
+        A search for accuracy alone brings every network near to the budget.
+        """
+        indices = range(len(architecture.stages))
+        return within(
+            architecture,
+            design,
+            self.baseline.images,
+            self.budget,
+            [self.space.widths(index) for index in indices],
+            widen=len(self.search.objectives) == 1,
+        )
+
+
+def plan(search: Search, given: Mapping[str, Any]) -> SearchPlan:
+    """A search made explicit and checked. Raises UserError before anything is trained.
+
+    Design and architecture among what is given hold for every network unless the space says
+    otherwise. The images are looked at: `identified`.
+
+    Args:
+        search: what is searched.
+        given: parts of an experiment, over those of the search's file.
+    """
+    given = identified(merge(search.given, given))
+    if given.get("match", "none") != "none":
+        raise UserError("--match: a search has budgets: --budget.flops baseline")
+    conditions = merge(given, search.trial)
+    levit = ablations.read(ablations.BASELINE)
+    baseline = explicit(
+        levit, merge(levit.changes(), _common(conditions), conditions_of(conditions))
+    )
+    baseline = baseline.at_seed(search.seeds[0])
+    design = baseline.experiment.design
+    space = space_from(search.space, baseline.architecture, design)
+    planned = SearchPlan(
+        search=search,
+        given=given,
+        baseline=baseline,
+        space=space,
+        budget=_budget(search, baseline),
+        latency=_latency(search),
+    )
+    if not space.varied():
+        raise UserError(
+            f"{search.name}: everything in its space is fixed: there is nothing to search"
+        )
+    _check_budget(planned)
+    for name in search.enqueue:
+        planned.named(name)
+    return planned
+
+
+def _common(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: conditions[key] for key in ("design", "architecture") if conditions.get(key)}
+
+
+def _budget(search: Search, baseline: Variant) -> Budget:
+    def limit(cost: str) -> int | None:
+        most = search.budget.get(cost)
+        own: int = getattr(baseline.cost, cost)
+        return own if most == BASELINE else None if most is None else int(most)
+
+    return Budget(flops=limit("flops"), params=limit("params"))
+
+
+def _latency(search: Search) -> float | None:
+    most = search.budget.get("latency")
+    return None if most is None else float(most)
+
+
+def _check_budget(planned: SearchPlan) -> None:
+    """Refuse a budget below the cheapest network of the space. Raises UserError."""
+    space, budget = planned.space, planned.budget
+    stages = space.num_stages.options[0]
+    design = planned.baseline.experiment.design
+    smallest = architecture_of(
+        planned.baseline.architecture,
+        design,
+        [
+            {k: s.options[0] for k, s in stage.items()} | {"width": space.widths(index)[0]}
+            for index, stage in enumerate(space.stages[:stages])
+        ],
+        space.stem_width.options[0] if space.stem_width else None,
+    )
+    choices = {name: setting.options[0] for name, setting in space.design.items()}
+    try:
+        cost = costs(smallest, replace(design, **choices), planned.baseline.images).total
+    except UserError:
+        return  # its first choices have no meaning together; others may
+    for name, limit in (("flops", budget.flops), ("params", budget.params)):
+        least = getattr(cost, name)
+        if limit is not None and least > limit:
+            raise UserError(
+                f"budget.{name}: {limit:,} is impossible: the smallest network of the space costs "
+                f"{least:,}; raise it, or let the space go lower"
+            )
+
+
+def architecture_of(
+    base: Architecture,
+    design: Design,
+    stages: Sequence[Mapping[str, Any]],
+    stem_width: int | None,
+) -> Architecture:
+    """The geometry of these numbers: of each stage those of `space.OF_STAGE`."""
+    values_per_key = geometry.VALUES_PER_KEY[design.keys]
+    return replace(
+        base,
+        stages=tuple(
+            Stage(
+                depth=stage["depth"],
+                width=stage["width"],
+                num_heads=stage["num_heads"],
+                value_dim=stage["key_dim"] * values_per_key,
+                mlp_expansion=stage["mlp_expansion"],
+            )
+            for stage in stages
+        ),
+        stem_width=stem_width,
+    )

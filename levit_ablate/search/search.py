@@ -1,0 +1,228 @@
+"""A search is a file: what is searched, for what, within which budget, and how.
+
+The user's own `./ablations/searches` comes first, then those that ship with the package. Imports no
+torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from levit_ablate import ablations
+from levit_ablate.config import Experiment
+from levit_ablate.errors import UserError, closest
+from levit_ablate.serialization import check_keys, merge, read_yaml
+
+COSTS = ("flops", "params", "latency")
+OBJECTIVES = ("accuracy", *COSTS)
+SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
+PRUNERS = ("none", "asha", "median", "wilcoxon")
+SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+BASELINE = "baseline"
+"""As a budget: what the baseline costs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is searched, and how."""
+
+    name: str
+    """The file's name, without .yaml."""
+    path: Path
+    """The file."""
+    summary: str
+    """What it is about, in a line."""
+    space: Mapping[str, Any] = field(default_factory=dict)
+    """As said, for `space_from`."""
+    objectives: tuple[str, ...] = ("accuracy",)
+    """Accuracy alone, or accuracy and a cost: then a front is looked for."""
+    budget: Mapping[str, float | str] = field(default_factory=dict)
+    """Of a cost the most, in multiply-adds, parameters or seconds; or `baseline`."""
+    sampler: str = "tpe"
+    pruner: str = "asha"
+    trials: int = 50
+    """How many networks are trained, those included that are given up early."""
+    seeds: tuple[int, ...] = (0,)
+    """Of the trainings of a trial, whose mean accuracy counts."""
+    enqueue: tuple[str, ...] = (ablations.BASELINE,)
+    """Ablations by name that are tried first, whatever the sampler would choose."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """The conditions: parts of an experiment."""
+    trial: Mapping[str, Any] = field(default_factory=dict)
+    """In which a trial differs from them: fewer epochs."""
+    confirm: int = 3
+    """How many of the best are trained again, on fresh seeds and without what `trial` says."""
+    confirm_seeds: tuple[int, ...] = (101, 102, 103)
+    """Fresh: no trial has them."""
+
+    @property
+    def cost(self) -> str:
+        """The cost that a front is looked for against, or the budget's; flops else."""
+        return next(iter([*self.objectives[1:], *self.budget]), "flops")
+
+
+KEYS = tuple(n for n in Search.__dataclass_fields__ if n not in ("name", "path"))
+
+
+def folders() -> list[Path]:
+    """Where searches are looked for, in this order."""
+    return [folder / "searches" for folder in ablations.folders()]
+
+
+def names() -> dict[str, Path]:
+    """Every search that can be named, and its file."""
+    found = {p.stem: p for folder in reversed(folders()) for p in sorted(folder.glob("*.yaml"))}
+    return dict(sorted(found.items()))
+
+
+def read(name: str) -> Search:
+    """The search of this name, or in this file. Raises UserError, with the closest name."""
+    if name.endswith((".yaml", ".yml")):
+        return read_file(Path(name))
+    paths = names()
+    if name not in paths:
+        raise UserError(
+            f"search {name!r}: not in ./ablations/searches, nor shipped; {closest(name, paths)}"
+        )
+    return read_file(paths[name])
+
+
+def read_file(path: Path) -> Search:
+    """Read one file and check what it says. Raises UserError with file and key."""
+    content = read_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            raise UserError(f"{path}: unknown key {key}; {closest(key, KEYS)}")
+    summary = content.pop("summary", None)
+    if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
+        raise UserError(f"{path}: summary: a line that says what is searched is needed")
+    plain = Search(name=path.stem, path=path, summary=summary.strip())
+    return changed(plain, content, f"{path}: ")
+
+
+def changed(search: Search, said: Mapping[str, Any], where: str = "--") -> Search:
+    """The search with what a file or the command line says in place of its own.
+
+    Mappings are laid over each other. Raises UserError; `where` stands before the key in it.
+    """
+    values = {k: _READERS[k](v, f"{where}{k}") for k, v in said.items() if v is not None}
+    for key in ("space", "budget", "given", "trial"):
+        values[key] = merge(getattr(search, key), values.get(key, {}))
+    search = replace(search, **values)
+    if again := set(search.seeds) & set(search.confirm_seeds):
+        raise UserError(
+            f"{where}confirm_seeds: {min(again)} is a seed of the trials; what is confirmed "
+            f"needs fresh ones"
+        )
+    if search.pruner == "wilcoxon" and len(search.seeds) < 2:
+        raise UserError(f"{where}pruner: wilcoxon compares over seeds; give several seeds")
+    if len(search.objectives) > 1 and search.pruner != "none":
+        if "pruner" in said:
+            raise UserError(
+                f"{where}pruner: {search.pruner}: a search for a front is not pruned by accuracy "
+                f"alone; use none"
+            )
+        search = replace(search, pruner="none")
+    return search
+
+
+def _amount(said: Any, cost: str, where: str) -> float | str:
+    text = str(said).strip().lower()
+    if text == BASELINE and cost != "latency":
+        return BASELINE
+    units = SECONDS if cost == "latency" else SUFFIXES
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)", text)
+    if isinstance(said, bool) or not match or match[2] not in units or float(match[1]) <= 0:
+        example = "5ms" if cost == "latency" else "305M, or baseline"
+        raise UserError(f"{where}: {said!r} is no amount; write {example}")
+    return float(match[1]) * units[match[2]]
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: {value!r} is no mapping of names to values")
+    return value
+
+
+def _conditions(value: Any, where: str) -> Mapping[str, Any]:
+    check_keys(_mapping(value, where), Experiment, "", f"{where}.")
+    if "seed" in value:
+        raise UserError(f"{where}.seed: a search has seeds of its own; set seeds")
+    return value
+
+
+def _budget(value: Any, where: str) -> dict[str, float | str]:
+    """Costs and the most of each."""
+    found: dict[str, float | str] = {}
+    for cost, most in _mapping(value, where).items():
+        if cost not in COSTS:
+            raise UserError(f"{where}.{cost}: unknown; {closest(cost, COSTS)}")
+        found[cost] = _amount(most, cost, f"{where}.{cost}")
+    return found
+
+
+def _objectives(value: Any, where: str) -> tuple[str, ...]:
+    words = _words(value, where)
+    for word in words:
+        if word not in OBJECTIVES:
+            raise UserError(f"{where}: {word!r}: {closest(word, OBJECTIVES)}")
+    if words[:1] != ("accuracy",) or len(words) > 2 or len(set(words)) < len(words):
+        raise UserError(f"{where}: accuracy, or accuracy and one cost ({', '.join(COSTS)})")
+    return words
+
+
+def _words(value: Any, where: str) -> tuple[str, ...]:
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, Sequence) or not all(isinstance(word, str) for word in listed):
+        raise UserError(f"{where}: {value!r} is no list of names")
+    return tuple(word.strip() for word in listed if word.strip())
+
+
+def _one_of(known: Sequence[str]) -> Any:
+    def check(value: Any, where: str) -> str:
+        if value not in known:
+            raise UserError(f"{where}: {value!r} is not a choice; {closest(str(value), known)}")
+        return str(value)
+
+    return check
+
+
+def _count(low: int) -> Any:
+    def check(value: Any, where: str) -> int:
+        if type(value) is not int or value < low:
+            raise UserError(f"{where}: {value!r} is no whole number from {low} on")
+        return value
+
+    return check
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    listed = value.split(",") if isinstance(value, str) else value
+    listed = listed if isinstance(listed, Sequence) else [listed]
+    if not listed or not all(re.fullmatch(r"[0-9]{1,9}", str(each).strip()) for each in listed):
+        raise UserError(f"{where}: {value!r} is no list of seeds (0,1,2)")
+    seeds = tuple(int(each) for each in listed)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{where}: {value!r}: a seed stands twice")
+    return seeds
+
+
+_READERS: dict[str, Any] = {
+    "space": _mapping,
+    "objectives": _objectives,
+    "budget": _budget,
+    "sampler": _one_of(SAMPLERS),
+    "pruner": _one_of(PRUNERS),
+    "trials": _count(1),
+    "seeds": _seeds,
+    "enqueue": _words,
+    "given": _conditions,
+    "trial": _conditions,
+    "confirm": _count(0),
+    "confirm_seeds": _seeds,
+}

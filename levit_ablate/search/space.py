@@ -1,0 +1,289 @@
+"""What is searched: the values that every number of the geometry, and any choice, may take.
+
+Every setting is finite: a fixed value, a range with a step, or a list. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from levit_ablate.config import Architecture, Design
+from levit_ablate.errors import UserError, closest
+from levit_ablate.models import geometry
+from levit_ablate.serialization import check_keys
+
+Number = int | float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The values that one thing may take."""
+
+    options: tuple[Any, ...]
+    """The values; ascending where they are numbers."""
+    step: Number | None = None
+    """The distance between them, where they are a range."""
+
+    @property
+    def is_fixed(self) -> bool:
+        return len(self.options) == 1
+
+    def nearest(self, value: Any) -> Any:
+        """The option nearest to a number; of words the same. Raises ValueError where it lacks."""
+        if value in self.options:
+            return value
+        if not all(type(each) in (int, float) for each in (value, *self.options)):
+            raise ValueError
+        return min(self.options, key=lambda option: abs(option - value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A number of the geometry: which type it has, and how a range of it is stepped through."""
+
+    type: type
+    step: Number
+    low: Number
+
+
+OF_STAGE = {
+    "depth": Kind(type=int, step=1, low=1),
+    "width": Kind(type=int, step=8, low=1),
+    "num_heads": Kind(type=int, step=1, low=1),
+    "key_dim": Kind(type=int, step=4, low=1),
+    "mlp_expansion": Kind(type=float, step=0.5, low=0.05),
+}
+"""What each stage has of its own."""
+OF_NETWORK = {
+    "num_stages": Kind(type=int, step=1, low=1),
+    "stem_width": Kind(type=int, step=8, low=1),
+}
+KEYS = (*OF_NETWORK, *OF_STAGE, "design", "geometry")
+FINE = 2
+"""The step of the solver, which comes nearer to a budget than the steps of what is sampled."""
+SOLVED = "solved"
+"""As a width: the one that the budget leaves, which is not sampled."""
+MOST_STAGES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """What a search may choose."""
+
+    num_stages: Setting
+    stages: tuple[Mapping[str, Setting], ...]
+    """Of each stage, as many as there may be, the settings of `OF_STAGE`."""
+    stem_width: Setting | None
+    """None: the width of the first stage, whatever that is."""
+    design: Mapping[str, Setting] = field(default_factory=dict)
+    """Of the choices that are not the baseline's."""
+    solved: frozenset[int] = frozenset()
+    """The stages, by index, whose width is the one that the budget leaves."""
+
+    def widths(self, index: int) -> tuple[int, ...]:
+        """The widths that the solver may give a stage."""
+        setting = self.stages[index]["width"]
+        options = setting.options
+        if index in self.solved:
+            return tuple(range(FINE, 4 * options[0] + 1, FINE))
+        if setting.step is None:
+            return options
+        return tuple(range(options[0], options[-1] + 1, min(FINE, int(setting.step))))
+
+    def settings(self) -> Iterator[tuple[str, Setting]]:
+        """Everything by its name: num_stages, stem_width, depth.1 (of the first stage), design."""
+        yield "num_stages", self.num_stages
+        if self.stem_width:
+            yield "stem_width", self.stem_width
+        for number, stage in enumerate(self.stages, start=1):
+            for name, setting in stage.items():
+                yield f"{name}.{number}", setting
+        for name, setting in self.design.items():
+            yield f"design.{name}", setting
+
+    def varied(self) -> dict[str, Setting]:
+        """What is not fixed."""
+        return {name: setting for name, setting in self.settings() if not setting.is_fixed}
+
+    def described(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {name: list(setting.options) for name, setting in self.settings()}
+
+
+def space_from(
+    said: Mapping[str, Any], architecture: Architecture, design: Design, where: str = ""
+) -> Space:
+    """The space that a mapping describes; what it leaves out is a neighbourhood of a network.
+
+    A setting is a value (4), a range (2:5, or 64:256:16 with its step), or a list; of a number of
+    the stages also a mapping from a stage, counted from 1, to its setting.
+
+    Args:
+        said: settings under the names of `KEYS`.
+        architecture: the network whose neighbourhood it is.
+        design: that network's choices.
+        where: the file, for errors.
+
+    Raises UserError where a name is unknown, a range empty, or a value does not fit.
+    """
+    prefix = f"{where}: space." if where else "space."
+    for key in said:
+        if key not in KEYS:
+            raise UserError(f"{prefix}{key}: unknown; {closest(key, KEYS)}")
+    own = len(architecture.stages)
+    num_stages = _setting(
+        said.get("num_stages", own), OF_NETWORK["num_stages"], f"{prefix}num_stages"
+    )
+    if num_stages.options[-1] > MOST_STAGES:
+        raise UserError(f"{prefix}num_stages: at most {MOST_STAGES}, not {num_stages.options[-1]}")
+    most = int(num_stages.options[-1])
+    if said.get("geometry", "around") not in ("around", "fixed"):
+        raise UserError(f"{prefix}geometry: {said['geometry']!r}: around, or fixed")
+    start = _as_it_is if said.get("geometry") == "fixed" else _around
+    base = [start(number, architecture, design) for number in range(most)]
+    solved = {index for index, width in _solved(said.get("width"), most) if width == SOLVED}
+    for index in solved:
+        base[index]["width"] = _as_it_is(index, architecture, design)["width"]
+    for name, kind in OF_STAGE.items():
+        for number, setting in _by_stage(said.get(name), kind, most, f"{prefix}{name}").items():
+            if name != "width" or number not in solved:
+                base[number][name] = setting
+    stem = said.get("stem_width")
+    return Space(
+        num_stages=num_stages,
+        stages=tuple(base),
+        stem_width=stem
+        if stem is None
+        else _setting(stem, OF_NETWORK["stem_width"], f"{prefix}stem_width"),
+        design=_choices(said.get("design"), f"{prefix}design"),
+        solved=frozenset(solved),
+    )
+
+
+def _by_stage(said: Any, kind: Kind, most: int, where: str) -> dict[int, Setting]:
+    """By index of the stage."""
+    if said is None:
+        return {}
+    if said == SOLVED and where.endswith("width"):
+        return {}
+    if not isinstance(said, Mapping):
+        return dict.fromkeys(range(most), _setting(said, kind, where))
+    found = {}
+    for stage, setting in said.items():
+        if str(stage) not in map(str, range(1, most + 1)):
+            raise UserError(f"{where}.{stage}: there are the stages 1 to {most}")
+        if setting != SOLVED or not where.endswith("width"):
+            found[int(stage) - 1] = _setting(setting, kind, f"{where}.{stage}")
+    return found
+
+
+def _solved(said: Any, most: int) -> list[tuple[int, Any]]:
+    """What is said of each stage's width, by index."""
+    if isinstance(said, Mapping):
+        return [(int(stage) - 1, each) for stage, each in said.items() if str(stage).isdigit()]
+    return [(index, said) for index in range(most)]
+
+
+def _numbers(number: int, architecture: Architecture, design: Design) -> dict[str, Number]:
+    """What a stage has; one beyond the last goes on as the last two do."""
+    stages = architecture.stages
+    stage = stages[min(number, len(stages) - 1)]
+    step = stages[-1].width - stages[-2].width if len(stages) > 1 else stages[0].width
+    expansion = design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion
+    return {
+        "depth": stage.depth,
+        "width": stage.width + step * max(0, number + 1 - len(stages)),
+        "num_heads": stage.num_heads,
+        "key_dim": geometry.key_dim_of(architecture, design, stage),
+        "mlp_expansion": float(expansion),
+    }
+
+
+def _as_it_is(number: int, architecture: Architecture, design: Design) -> dict[str, Setting]:
+    numbers = _numbers(number, architecture, design)
+    return {name: Setting(options=(value,)) for name, value in numbers.items()}
+
+
+def _around(number: int, architecture: Architecture, design: Design) -> dict[str, Setting]:
+    """About half to one and a half of what a stage has."""
+    own = _numbers(number, architecture, design)
+    depth, heads = int(own["depth"]), int(own["num_heads"])
+    return {
+        "depth": _range(max(1, depth - 1), depth + 2, 1),
+        "width": _near(int(own["width"]), 8),
+        "num_heads": _range(max(1, heads - heads // 2), heads + max(1, heads // 2), 1),
+        "key_dim": _near(int(own["key_dim"]), 4),
+        "mlp_expansion": _range(1.0, 4.0, 0.5),
+    }
+
+
+def _near(middle: int, step: int) -> Setting:
+    reach = max(1, middle // 2 // step) * step
+    low = middle - reach if middle > reach else middle
+    return _range(low, middle + reach, step)
+
+
+def _range(low: Number, high: Number, step: Number) -> Setting:
+    count = int((high - low) / step + 1e-9) + 1
+    options = tuple(low + index * step for index in range(count))
+    return Setting(options=options, step=step if count > 1 else None)
+
+
+def _setting(said: Any, kind: Kind, where: str) -> Setting:
+    """A number of the geometry, from what was said of it."""
+    listed = said.split(",") if isinstance(said, str) and "," in said else said
+    if isinstance(listed, list | tuple):
+        if not listed:
+            raise UserError(f"{where}: an empty list; give at least one value")
+        return Setting(options=tuple(sorted({_number(each, kind, where) for each in listed})))
+    if isinstance(said, str) and ":" in said:
+        parts = [_number(part, kind, where) for part in said.split(":")]
+        if len(parts) > 3:
+            raise UserError(f"{where}: {said!r} is no range; write LOW:HIGH or LOW:HIGH:STEP")
+        low, high, step = (*parts, kind.step)[:3]
+        if low > high:
+            raise UserError(f"{where}: {said!r} is empty: {low:g} is above {high:g}")
+        return _range(low, high, step)
+    return Setting(options=(_number(said, kind, where),))
+
+
+def _number(said: Any, kind: Kind, where: str) -> Number:
+    text = str(said).strip()
+    pattern = r"[0-9]+" if kind.type is int else r"[0-9]+(\.[0-9]+)?"
+    if isinstance(said, bool) or not re.fullmatch(pattern, text):
+        what = "whole number" if kind.type is int else "number"
+        raise UserError(
+            f"{where}: {said!r} is neither a {what}, nor a range (2:5), nor a list of them"
+        )
+    value: Number = kind.type(text)
+    if value < kind.low:
+        raise UserError(f"{where}: {value:g} is too small; {kind.low:g} at least")
+    return value
+
+
+def _choices(said: Any, where: str) -> dict[str, Setting]:
+    if said is None:
+        return {}
+    if not isinstance(said, Mapping):
+        raise UserError(f"{where}: {said!r} is no mapping of design choices to values")
+    found = {}
+    for name, value in said.items():
+        if name == "mlp_expansion":
+            raise UserError(f"{where}.{name}: is a number of the stages; set space.{name}")
+        listed = value.split(",") if isinstance(value, str) else value
+        options = tuple(map(_word, listed if isinstance(listed, Sequence) else [listed]))
+        if not options:
+            raise UserError(f"{where}.{name}: an empty list; give at least one value")
+        for option in options:
+            check_keys({name: option}, Design, "", f"{where}.")
+        found[name] = Setting(options=tuple(dict.fromkeys(options)))
+    return found
+
+
+def _word(said: Any) -> Any:
+    """A value as it is; on the command line true and false are words."""
+    text = said.strip() if isinstance(said, str) else said
+    return {"true": True, "false": False}.get(text, text) if isinstance(text, str) else text

@@ -1,0 +1,193 @@
+"""Where a search keeps its trials: a journal on this machine, a database, or a proxy before one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+import optuna
+from optuna import Study
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.pruners import (
+    BasePruner,
+    MedianPruner,
+    NopPruner,
+    SuccessiveHalvingPruner,
+    WilcoxonPruner,
+)
+from optuna.samplers import (
+    BaseSampler,
+    BruteForceSampler,
+    GPSampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.storages import (
+    BaseStorage,
+    GrpcStorageProxy,
+    JournalStorage,
+    RDBStorage,
+    run_grpc_proxy_server,
+)
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from sqlalchemy.exc import SQLAlchemyError
+
+from levit_ablate.errors import RunError, UserError
+from levit_ablate.search import trials
+from levit_ablate.search.plan import SearchPlan
+
+HEARTBEAT = 60
+"""Seconds between two signs of life of a trial, in a database."""
+SILENCE = 5 * HEARTBEAT
+"""Seconds without one after which a trial of another machine is taken for dead, and tried again."""
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
+GRPC_PORT = 13000
+
+
+def storage_of(url: str, planned: SearchPlan) -> BaseStorage:
+    """The storage at a URL; where it is empty, a journal in the work folder.
+
+    `postgresql://`, `mysql://` and other databases that SQLAlchemy reaches, for many hosts; and
+    `grpc://HOST:PORT`, a proxy that `serve` runs. Raises UserError, in a line, where it cannot be
+    had.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats and grouped TPE are
+    if not url:
+        path = planned.work_dir / "searches" / f"{planned.search.name}.{planned.key}.journal"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(path)))
+    if url.startswith("grpc://"):
+        return _proxy(url)
+    return database(url)
+
+
+def database(url: str) -> RDBStorage:
+    """A database with heartbeats: the trial of a machine that is gone is tried again."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "postgresql" and not find_spec("psycopg2"):
+        scheme = "postgresql+psycopg"
+    try:
+        return RDBStorage(
+            f"{scheme}://{rest}",
+            engine_kwargs={} if scheme == "sqlite" else {"pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT,
+            grace_period=SILENCE,
+            heartbeat_stale_trial_callback=trials.again,
+        )
+    except ImportError as error:
+        extra = "; pip install 'levit-ablate[postgresql]'" if "psycopg" in str(error) else ""
+        raise UserError(f"--storage {_hidden(url)}: its driver is missing{extra}") from error
+    except (*STORAGE_ERRORS, ValueError) as error:
+        raise UserError(f"--storage {_hidden(url)}: cannot be opened: {_reason(error)}") from error
+
+
+def _proxy(url: str) -> BaseStorage:
+    host, port = _address(url.removeprefix("grpc://"), "--storage")
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+        return GrpcStorageProxy(host=host, port=port)
+    except ImportError as error:
+        raise UserError(
+            f"--storage {url}: gRPC is missing; pip install 'levit-ablate[grpc]'"
+        ) from error
+    except OSError as error:
+        raise UserError(f"--storage {url}: cannot be reached: {error}") from error
+
+
+def serve(url: str, address: str) -> None:
+    """Run a proxy before a database, for thousands of workers, until it is interrupted."""
+    host, port = _address(address, "--serve")
+    storage = database(url)
+    try:
+        run_grpc_proxy_server(storage, host=host, port=port)
+    except ImportError as error:
+        raise UserError("--serve: gRPC is missing; pip install 'levit-ablate[grpc]'") from error
+    except RuntimeError as error:
+        raise UserError(f"--serve {address}: {_reason(error)}") from error
+
+
+def _address(said: str, option: str) -> tuple[str, int]:
+    host, _, port = said.strip("/").rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"{option}: {said!r} is no HOST:PORT, such as localhost:{GRPC_PORT}")
+    return host, int(port)
+
+
+def study_of(planned: SearchPlan, storage: BaseStorage, worker_seed: int | None = None) -> Study:
+    """The study of a search, made where it is missing. Raises RunError if the storage is away.
+
+    Args:
+        planned: the search.
+        storage: where its trials are.
+        worker_seed: of this worker's sampler; random unless given.
+    """
+    search = planned.search
+    directions: list[StudyDirection | str] = [StudyDirection.MAXIMIZE]
+    directions += [StudyDirection.MINIMIZE] * (len(search.objectives) - 1)
+    with reading_the_trials():
+        return optuna.create_study(
+            storage=storage,
+            study_name=f"{search.name}/{planned.key}",
+            directions=directions,  # type: ignore[arg-type]
+            sampler=_sampler(search.sampler, worker_seed),
+            pruner=_pruner(search.pruner, planned.baseline.experiment.recipe.epochs),
+            load_if_exists=True,
+        )
+
+
+@contextlib.contextmanager
+def reading_the_trials() -> Iterator[None]:
+    """A storage that cannot be read or written is a RunError, in a line."""
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise RunError(
+            f"the trials cannot be read or written: {_reason(error)}; what was written is kept"
+        ) from error
+
+
+def _sampler(name: str, seed: int | None) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        makers: dict[str, Callable[[], BaseSampler]] = {
+            # grouped: parts of the space that depend on a choice are modelled for themselves
+            "tpe": lambda: TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True),
+            "nsga2": lambda: NSGAIISampler(seed=seed, population_size=20),
+            "gp": lambda: GPSampler(seed=seed, warn_independent_sampling=False),
+            "random": lambda: RandomSampler(seed=seed),
+            "grid": lambda: BruteForceSampler(seed=seed),
+        }
+        return makers[name]()
+
+
+def _pruner(name: str, epochs: int) -> BasePruner:
+    """ASHA with a third going on at each rung, from a ninth of the epochs; Optuna's others."""
+    first = max(1, epochs // 9)
+    makers: dict[str, Callable[[], BasePruner]] = {
+        "none": lambda: NopPruner(),
+        "asha": lambda: SuccessiveHalvingPruner(min_resource=first, reduction_factor=3),
+        "median": lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=first),
+        "wilcoxon": lambda: WilcoxonPruner(),
+    }
+    return makers[name]()
+
+
+def _hidden(url: str) -> str:
+    """A URL without its password."""
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":***@") if password else url
+
+
+def _reason(error: BaseException) -> str:
+    while root := error.__cause__ or error.__context__:
+        error = root
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,269 @@
+"""One worker: asks for a network, trains it, tells what it came to, until there are enough."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from filelock import FileLock
+from lightning import Callback, LightningModule, Trainer
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna import Study, Trial
+from optuna.exceptions import TrialPruned
+from optuna.trial import FrozenTrial, TrialState
+
+from levit_ablate.analysis import speed
+from levit_ablate.errors import RunError, UserError
+from levit_ablate.experiments import Variant
+from levit_ablate.hardware import has_gpu
+from levit_ablate.locks import lock_of
+from levit_ablate.search import trials
+from levit_ablate.search.plan import SearchPlan
+from levit_ablate.search.sampling import InvalidError, variant_of
+from levit_ablate.search.storage import reading_the_trials, storage_of, study_of
+from levit_ablate.studies.orders import Outcome, Station
+from levit_ablate.studies.worker import seldom
+from levit_ablate.tracking.record import GivenUpError
+from levit_ablate.tracking.runs import reading_the_record
+from levit_ablate.tracking.store import answers, open_store
+from levit_ablate.training.callbacks import RecordEpochs
+from levit_ablate.training.progress import Status
+from levit_ablate.training.train import recorded, train
+
+MOST_INVALID = 20
+"""Invalid samples for each trial that is wanted, after which a search ends."""
+RESTS = 5.0
+"""Seconds between two looks at a store that is away."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A worker of a search, as a launcher starts it."""
+
+    planned: SearchPlan
+    storage: str
+    """The URL of the trials; empty for the journal in the work folder."""
+    number: int
+    parent: str
+    """The search's run in MLflow, below which it records."""
+
+    @property
+    def title(self) -> str:
+        return f"worker {self.number}"
+
+    @property
+    def log(self) -> str:
+        return f"{self.planned.search.name}.{self.planned.key}.worker{self.number}"
+
+
+def work(worker: Worker, station: Station, tell: Callable[[Status], None]) -> Outcome:
+    """Do trials until there are as many as the search asks for; no error is raised.
+
+    Args:
+        worker: of which search.
+        station: where.
+        tell: is told how far a training is, a few times a second.
+    """
+    torch.set_num_threads(station.num_threads)
+    try:
+        _Trials(worker, station, seldom(tell)).run()
+    except KeyboardInterrupt:
+        return Outcome(error="interrupted", interrupted=True)
+    except (UserError, RunError) as error:
+        return Outcome(error=" ".join(str(error).split()))
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)  # into the worker's log
+        return Outcome(error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    return Outcome()
+
+
+class _Trials:
+    """The trials of one worker, one after the other."""
+
+    def __init__(self, worker: Worker, station: Station, tell: Callable[[Status], None]) -> None:
+        self.planned = worker.planned
+        self.tell = tell
+        self.worker = worker
+        storage = storage_of(worker.storage, worker.planned)
+        self.study: Study = study_of(worker.planned, storage)
+        before = len(self.study.get_trials(deepcopy=False))
+        # what is sampled depends on what is there: a search that goes on does not begin again
+        seed = int(worker.planned.key[:7], 16) + 1000 * before + worker.number
+        self.study = study_of(worker.planned, storage, seed)
+        open_store(station.uri)
+        self.parent: Run = MlflowClient().get_run(worker.parent)
+        own = self.planned.work_dir / "searches" / self.planned.key
+        self.asking = FileLock(lock_of(own))  # one asks at a time, so that none is one too many
+
+    def run(self) -> None:
+        with trials.holding_a_lock(self.planned.work_dir) as self.life:
+            while True:
+                with reading_the_trials():
+                    self.asking.acquire()
+                    try:
+                        trials.revive(self.study)
+                        if is_done(self.study, self.planned):
+                            return
+                        self.study.optimize(self._tried, n_trials=1, catch=(Exception,))
+                    finally:
+                        self.asking.release(force=True)
+                while not answers():  # MLflow's store; what could not be recorded is tried again
+                    time.sleep(RESTS)
+
+    def _tried(self, trial: Trial) -> float | tuple[float, ...]:
+        """What a trial comes to: Optuna's objective."""
+        for name, value in self.life.items():
+            trial.set_user_attr(name, value)
+        started = time.monotonic()
+        try:
+            variant = variant_of(trial, self.planned)
+            trials.describe(trial, variant)
+            self.asking.release(force=True)
+            found = self._measured(trial, variant)
+        except InvalidError as error:
+            trial.set_user_attr(trials.INVALID, str(error))
+            trial.set_constraint("valid", 1.0)
+            raise TrialPruned(str(error)) from error
+        except TrialPruned:
+            raise
+        except Exception as error:
+            if answers():  # else it is the record that failed, and the trial is tried again
+                said = " ".join(str(error).split())[:300]
+                trial.set_user_attr(trials.ERROR, f"{type(error).__name__}: {said}")
+                sys.excepthook(type(error), error, error.__traceback__)
+            raise
+        finally:
+            with contextlib.suppress(Exception):
+                trial.set_user_attr(trials.SECONDS, time.monotonic() - started)
+        trial.set_constraint("valid", 0.0)
+        return found
+
+    def _measured(self, trial: Trial, variant: Variant) -> float | tuple[float, ...]:
+        latency = self._latency(trial, variant)
+        _given_up_before(trial, self.study, variant.key)
+        seeds = self.planned.search.seeds
+        accuracies = []
+        for seed in seeds:
+            watch = _Watch(trial, by_epoch=seed == seeds[0] and self._prunes_by_epoch)
+            own = variant.at_seed(seed)
+            try:
+                train(own, self.parent, self._told(trial), [watch])
+            except GivenUpError as error:
+                raise TrialPruned(str(error)) from error
+            curve = validation_curve(own)
+            accuracies.append(curve.best)
+            if watch.by_epoch and not watch.told:  # it was recorded before
+                for epoch, accuracy in enumerate(curve.accuracies, start=1):
+                    trial.report(accuracy, step=epoch)
+            if self.planned.search.pruner == "wilcoxon":
+                trial.report(accuracies[-1], step=seed)
+                if seed != seeds[-1] and trial.should_prune():
+                    raise TrialPruned(f"given up after seed {seed}")
+        accuracy = sum(accuracies) / len(accuracies)
+        costs = {"flops": variant.cost.flops, "params": variant.cost.params, "latency": latency}
+        others = [float(costs[name] or 0) for name in self.planned.search.objectives[1:]]
+        return (accuracy, *others) if others else accuracy
+
+    @property
+    def _prunes_by_epoch(self) -> bool:
+        return self.planned.search.pruner in ("asha", "median")
+
+    def _told(self, trial: Trial) -> Callable[[Status], None]:
+        return lambda status: self.tell(status._replace(title=f"trial {trial.number}"))
+
+    def _latency(self, trial: Trial, variant: Variant) -> float | None:
+        """Measured where the search asks for it. Raises InvalidError where it is over the limit."""
+        limit = self.planned.latency
+        if limit is None and "latency" not in self.planned.search.objectives:
+            return None
+        on_gpu = variant.experiment.hardware.accelerator != "cpu" and has_gpu()
+        speeds, _ = speed.measure([variant], on_gpu)
+        latency = speeds[variant.name].latency
+        trial.set_user_attr(trials.LATENCY, latency)
+        if limit is not None and latency > limit:
+            raise InvalidError(f"takes {1e3 * latency:.2f} ms, over the budget")
+        return latency
+
+
+class _Watch(Callback):
+    """Tells a trial the accuracy after every epoch, and ends a training that is not worth it."""
+
+    def __init__(self, trial: Trial, by_epoch: bool) -> None:
+        self.trial = trial
+        self.by_epoch = by_epoch
+        self.told = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell(trainer)  # one that goes on has epochs behind it
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell(trainer)
+
+    def _tell(self, trainer: Trainer) -> None:
+        if not self.by_epoch:
+            return
+        records: Any = trainer.callbacks  # type: ignore[attr-defined]
+        (record,) = [callback for callback in records if isinstance(callback, RecordEpochs)]
+        for epoch, metrics in enumerate(record.history[self.told :], start=self.told + 1):
+            self.trial.report(metrics["val_accuracy"], step=epoch)
+            self.told = epoch
+            if epoch < (trainer.max_epochs or 0) and self.trial.should_prune():
+                raise GivenUpError(epoch)
+
+
+class Curve(NamedTuple):
+    """The accuracies of a recorded run on the validation images, from 0 to 1.
+
+    That of the test images is recorded too, and is not looked at by a search.
+    """
+
+    accuracies: list[float]
+    """After each epoch."""
+    best: float
+    """In the epoch of the lowest validation loss, whose weights were kept."""
+
+
+@reading_the_record()
+def validation_curve(variant: Variant) -> Curve:
+    """Of the variant's recorded run, which there is."""
+    result = recorded(variant)
+    assert result is not None
+    client = MlflowClient()
+    best = int(client.get_run(result.run_id).data.metrics["best_epoch"])
+    history = client.get_metric_history(result.run_id, "val_accuracy")
+    by_epoch = {metric.step: float(metric.value) for metric in history}
+    return Curve([by_epoch[epoch] for epoch in sorted(by_epoch)], by_epoch[best])
+
+
+def _given_up_before(trial: Trial, study: Study, key: str) -> None:
+    """A network that was given up before in this search is not trained again."""
+    for earlier in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
+        if earlier.number != trial.number and earlier.user_attrs.get(trials.KEY) == key:
+            for step, value in earlier.intermediate_values.items():
+                trial.report(value, step)
+            raise TrialPruned(f"given up before, as trial {earlier.number}")
+
+
+def is_done(study: Study, planned: SearchPlan) -> bool:
+    """Whether there are as many trials as asked for, or as the space has, or none that is valid."""
+    there = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.WAITING for trial in there):
+        return False
+    wanted = planned.search.trials
+    if trials.counted(there) >= wanted:
+        return True
+    ended = [trial for trial in there if trial.state.is_finished() and _tells(trial)]
+    if planned.search.sampler == "grid":
+        return len({tuple(sorted(trial.params.items())) for trial in ended}) >= planned.size
+    invalid = sum(trials.INVALID in trial.user_attrs for trial in there)
+    return invalid >= MOST_INVALID * wanted
+
+
+def _tells(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.FAIL or trials.ERROR in trial.user_attrs
