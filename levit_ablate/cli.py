@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal's encoding lacks is no error
+    sys.unraisablehook = _dropped
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's preemption ends a run as Ctrl-C does
     sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
 
@@ -96,6 +97,12 @@ def _complain(message: object, code: int) -> int:
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     _told.append(signum)
     raise KeyboardInterrupt
+
+
+def _dropped(unraisable: sys.UnraisableHookArgs) -> None:
+    """Say nothing of an interrupt that came within a finalizer: a training ends all the same."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

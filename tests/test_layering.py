@@ -27,6 +27,7 @@ FLOORS = [
     ["analysis"],
     ["training"],
     ["studies"],
+    ["search"],
     ["bench"],
     ["commands"],
     ["cli"],
@@ -112,6 +113,9 @@ def test_the_lowest_floors_need_the_standard_library_alone(name):
         "data.catalog",
         "commands.options",
         "commands.list",
+        "commands.search",
+        "search.search",
+        "search.space",
     ],
 )
 def test_what_the_command_line_starts_with_loads_no_heavy_library(name):

@@ -78,16 +78,19 @@ def main(argv: Sequence[str]) -> None:
             raise UserError("--serve: of which database? give --storage postgresql://… with it")
         serve(options["storage"], options["serve"])
         return
-    search, given = search_options(options, dotted)
+    search, given, is_plain = search_options(options, dotted)
     from levit_ablate.commands import searching  # loads torch, lightning, mlflow and optuna
 
-    searching.run(search, given, options)
+    searching.run(search, given, options, is_plain)
 
 
 def search_options(
     options: Mapping[str, Any], dotted: Mapping[str, Any]
-) -> tuple[Search, dict[str, Any]]:
-    """The search that is asked for, and the conditions that the user set. Raises UserError."""
+) -> tuple[Search, dict[str, Any], bool]:
+    """The search that is asked for, the conditions that the user set, and whether none was set.
+
+    Raises UserError.
+    """
     if not options.get("search"):
         raise UserError(f"the name of a search is missing; there are {', '.join(names())}")
     keys = (
@@ -108,8 +111,9 @@ def search_options(
     given: dict[str, Any] = {}
     for path in map(Path, options.get("config", [])):
         given = merge(given, read_config(path))
+    given = merge(given, of_experiment(options))
     search = changed(read(options["search"]), {**said, **dotted})
-    return search, merge(given, of_experiment(options))
+    return search, given, not (said or dotted or given)
 
 
 def _dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

@@ -18,33 +18,44 @@ from levit_ablate.errors import RunError, UserError
 from levit_ablate.search.conduct import check, conduct, keep
 from levit_ablate.search.confirm import best_of, confirmation, exported
 from levit_ablate.search.plan import SearchPlan, plan
-from levit_ablate.search.report import Report, as_json, pictures_of, report_of, show
+from levit_ablate.search.recorded import latest
+from levit_ablate.search.report import Report, as_json, pictures_of, report_of
 from levit_ablate.search.search import Search
 from levit_ablate.search.storage import storage_of, study_of
+from levit_ablate.search.tables import show
 from levit_ablate.search.worker import work
 from levit_ablate.studies import conduct as studies
 from levit_ablate.studies import worker as study_worker
 from levit_ablate.studies.local import LocalLauncher
-from levit_ablate.tracking.store import open_store, tracking_uri
+from levit_ablate.tracking.store import open_recorded, open_store, tracking_uri
 
 
-def run(search: Search, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def run(
+    search: Search, given: Mapping[str, Any], options: Mapping[str, Any], is_plain: bool
+) -> None:
     """Check everything, search, confirm and report; or only report, or export.
+
+    Args:
+        search: what is searched.
+        given: the conditions.
+        options: the user's.
+        is_plain: whether no option says how it is searched: what is read is then the latest record.
 
     Raises RunError where a training of the confirmation has no result.
     """
     reading = options.get("report") or "export" in options
     if not reading and options.get("launcher", "local") == "local":
         LocalLauncher.prepare(work)
-    planned = plan(search, given)
-    _check_latency(planned, options)
     uri = tracking_uri(options.get("tracking_uri"))
     storage = options.get("storage", "")
     failed: list[str] = []
     with redirect_stdout(sys.stderr):  # what libraries print is not the result
         if reading:
-            open_store(uri)
+            open_recorded(uri)
+            planned = _recorded(search, given) if is_plain else plan(search, given)
         else:
+            planned = plan(search, given)
+            _check_latency(planned, options)
             check(planned)
             open_store(uri)
             failed = _search(planned, storage, uri, options)
@@ -61,6 +72,20 @@ def run(search: Search, given: Mapping[str, Any], options: Mapping[str, Any]) ->
         show(report, formats.console())
     if failed:
         raise RunError(f"no result: {'; '.join(failed)}; given again, search runs what is missing")
+
+
+def _recorded(search: Search, given: Mapping[str, Any]) -> SearchPlan:
+    """The latest search of the name, however it was asked for; else what the file says."""
+    asked = latest(search.name)
+    if asked is None:
+        return plan(search, given)
+    if asked.others:
+        print(
+            f"{search.name}: {1 + len(asked.others)} records; this is the latest. The others, on "
+            f"{', '.join(sorted(set(asked.others)))}, are shown with the options that they had",
+            file=sys.stderr,
+        )
+    return plan(asked.search, asked.given)
 
 
 def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, Any]) -> list[str]:

@@ -18,8 +18,10 @@ from levit_ablate.search import trials
 from levit_ablate.search.display import SearchDisplay
 from levit_ablate.search.found import Found
 from levit_ablate.search.plan import SearchPlan
-from levit_ablate.search.report import Report, as_json, as_text, pictures_of
+from levit_ablate.search.recorded import write_asked
+from levit_ablate.search.report import Report, as_json, pictures_of
 from levit_ablate.search.storage import reading_the_trials, storage_of, study_of
+from levit_ablate.search.tables import as_text
 from levit_ablate.search.worker import Worker, is_done
 from levit_ablate.studies.orders import Event, Launcher, Outcome
 from levit_ablate.studies.sweep import Signals, counting_signals
@@ -60,6 +62,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
     settle(search("attributes.status = 'RUNNING'", [experiment]))
 
     def describe(parent: Run, was_there: bool) -> None:
+        write_asked(planned, parent)
         MlflowClient().log_dict(parent.info.run_id, planned.space.described(), "space.json")
 
     def is_complete(parent: Run) -> bool:

@@ -14,7 +14,7 @@ from levit_ablate import ablations
 from levit_ablate.analysis.results import Results, results_of
 from levit_ablate.search import trials
 from levit_ablate.search.found import Found
-from levit_ablate.search.front import front_of
+from levit_ablate.search.front import FIELDS, complete_of, front_of
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.studies.plan import Plan, plan
 from levit_ablate.studies.study import Study
@@ -26,9 +26,9 @@ def best_of(planned: SearchPlan, found: Sequence[Found], count: int) -> list[Fou
 
     Of a search for a front, the most accurate of the front.
     """
-    complete = [each for each in found if each.state == "complete" and each.accuracy is not None]
+    complete = complete_of(found)
     if len(planned.search.objectives) > 1:
-        complete = front_of(complete, planned.search.cost)
+        complete = front_of(found, FIELDS[planned.search.cost])
     chosen: dict[str, Found] = {}
     for each in sorted(complete, key=lambda each: (-(each.accuracy or 0), each.number)):
         if each.key != planned.baseline.key:

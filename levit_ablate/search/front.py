@@ -6,22 +6,26 @@ from collections.abc import Sequence
 
 from levit_ablate.search.found import Found
 
-COLUMNS = {"flops": "flops", "params": "num_params", "latency": "latency"}
-"""A cost's name → the field of a trial that has it."""
+FIELDS = {"flops": "flops", "params": "num_params", "latency": "latency"}
+"""A cost by its name in a search → the field of a trial that has it."""
 
 
-def cost_of(found: Found, cost: str) -> float | None:
-    """Multiply-adds, parameters, or seconds for an image."""
-    value: float | None = getattr(found, COLUMNS[cost])
-    return value
+def complete_of(found: Sequence[Found]) -> list[Found]:
+    """The trials that were trained to their end."""
+    return [each for each in found if each.state == "complete" and each.accuracy is not None]
 
 
-def front_of(found: Sequence[Found], cost: str) -> list[Found]:
-    """The trials with an accuracy and a cost that no other beats in both, the cheapest first."""
-    there = [f for f in found if f.accuracy is not None and cost_of(f, cost) is not None]
-    there.sort(key=lambda each: (cost_of(each, cost), -(each.accuracy or 0)))
+def front_of(found: Sequence[Found], field: str) -> list[Found]:
+    """The complete trials of which none is as accurate for less, the cheapest first.
+
+    Args:
+        found: trials, however they ended.
+        field: the cost, one of the values of `FIELDS`.
+    """
+    known = [each for each in complete_of(found) if getattr(each, field) is not None]
+    known.sort(key=lambda each: (getattr(each, field), -(each.accuracy or 0), each.number))
     front: list[Found] = []
-    for each in there:
+    for each in known:
         if not front or (each.accuracy or 0) > (front[-1].accuracy or 0):
             front.append(each)
     return front

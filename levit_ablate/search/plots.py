@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from levit_ablate.analysis.plots import OURS, STYLE
 from levit_ablate.search.found import Found
+from levit_ablate.search.front import complete_of, front_of
 from levit_ablate.search.importance import Importance, limits
 from levit_ablate.search.names import name_points
 from levit_ablate.search.parallel import parallel
@@ -57,7 +58,7 @@ def pictures(
 
 def winner(found: Sequence[Found], cost: str, budget: float | None) -> Found | None:
     """The most accurate complete trial within the budget, the cheapest of several; or None."""
-    allowed = [trial for trial in _complete(found) if _within(trial, cost, budget)]
+    allowed = [trial for trial in complete_of(found) if _within(trial, cost, budget)]
     return min(
         allowed,
         key=lambda t: (-_percent(t), float("inf") if (c := getattr(t, cost)) is None else c),
@@ -65,24 +66,12 @@ def winner(found: Sequence[Found], cost: str, budget: float | None) -> Found | N
     )
 
 
-def not_dominated(found: Sequence[Found], cost: str) -> list[Found]:
-    """The Pareto front of the complete trials: none is as accurate for less. By rising cost."""
-    known = [trial for trial in _complete(found) if getattr(trial, cost) is not None]
-    known.sort(key=lambda t: (getattr(t, cost), -_percent(t), t.number))
-    best, kept = float("-inf"), []
-    for trial in known:
-        if _percent(trial) > best:
-            best = _percent(trial)
-            kept.append(trial)
-    return kept
-
-
 def history(found: Sequence[Found], cost: str, budget: float | None = None) -> Figure | None:
     """The accuracy of every trial by its number, and the best until then. None without any.
 
     The best is of complete trials within the budget.
     """
-    complete = sorted(_complete(found), key=lambda t: t.number)
+    complete = sorted(complete_of(found), key=lambda t: t.number)
     pruned = [t for t in found if t.state == "pruned" and t.accuracy is not None]
     if not complete and not pruned:
         return None
@@ -115,14 +104,14 @@ def front(found: Sequence[Found], cost: str, budget: float | None = None) -> Fig
     """Accuracy against cost, and what no trial beats in both. None without complete trials."""
     scale, label = COSTS[cost]
     known = [
-        (scale * getattr(t, cost), t) for t in _complete(found) if getattr(t, cost) is not None
+        (scale * getattr(t, cost), t) for t in complete_of(found) if getattr(t, cost) is not None
     ]
     if not known:
         return None
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 5), layout="constrained")
         axes = figure.subplots()
-        best = not_dominated(found, cost)
+        best = front_of(found, cost)
         _draw_complete(axes, known)
         xs = [scale * getattr(t, cost) for t in best]
         ys = [_percent(t) for t in best]
@@ -174,10 +163,6 @@ def effects(importance: Importance) -> Figure:
         said = "\n".join(limits(importance))
         figure.supxlabel(said, x=0.01, ha="left", fontsize=8, wrap=True)
     return figure
-
-
-def _complete(found: Sequence[Found]) -> list[Found]:
-    return [trial for trial in found if trial.state == "complete" and trial.accuracy is not None]
 
 
 def _within(trial: Found, cost: str, budget: float | None) -> bool:

@@ -13,7 +13,8 @@ from levit_ablate.errors import UserError
 from levit_ablate.experiments import Variant
 from levit_ablate.models import geometry
 from levit_ablate.search.plan import SearchPlan, architecture_of
-from levit_ablate.search.space import OF_STAGE, Setting, Space
+from levit_ablate.search.setting import Setting
+from levit_ablate.search.space import OF_STAGE, Space
 
 Ask = Callable[[str, Setting], Any]
 NAME = "ablation"

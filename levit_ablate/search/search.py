@@ -115,8 +115,9 @@ def changed(search: Search, said: Mapping[str, Any], where: str = "--") -> Searc
         values[key] = merge(getattr(search, key), values.get(key, {}))
     search = replace(search, **values)
     if again := set(search.seeds) & set(search.confirm_seeds):
+        word = "confirm-seeds" if where == "--" else "confirm_seeds"
         raise UserError(
-            f"{where}confirm_seeds: {min(again)} is a seed of the trials; what is confirmed "
+            f"{where}{word}: {min(again)} is a seed of the trials; what is confirmed "
             f"needs fresh ones"
         )
     if search.pruner == "wilcoxon" and len(search.seeds) < 2:
@@ -150,7 +151,8 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def _conditions(value: Any, where: str) -> Mapping[str, Any]:
-    check_keys(_mapping(value, where), Experiment, "", f"{where}.")
+    file, _, key = where.rpartition(": ")
+    check_keys(_mapping(value, where), Experiment, file, f"{key}.")
     if "seed" in value:
         raise UserError(f"{where}.seed: a search has seeds of its own; set seeds")
     return value

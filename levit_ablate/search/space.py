@@ -5,7 +5,6 @@ Every setting is finite: a fixed value, a range with a step, or a list. Imports 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,41 +12,8 @@ from typing import Any
 from levit_ablate.config import Architecture, Design
 from levit_ablate.errors import UserError, closest
 from levit_ablate.models import geometry
+from levit_ablate.search.setting import Kind, Number, Setting, near, setting_from, span
 from levit_ablate.serialization import check_keys
-
-Number = int | float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The values that one thing may take."""
-
-    options: tuple[Any, ...]
-    """The values; ascending where they are numbers."""
-    step: Number | None = None
-    """The distance between them, where they are a range."""
-
-    @property
-    def is_fixed(self) -> bool:
-        return len(self.options) == 1
-
-    def nearest(self, value: Any) -> Any:
-        """The option nearest to a number; of words the same. Raises ValueError where it lacks."""
-        if value in self.options:
-            return value
-        if not all(type(each) in (int, float) for each in (value, *self.options)):
-            raise ValueError
-        return min(self.options, key=lambda option: abs(option - value))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """A number of the geometry: which type it has, and how a range of it is stepped through."""
-
-    type: type
-    step: Number
-    low: Number
-
 
 OF_STAGE = {
     "depth": Kind(type=int, step=1, low=1),
@@ -134,7 +100,7 @@ def space_from(
         if key not in KEYS:
             raise UserError(f"{prefix}{key}: unknown; {closest(key, KEYS)}")
     own = len(architecture.stages)
-    num_stages = _setting(
+    num_stages = setting_from(
         said.get("num_stages", own), OF_NETWORK["num_stages"], f"{prefix}num_stages"
     )
     if num_stages.options[-1] > MOST_STAGES:
@@ -157,7 +123,7 @@ def space_from(
         stages=tuple(base),
         stem_width=stem
         if stem is None
-        else _setting(stem, OF_NETWORK["stem_width"], f"{prefix}stem_width"),
+        else setting_from(stem, OF_NETWORK["stem_width"], f"{prefix}stem_width"),
         design=_choices(said.get("design"), f"{prefix}design"),
         solved=frozenset(solved),
     )
@@ -170,13 +136,13 @@ def _by_stage(said: Any, kind: Kind, most: int, where: str) -> dict[int, Setting
     if said == SOLVED and where.endswith("width"):
         return {}
     if not isinstance(said, Mapping):
-        return dict.fromkeys(range(most), _setting(said, kind, where))
+        return dict.fromkeys(range(most), setting_from(said, kind, where))
     found = {}
     for stage, setting in said.items():
         if str(stage) not in map(str, range(1, most + 1)):
             raise UserError(f"{where}.{stage}: there are the stages 1 to {most}")
         if setting != SOLVED or not where.endswith("width"):
-            found[int(stage) - 1] = _setting(setting, kind, f"{where}.{stage}")
+            found[int(stage) - 1] = setting_from(setting, kind, f"{where}.{stage}")
     return found
 
 
@@ -212,56 +178,12 @@ def _around(number: int, architecture: Architecture, design: Design) -> dict[str
     own = _numbers(number, architecture, design)
     depth, heads = int(own["depth"]), int(own["num_heads"])
     return {
-        "depth": _range(max(1, depth - 1), depth + 2, 1),
-        "width": _near(int(own["width"]), 8),
-        "num_heads": _range(max(1, heads - heads // 2), heads + max(1, heads // 2), 1),
-        "key_dim": _near(int(own["key_dim"]), 4),
-        "mlp_expansion": _range(1.0, 4.0, 0.5),
+        "depth": span(max(1, depth - 1), depth + 2, 1),
+        "width": near(int(own["width"]), 8),
+        "num_heads": span(max(1, heads - heads // 2), heads + max(1, heads // 2), 1),
+        "key_dim": near(int(own["key_dim"]), 4),
+        "mlp_expansion": span(1.0, 4.0, 0.5),
     }
-
-
-def _near(middle: int, step: int) -> Setting:
-    reach = max(1, middle // 2 // step) * step
-    low = middle - reach if middle > reach else middle
-    return _range(low, middle + reach, step)
-
-
-def _range(low: Number, high: Number, step: Number) -> Setting:
-    count = int((high - low) / step + 1e-9) + 1
-    options = tuple(low + index * step for index in range(count))
-    return Setting(options=options, step=step if count > 1 else None)
-
-
-def _setting(said: Any, kind: Kind, where: str) -> Setting:
-    """A number of the geometry, from what was said of it."""
-    listed = said.split(",") if isinstance(said, str) and "," in said else said
-    if isinstance(listed, list | tuple):
-        if not listed:
-            raise UserError(f"{where}: an empty list; give at least one value")
-        return Setting(options=tuple(sorted({_number(each, kind, where) for each in listed})))
-    if isinstance(said, str) and ":" in said:
-        parts = [_number(part, kind, where) for part in said.split(":")]
-        if len(parts) > 3:
-            raise UserError(f"{where}: {said!r} is no range; write LOW:HIGH or LOW:HIGH:STEP")
-        low, high, step = (*parts, kind.step)[:3]
-        if low > high:
-            raise UserError(f"{where}: {said!r} is empty: {low:g} is above {high:g}")
-        return _range(low, high, step)
-    return Setting(options=(_number(said, kind, where),))
-
-
-def _number(said: Any, kind: Kind, where: str) -> Number:
-    text = str(said).strip()
-    pattern = r"[0-9]+" if kind.type is int else r"[0-9]+(\.[0-9]+)?"
-    if isinstance(said, bool) or not re.fullmatch(pattern, text):
-        what = "whole number" if kind.type is int else "number"
-        raise UserError(
-            f"{where}: {said!r} is neither a {what}, nor a range (2:5), nor a list of them"
-        )
-    value: Number = kind.type(text)
-    if value < kind.low:
-        raise UserError(f"{where}: {value:g} is too small; {kind.low:g} at least")
-    return value
 
 
 def _choices(said: Any, where: str) -> dict[str, Setting]:

@@ -7,11 +7,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock
-from lightning import Callback, LightningModule, Trainer
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna import Study, Trial
@@ -24,17 +22,16 @@ from levit_ablate.experiments import Variant
 from levit_ablate.hardware import has_gpu
 from levit_ablate.locks import lock_of
 from levit_ablate.search import trials
+from levit_ablate.search.curves import Watch, check_given_up, validation_curve
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.sampling import InvalidError, variant_of
 from levit_ablate.search.storage import reading_the_trials, storage_of, study_of
 from levit_ablate.studies.orders import Outcome, Station
 from levit_ablate.studies.worker import seldom
 from levit_ablate.tracking.record import GivenUpError
-from levit_ablate.tracking.runs import reading_the_record
 from levit_ablate.tracking.store import answers, open_store
-from levit_ablate.training.callbacks import RecordEpochs
 from levit_ablate.training.progress import Status
-from levit_ablate.training.train import recorded, train
+from levit_ablate.training.train import train
 
 MOST_INVALID = 20
 """Invalid samples for each trial that is wanted, after which a search ends."""
@@ -146,11 +143,11 @@ class _Trials:
 
     def _measured(self, trial: Trial, variant: Variant) -> float | tuple[float, ...]:
         latency = self._latency(trial, variant)
-        _given_up_before(trial, self.study, variant.key)
+        check_given_up(trial, self.study, variant.key)
         seeds = self.planned.search.seeds
         accuracies = []
         for seed in seeds:
-            watch = _Watch(trial, by_epoch=seed == seeds[0] and self._prunes_by_epoch)
+            watch = Watch(trial, by_epoch=seed == seeds[0] and self._prunes_by_epoch)
             own = variant.at_seed(seed)
             try:
                 train(own, self.parent, self._told(trial), [watch])
@@ -189,65 +186,6 @@ class _Trials:
         if limit is not None and latency > limit:
             raise InvalidError(f"takes {1e3 * latency:.2f} ms, over the budget")
         return latency
-
-
-class _Watch(Callback):
-    """Tells a trial the accuracy after every epoch, and ends a training that is not worth it."""
-
-    def __init__(self, trial: Trial, by_epoch: bool) -> None:
-        self.trial = trial
-        self.by_epoch = by_epoch
-        self.told = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tell(trainer)  # one that goes on has epochs behind it
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tell(trainer)
-
-    def _tell(self, trainer: Trainer) -> None:
-        if not self.by_epoch:
-            return
-        records: Any = trainer.callbacks  # type: ignore[attr-defined]
-        (record,) = [callback for callback in records if isinstance(callback, RecordEpochs)]
-        for epoch, metrics in enumerate(record.history[self.told :], start=self.told + 1):
-            self.trial.report(metrics["val_accuracy"], step=epoch)
-            self.told = epoch
-            if epoch < (trainer.max_epochs or 0) and self.trial.should_prune():
-                raise GivenUpError(epoch)
-
-
-class Curve(NamedTuple):
-    """The accuracies of a recorded run on the validation images, from 0 to 1.
-
-    That of the test images is recorded too, and is not looked at by a search.
-    """
-
-    accuracies: list[float]
-    """After each epoch."""
-    best: float
-    """In the epoch of the lowest validation loss, whose weights were kept."""
-
-
-@reading_the_record()
-def validation_curve(variant: Variant) -> Curve:
-    """Of the variant's recorded run, which there is."""
-    result = recorded(variant)
-    assert result is not None
-    client = MlflowClient()
-    best = int(client.get_run(result.run_id).data.metrics["best_epoch"])
-    history = client.get_metric_history(result.run_id, "val_accuracy")
-    by_epoch = {metric.step: float(metric.value) for metric in history}
-    return Curve([by_epoch[epoch] for epoch in sorted(by_epoch)], by_epoch[best])
-
-
-def _given_up_before(trial: Trial, study: Study, key: str) -> None:
-    """A network that was given up before in this search is not trained again."""
-    for earlier in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
-        if earlier.number != trial.number and earlier.user_attrs.get(trials.KEY) == key:
-            for step, value in earlier.intermediate_values.items():
-                trial.report(value, step)
-            raise TrialPruned(f"given up before, as trial {earlier.number}")
 
 
 def is_done(study: Study, planned: SearchPlan) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -13,7 +14,9 @@ import mlflow
 from alembic.util import CommandError
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -62,6 +65,9 @@ def open_store(uri: str) -> None:
                 _check_writable(database)
                 _open(uri)
         else:
+            if "://" in uri and make_url(uri).get_backend_name() in DATABASE_ENGINES:
+                with closing(create_engine(uri).connect()):
+                    pass  # MLflow would try for minutes
             _open(uri)
     except UserError:
         raise

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from levit_ablate.search import plots
 from levit_ablate.search.found import Found
+from levit_ablate.search.front import front_of
 from levit_ablate.search.importance import Importance, limits
 from levit_ablate.search.names import name_points
 from levit_ablate.search.parallel import ABSENT, parallel
@@ -106,7 +107,7 @@ def test_the_front_is_what_no_complete_trial_beats(points):
         trial(n, accuracy / 10, cost, state="complete" if whole else "pruned")
         for n, (cost, accuracy, whole) in enumerate(points)
     ]
-    kept = plots.not_dominated(found, "flops")
+    kept = front_of(found, "flops")
     complete = [t for t in found if t.state == "complete"]
 
     def beaten(t):

@@ -1,0 +1,86 @@
+"""One setting of a space: a fixed value, a range with a step, or a list. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from levit_ablate.errors import UserError
+
+Number = int | float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The values that one thing may take."""
+
+    options: tuple[Any, ...]
+    """The values; ascending where they are numbers."""
+    step: Number | None = None
+    """The distance between them, where they are a range."""
+
+    @property
+    def is_fixed(self) -> bool:
+        return len(self.options) == 1
+
+    def nearest(self, value: Any) -> Any:
+        """The option nearest to a number; of words the same. Raises ValueError where it lacks."""
+        if value in self.options:
+            return value
+        if not all(type(each) in (int, float) for each in (value, *self.options)):
+            raise ValueError
+        return min(self.options, key=lambda option: abs(option - value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A number of the geometry: which type it has, and how a range of it is stepped through."""
+
+    type: type
+    step: Number
+    low: Number
+
+
+def near(middle: int, step: int) -> Setting:
+    reach = max(1, middle // 2 // step) * step
+    low = middle - reach if middle > reach else middle
+    return span(low, middle + reach, step)
+
+
+def span(low: Number, high: Number, step: Number) -> Setting:
+    count = int((high - low) / step + 1e-9) + 1
+    options = tuple(low + index * step for index in range(count))
+    return Setting(options=options, step=step if count > 1 else None)
+
+
+def setting_from(said: Any, kind: Kind, where: str) -> Setting:
+    """A number of the geometry, from what was said of it."""
+    listed = said.split(",") if isinstance(said, str) and "," in said else said
+    if isinstance(listed, list | tuple):
+        if not listed:
+            raise UserError(f"{where}: an empty list; give at least one value")
+        return Setting(options=tuple(sorted({_number(each, kind, where) for each in listed})))
+    if isinstance(said, str) and ":" in said:
+        parts = [_number(part, kind, where) for part in said.split(":")]
+        if len(parts) > 3:
+            raise UserError(f"{where}: {said!r} is no range; write LOW:HIGH or LOW:HIGH:STEP")
+        low, high, step = (*parts, kind.step)[:3]
+        if low > high:
+            raise UserError(f"{where}: {said!r} is empty: {low:g} is above {high:g}")
+        return span(low, high, step)
+    return Setting(options=(_number(said, kind, where),))
+
+
+def _number(said: Any, kind: Kind, where: str) -> Number:
+    text = str(said).strip()
+    pattern = r"[0-9]+" if kind.type is int else r"[0-9]+(\.[0-9]+)?"
+    if isinstance(said, bool) or not re.fullmatch(pattern, text):
+        what = "whole number" if kind.type is int else "number"
+        raise UserError(
+            f"{where}: {said!r} is neither a {what}, nor a range (2:5), nor a list of them"
+        )
+    value: Number = kind.type(text)
+    if value < kind.low:
+        raise UserError(f"{where}: {value:g} is too small; {kind.low:g} at least")
+    return value

@@ -1,0 +1,91 @@
+"""A search is a file, and what the command line says in place of it; what does not fit is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from levit_ablate.errors import UserError
+from levit_ablate.search import search as searches
+from levit_ablate.search.search import changed, read, read_file
+
+
+def written(text: str) -> Path:
+    path = Path("mine.yaml")
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", searches.names())
+def test_every_shipped_search_can_be_read(name):
+    assert read(name).summary
+
+
+def test_the_users_own_folder_comes_first_and_what_is_not_said_is_the_default():
+    folder = Path("ablations/searches")
+    folder.mkdir(parents=True)
+    (folder / "equal_flops.yaml").write_text("summary: My own\nbudget: {flops: 3.5M}\ntrials: 7\n")
+    found = read("equal_flops")
+    assert found.summary == "My own" and found.budget == {"flops": 3.5e6} and found.trials == 7
+    assert found.objectives == ("accuracy",) and found.enqueue == ("baseline",)
+
+
+def test_the_command_line_is_laid_over_the_file():
+    found = read_file(
+        written("summary: s\nspace: {depth: 1:2, width: 64:96}\nbudget: {flops: baseline}\n")
+    )
+    found = changed(
+        found,
+        {
+            "space": {"depth": {"2": "3"}, "design": {"norm": "batch"}},
+            "budget": {"params": "2M", "latency": "5ms"},
+            "enqueue": "baseline, no_pyramid",
+            "seeds": "3,4",
+            "trial": {"recipe": {"epochs": 2}},
+        },
+    )
+    assert found.space == {"depth": {"2": "3"}, "width": "64:96", "design": {"norm": "batch"}}
+    assert found.budget == {"flops": "baseline", "params": 2e6, "latency": 0.005}
+    assert found.enqueue == ("baseline", "no_pyramid") and found.seeds == (3, 4)
+
+
+def test_a_front_is_not_pruned_by_accuracy_alone():
+    assert changed(read("equal_flops"), {"objectives": "accuracy,params"}).pruner == "none"
+    with pytest.raises(UserError, match="not pruned by accuracy alone"):
+        changed(read("equal_flops"), {"objectives": "accuracy,flops", "pruner": "asha"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("summary: s\ntrails: 3", "unknown key trails; did you mean trials"),
+        ("trials: 3", "summary: a line"),
+        ("summary: s\ntrials: 0", "trials: 0 is no whole number"),
+        ("summary: s\ntrials: many", "trials: 'many'"),
+        ("summary: s\nsampler: tpee", "did you mean tpe"),
+        ("summary: s\npruner: asa", "did you mean asha"),
+        ("summary: s\nobjectives: [accuracy, flop]", "did you mean flops"),
+        ("summary: s\nobjectives: [flops]", "accuracy, or accuracy and one cost"),
+        ("summary: s\nobjectives: [accuracy, flops, params]", "one cost"),
+        ("summary: s\nbudget: {flop: 3}", "budget.flop: unknown; did you mean flops"),
+        ("summary: s\nbudget: {flops: much}", "write 305M, or baseline"),
+        ("summary: s\nbudget: {flops: -3}", "is no amount"),
+        ("summary: s\nbudget: {latency: baseline}", "write 5ms"),
+        ("summary: s\nbudget: 3", "no mapping"),
+        ("summary: s\nseeds: [1, 1]", "twice"),
+        ("summary: s\nseeds: [101]", "101 is a seed of the trials"),
+        ("summary: s\npruner: wilcoxon", "give several seeds"),
+        ("summary: s\ngiven: {recipe: {epoch: 3}}", "did you mean epochs"),
+        ("summary: s\ngiven: {seed: 3}", "seeds of its own"),
+        ("summary: s\nenqueue: {a: b}", "no list of names"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_with_the_file(text, expected):
+    with pytest.raises(UserError) as caught:
+        read_file(written(text))
+    said = str(caught.value)
+    assert expected in said and said.startswith("mine.yaml: ") and "\n" not in said
+
+
+def test_an_unknown_name_gets_the_closest():
+    with pytest.raises(UserError, match="did you mean equal_flops"):
+        read("equal_flop")
