@@ -69,7 +69,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
         return is_done(study, planned)
 
     with parents.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent:
-        with reading_the_trials():
+        with reading_the_trials(), trials.asking(planned):
             said = trials.enqueue_named(study, planned)
             found = trials.found_of(study.get_trials(deepcopy=False))
         title = f"{planned.search.name} on {planned.dataset}"

@@ -122,14 +122,8 @@ def _address(said: str, option: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def study_of(planned: SearchPlan, storage: BaseStorage, worker_seed: int | None = None) -> Study:
-    """The study of a search, made where it is missing. Raises RunError if the storage is away.
-
-    Args:
-        planned: the search.
-        storage: where its trials are.
-        worker_seed: of this worker's sampler; random unless given.
-    """
+def study_of(planned: SearchPlan, storage: BaseStorage) -> Study:
+    """The study of a search, made where it is missing. Raises RunError if the storage is away."""
     search = planned.search
     directions: list[StudyDirection | str] = [StudyDirection.MAXIMIZE]
     directions += [StudyDirection.MINIMIZE] * (len(search.objectives) - 1)
@@ -138,7 +132,7 @@ def study_of(planned: SearchPlan, storage: BaseStorage, worker_seed: int | None 
             storage=storage,
             study_name=f"{search.name}/{planned.key}",
             directions=directions,  # type: ignore[arg-type]
-            sampler=_sampler(search.sampler, worker_seed),
+            sampler=sampler_of(planned, 0),
             pruner=_pruner(search.pruner, planned.baseline.experiment.recipe.epochs),
             load_if_exists=True,
         )
@@ -155,7 +149,12 @@ def reading_the_trials() -> Iterator[None]:
         ) from error
 
 
-def _sampler(name: str, seed: int | None) -> BaseSampler:
+def sampler_of(planned: SearchPlan, number: int) -> BaseSampler:
+    """The sampler for the trial of this number: what it draws depends on the trials before alone.
+
+    So that a search that goes on draws what it would have drawn, and two workers never the same.
+    """
+    seed = int(planned.key[:7], 16) + number
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         makers: dict[str, Callable[[], BaseSampler]] = {
@@ -166,7 +165,7 @@ def _sampler(name: str, seed: int | None) -> BaseSampler:
             "random": lambda: RandomSampler(seed=seed),
             "grid": lambda: BruteForceSampler(seed=seed),
         }
-        return makers[name]()
+        return makers[planned.search.sampler]()
 
 
 def _pruner(name: str, epochs: int) -> BasePruner:

@@ -51,6 +51,16 @@ def holding_a_lock(work_dir: Path) -> Iterator[dict[str, str]]:
     path.unlink(missing_ok=True)
 
 
+def asking(planned: SearchPlan) -> FileLock:
+    """Held by the one process of this machine that may ask for a trial of the search now.
+
+    So that none is one too many, and none that has just begun seems to be dead.
+    """
+    folder = planned.work_dir / "searches"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock_of(folder / planned.key))
+
+
 def enqueue_named(study: Study, planned: SearchPlan) -> list[str]:
     """Put the named ablations before what the sampler chooses, each once; what was said of them.
 

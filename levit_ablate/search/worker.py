@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna import Study, Trial
@@ -20,12 +19,11 @@ from levit_ablate.analysis import speed
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import Variant
 from levit_ablate.hardware import has_gpu
-from levit_ablate.locks import lock_of
 from levit_ablate.search import trials
 from levit_ablate.search.curves import Watch, check_given_up, validation_curve
 from levit_ablate.search.plan import SearchPlan
-from levit_ablate.search.sampling import InvalidError, variant_of
-from levit_ablate.search.storage import reading_the_trials, storage_of, study_of
+from levit_ablate.search.sampling import NAME, InvalidError, variant_of
+from levit_ablate.search.storage import reading_the_trials, sampler_of, storage_of, study_of
 from levit_ablate.studies.orders import Outcome, Station
 from levit_ablate.studies.worker import seldom
 from levit_ablate.tracking.record import GivenUpError
@@ -89,14 +87,9 @@ class _Trials:
         self.worker = worker
         storage = storage_of(worker.storage, worker.planned)
         self.study: Study = study_of(worker.planned, storage)
-        before = len(self.study.get_trials(deepcopy=False))
-        # what is sampled depends on what is there: a search that goes on does not begin again
-        seed = int(worker.planned.key[:7], 16) + 1000 * before + worker.number
-        self.study = study_of(worker.planned, storage, seed)
         open_store(station.uri)
         self.parent: Run = MlflowClient().get_run(worker.parent)
-        own = self.planned.work_dir / "searches" / self.planned.key
-        self.asking = FileLock(lock_of(own))  # one asks at a time, so that none is one too many
+        self.asking = trials.asking(self.planned)
 
     def run(self) -> None:
         with trials.holding_a_lock(self.planned.work_dir) as self.life:
@@ -107,11 +100,16 @@ class _Trials:
                         trials.revive(self.study)
                         if is_done(self.study, self.planned):
                             return
+                        self.study.sampler = sampler_of(self.planned, self._number())
                         self.study.optimize(self._tried, n_trials=1, catch=(Exception,))
                     finally:
                         self.asking.release(force=True)
                 while not answers():  # MLflow's store; what could not be recorded is tried again
                     time.sleep(RESTS)
+
+    def _number(self) -> int:
+        """Of the next trial: its sampler's seed, whichever worker it is, or in which command."""
+        return len(self.study.get_trials(deepcopy=False))
 
     def _tried(self, trial: Trial) -> float | tuple[float, ...]:
         """What a trial comes to: Optuna's objective."""
@@ -119,6 +117,7 @@ class _Trials:
             trial.set_user_attr(name, value)
         started = time.monotonic()
         try:
+            self._check_first(trial)
             variant = variant_of(trial, self.planned)
             trials.describe(trial, variant)
             self.asking.release(force=True)
@@ -166,6 +165,14 @@ class _Trials:
         costs = {"flops": variant.cost.flops, "params": variant.cost.params, "latency": latency}
         others = [float(costs[name] or 0) for name in self.planned.search.objectives[1:]]
         return (accuracy, *others) if others else accuracy
+
+    def _check_first(self, trial: Trial) -> None:
+        """Of an ablation that two machines enqueued at once, the first counts: InvalidError."""
+        name = trial.user_attrs.get(NAME)
+        for other in self.study.get_trials(deepcopy=False) if name else []:
+            is_earlier = other.number < trial.number and other.state != TrialState.FAIL
+            if is_earlier and other.user_attrs.get(NAME) == name:
+                raise InvalidError(f"{name} was enqueued already, as trial {other.number}")
 
     @property
     def _prunes_by_epoch(self) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from processes import CLI, Started, levit_ablate, wait_for
+from processes import CLI, FORKS, Started, levit_ablate, wait_for
 
 SETTINGS = """
 --variants no_attention_bias,no_patch_conv --recipe smoke --design.distillation none
@@ -25,16 +25,6 @@ stem_depth: 3
 """
 LONG = ("--recipe.epochs", "200")
 CURVES = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
-
-
-FORKS = """
-import multiprocessing
-from levit_ablate.studies import local
-local.SERVER = multiprocessing.get_context("fork")  # of a process that has loaded everything
-local.LocalLauncher.prepare = staticmethod(lambda work: None)
-from levit_ablate.cli import main
-main()
-"""
 
 
 def sweep(folder: Path, *options: str, seeds: int = 2, code: str = FORKS) -> Started:

@@ -1,0 +1,149 @@
+"""Searches by real processes, really killed: they go on, nothing is lost and nothing done twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from processes import FORKS, Started, wait_for
+from searching import WORDS, children, finished, runs, search, tag, trained
+
+LONG = ("--recipe.epochs", "40", "--trials", "3")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, dict, str]:
+    """A search that ran to its end and was confirmed, what it printed, and what it said."""
+    folder = tmp_path_factory.mktemp("searched")
+    words = ("--workers", "2", "--confirm", "1", "--confirm-seeds", "5,6")
+    process = search(folder, *words, "--trial-epochs", "1", "--figures", "plots")
+    printed = finished(process)
+    return folder, printed, process.said()[1]
+
+
+def test_a_search_does_its_trials_and_confirms_the_best_on_fresh_seeds(done):
+    _, printed, said = done
+    assert printed["counts"] == {"complete": 4}
+    assert printed["baseline"]["number"] == 0 and printed["baseline"]["ablation"] == "baseline"
+    accuracies = [each["accuracy"] for each in printed["best"]]
+    assert accuracies == sorted(accuracies, reverse=True) and len(accuracies) == 3
+    assert all(each["flops"] <= printed["budget"]["flops"] for each in printed["best"])
+    confirmed = printed["best"][0]["confirmed"]
+    assert confirmed["accuracies"].keys() == {"5", "6"} and len(confirmed["interval"]) == 2
+    assert printed["best"][1]["confirmed"] is None
+    assert said.count("multiply-adds (") == 4  # a line a trial
+
+
+def test_every_trial_is_a_run_below_the_search_with_its_key(done):
+    folder, printed, _ = done
+    (parent,) = [run for run in runs(folder) if tag(run, "search")]
+    below = {
+        tag(r, "key"): r
+        for r in children(folder)
+        if r.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    }
+    trials = [printed["baseline"], *printed["best"]]
+    assert below.keys() == {each["key"] for each in trials}
+    assert parent.info.status == "FINISHED"
+    for each in trials:
+        history = MlflowClient().get_metric_history(below[each["key"]].info.run_id, "val_accuracy")
+        assert each["accuracy"] in [metric.value for metric in history]
+    artifacts = {artifact.path for artifact in MlflowClient().list_artifacts(parent.info.run_id)}
+    assert {"report.txt", "report.json", "history.png", "front.png", "search.json"} <= artifacts
+    assert (folder / "plots" / "parallel.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_given_again_it_trains_nothing(done):
+    folder, printed, _ = done
+    before = trained(folder)
+    words = ("--confirm", "1", "--confirm-seeds", "5,6", "--trial-epochs", "1")
+    assert finished(search(folder, *words)) == printed
+    assert trained(folder) == before and set(before.values()) == {1}
+
+
+def test_a_report_needs_no_word_of_how_it_was_searched(done):
+    folder, printed, _ = done
+    process = Started(FORKS, "search", "equal_flops", "--report", "--format", "json", cwd=folder)
+    assert finished(process) == printed
+    text = Started(FORKS, "search", "equal_flops", "--report", cwd=folder)
+    out, err = text.communicate(200)
+    assert text.returncode == 0, err
+    assert "optimistic" in out and "fresh seeds 5, 6" in out and "levit_128s" in out
+
+
+def test_the_best_is_exported_as_an_ablation_that_was_trained_already(done):
+    folder, printed, _ = done
+    process = Started(FORKS, "search", "equal_flops", "--export", "best", "mine", cwd=folder)
+    out, err = process.communicate(200)
+    assert process.returncode == 0 and "ablations/mine.yaml" in out, err
+    words = [word for word in WORDS if word not in ("equal_flops", "--format", "json")]
+    conditions = words[words.index("--recipe") :]
+    (folder / "best.yaml").write_text((folder / "ablations/mine.yaml").read_text())
+    kept = [*conditions[: conditions.index("--architecture")], "--recipe.epochs", "1"]
+    run = Started(FORKS, "run", "mine", "--no-baseline", *kept, cwd=folder)
+    out, err = run.communicate(200)
+    assert run.returncode == 0, err
+    assert "already recorded" in err and trained(folder)[printed["best"][0]["key"]] == 1
+
+
+def test_an_export_does_not_write_over_another_file(done):
+    folder, _, _ = done
+    (folder / "other.yaml").write_text("summary: Mine\n")
+    process = Started(
+        FORKS, "search", "equal_flops", "--export", "1", folder / "other.yaml", cwd=folder
+    )
+    _, err = process.communicate(200)
+    assert process.returncode == 2 and "other.yaml exists" in err
+    assert (folder / "other.yaml").read_text() == "summary: Mine\n"
+    missing = Started(FORKS, "search", "equal_flops", "--export", "77", "x", cwd=folder)
+    assert "a trial that was trained to its end: 0, 1, 2, 3" in missing.communicate(200)[1]
+    assert missing.returncode == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_or_interrupted_and_given_again_it_goes_on(tmp_path, number):
+    process = search(tmp_path, *LONG, "--workers", "2")
+    wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)
+    if number == signal.SIGKILL:
+        for group in {os.getpgid(int(pid)) for pid in _workers(process.pid)}:
+            os.killpg(group, number)
+        process.kill()
+    else:
+        process.send_signal(number)
+        _, err = process.communicate(100)
+        assert process.returncode == 130, err
+        assert "leaves a checkpoint" in err and "Traceback" not in err
+        assert not [run for run in runs(tmp_path) if run.info.status == "RUNNING"]
+    printed = finished(search(tmp_path, *LONG, "--workers", "2"))
+    assert printed["counts"] == {"complete": 3}
+    assert len(trained(tmp_path)) == 3 and set(trained(tmp_path).values()) == {1}
+    assert not [run for run in runs(tmp_path) if run.info.status == "RUNNING"]
+    keys = [tag(run, "key") for run in children(tmp_path)]
+    assert len(keys) == len(set(keys))  # each run was taken up, not begun anew
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_trial_tried_again(tmp_path):
+    process = search(tmp_path, *LONG, "--workers", "2")
+    wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
+    os.killpg(os.getpgid(_workers(process.pid)[0]), signal.SIGKILL)
+    printed = finished(process)
+    assert printed["counts"] == {"complete": 3}
+    assert "was ended by SIGKILL" in process.said()[1]
+    assert len(trained(tmp_path)) == 3 and set(trained(tmp_path).values()) == {1}
+
+
+def _workers(pid: int) -> list[int]:
+    """The processes that a search has started, each the first of its session."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if os.getsid(int(child)) == int(child)]
+
+
+def test_a_search_that_fails_says_why_and_ends(tmp_path):
+    diverging = ("--recipe.learning_rate", "1e30", "--recipe.clipping", "none")
+    process = search(tmp_path, "--trials", "2", *diverging)
+    printed = finished(process)
+    assert printed["counts"] == {"failed": 2} and printed["best"] == []
+    assert "diverged" in process.said()[1]

@@ -1,0 +1,151 @@
+"""Trials in a real PostgreSQL, and behind a gRPC proxy: nothing is lost whoever is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import optuna
+import pytest
+from processes import FORKS, Started, wait_for
+from searching import finished, runs, search, tag, trained
+from small import small
+from test_conduct import LONG, _workers
+
+from levit_ablate.errors import UserError
+from levit_ablate.search.storage import database, storage_of, study_of
+
+
+def binaries() -> Path | None:
+    """The folder of PostgreSQL's programs, which Debian does not put on the path."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    return next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def as_postgres(*command: object) -> Iterator[subprocess.Popen]:
+    """A program of PostgreSQL's, which refuses to be run by root."""
+    user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
+    words = list(map(str, command))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(words, cwd="/", **pipes, **user) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The URL of a PostgreSQL server of the tests' own."""
+    folder = binaries()
+    if folder is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o777)
+        data, port = Path(name) / "data", free_port()
+        create = ("-D", data, "-U", "search", "--auth=trust", "--no-sync")
+        with as_postgres(folder / "initdb", *create) as made:
+            said, _ = made.communicate(timeout=120)
+            assert made.returncode == 0, said
+        options = ("-D", data, "-p", port, "-k", name, "-h", "127.0.0.1", "-F")
+        with as_postgres(folder / "postgres", *options) as process:
+            url = f"postgresql://search@127.0.0.1:{port}/postgres"
+            deadline = time.monotonic() + 60
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.1)
+            yield url
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+
+
+def test_four_workers_of_which_one_is_killed_lose_no_trial_and_do_none_twice(server, tmp_path):
+    words = (*LONG, "--trials", "6", "--workers", "4", "--storage", server)
+    process = search(tmp_path, *words)
+    wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) >= 2, process)
+    os.killpg(os.getpgid(_workers(process.pid)[0]), signal.SIGKILL)
+    printed = finished(process)
+    assert printed["counts"] == {"complete": 6}
+    assert len(trained(tmp_path)) == 6 and set(trained(tmp_path).values()) == {1}
+    assert not [run for run in runs(tmp_path) if run.info.status == "RUNNING"]
+    (name,) = optuna.get_all_study_names(database(server))
+    study = optuna.load_study(study_name=name, storage=database(server))
+    states = [trial.state.name for trial in study.get_trials()]
+    assert states.count("COMPLETE") == 6 and states.count("FAIL") == 1 and len(states) == 7
+
+
+def test_two_commands_at_once_join_one_search(server, tmp_path):
+    words = ("--storage", server, "--trials", "4", "--recipe.epochs", "3")
+    both = [search(tmp_path, *words) for _ in range(2)]
+    first, second = (finished(process)["counts"] for process in both)
+    assert first["complete"] == second["complete"] == 4 or {4} == {first["complete"]}
+    assert set(trained(tmp_path).values()) == {1} and len(trained(tmp_path)) == 4
+    assert len([run for run in runs(tmp_path) if tag(run, "search")]) == 1
+
+
+def test_a_search_goes_through_a_proxy(server, tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    proxy = Started(FORKS, "search", "--serve", address, "--storage", server, cwd=tmp_path)
+    try:
+        host, port = address.split(":")
+
+        def is_up() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
+                return True
+            return False
+
+        wait_for(is_up, proxy)
+        words = ("--storage", f"grpc://{address}", "--trials", "2", "--recipe.epochs", "4")
+        assert finished(search(tmp_path, *words))["counts"] == {"complete": 2}
+    finally:
+        proxy.kill()
+
+
+def test_a_trial_of_another_machine_that_fell_silent_is_tried_again(server, monkeypatch):
+    monkeypatch.setattr("levit_ablate.search.storage.HEARTBEAT", 1)
+    monkeypatch.setattr("levit_ablate.search.storage.SILENCE", 2)
+    planned = small(trials=2, seeds="7")
+    study = study_of(planned, storage_of(server, planned))
+    dead = study.ask()
+    dead.suggest_int("depth.1", 1, 4)
+    dead.set_user_attr("host", "another machine")
+    dead.set_user_attr("lock", "there.lock")
+    study._storage.record_heartbeat(dead._trial_id)
+    time.sleep(3)
+    optuna.storages.fail_stale_trials(study)
+    states = [trial.state.name for trial in study.get_trials()]
+    assert states == ["FAIL", "WAITING"]
+    again = study.ask()
+    assert again.suggest_int("depth.1", 1, 4) == dead.params["depth.1"]
+    assert again.user_attrs == {"retry_of": 0}  # and not the lock of the dead
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://search:secret@127.0.0.1:9/x", "cannot be opened"),
+        ("nonsense://x", "cannot be opened"),
+        ("grpc://127.0.0.1:9", "cannot be reached"),
+        ("grpc://somewhere", "no HOST:PORT"),
+    ],
+)
+def test_a_storage_that_cannot_be_had_is_one_line_without_its_password(url, expected):
+    with pytest.raises(UserError, match="--storage") as caught:
+        storage_of(url, small())
+    said = str(caught.value)
+    assert expected in said and "\n" not in said and "secret" not in said
