@@ -21,7 +21,7 @@ from levit_ablate.search.plan import SearchPlan, plan
 from levit_ablate.search.recorded import latest
 from levit_ablate.search.report import Report, as_json, pictures_of, report_of
 from levit_ablate.search.search import Search
-from levit_ablate.search.storage import storage_of, study_of
+from levit_ablate.search.storage import existing
 from levit_ablate.search.tables import show
 from levit_ablate.search.worker import work
 from levit_ablate.studies import conduct as studies
@@ -59,7 +59,7 @@ def run(
             check(planned)
             open_store(uri)
             failed = _search(planned, storage, uri, options)
-        study = study_of(planned, storage_of(storage, planned))
+        study = existing(planned, storage)
         report = report_of(planned, study)
     if "export" in options:
         _export(report, study, *options["export"])
@@ -93,7 +93,7 @@ def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, A
     hardware = planned.baseline.experiment.hardware
     with contextlib.closing(launcher(work, hardware, uri, options)) as places:
         found = conduct(planned, storage, places)
-    study = study_of(planned, storage_of(storage, planned))
+    study = existing(planned, storage)
     failed: list[str] = []
     if best := best_of(planned, found, planned.search.confirm):
         checked = confirmation(planned, study, best)

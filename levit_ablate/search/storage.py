@@ -62,7 +62,7 @@ def storage_of(url: str, planned: SearchPlan) -> BaseStorage:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats and grouped TPE are
     if not url:
-        path = planned.work_dir / "searches" / f"{planned.search.name}.{planned.key}.journal"
+        path = journal_of(planned)
         path.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(path)))
     if url.startswith("grpc://"):
@@ -136,6 +136,27 @@ def study_of(planned: SearchPlan, storage: BaseStorage) -> Study:
             pruner=_pruner(search.pruner, planned.baseline.experiment.recipe.epochs),
             load_if_exists=True,
         )
+
+
+def existing(planned: SearchPlan, url: str) -> Study:
+    """The study of a search that was begun. Raises UserError where there is none."""
+    try:
+        if url or journal_of(planned).exists():
+            with reading_the_trials():
+                name = f"{planned.search.name}/{planned.key}"
+                return optuna.load_study(study_name=name, storage=storage_of(url, planned))
+    except KeyError:
+        pass
+    where = url and f" in {_hidden(url)}"
+    raise UserError(
+        f"{planned.search.name}: nothing was searched yet{where} with these options; "
+        f"levit-ablate search {planned.search.name} does"
+    )
+
+
+def journal_of(planned: SearchPlan) -> Path:
+    """The file of a search's trials, where they are in no database."""
+    return planned.work_dir / "searches" / f"{planned.search.name}.{planned.key}.journal"
 
 
 @contextlib.contextmanager
