@@ -8,6 +8,7 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import optuna

@@ -19,7 +19,7 @@ from levit_ablate.cli import run_command
         ("equal_flops --budget.flops 1k", "1,000 is impossible"),
         ("equal_flops --budget.flop 1k", "did you mean flops"),
         ("equal_flops --trials 0", "--trials: 0"),
-        ("equal_flops --trials many", "--trials"),
+        ("equal_flops --trials many", "int needed"),
         ("equal_flops --trial-epochs x", "--trial-epochs: 'x'"),
         ("equal_flops --workers 0", "--workers: 0"),
         ("equal_flops --sampler foo", "--sampler: 'foo' is not a choice"),
@@ -34,6 +34,7 @@ from levit_ablate.cli import run_command
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(words, expected, capsys, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # of an earlier test
     monkeypatch.setattr(
         "levit_ablate.studies.local.LocalLauncher.prepare", staticmethod(lambda work: None)
     )
@@ -45,4 +46,4 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words, expected, capsys, monke
 
 def test_what_nothing_was_searched_for_cannot_be_exported(store, capsys):
     assert run_command(["search", "equal_flops", "--export", "best", "mine"]) == 2
-    assert "none yet" in capsys.readouterr().err and not Path("ablations").exists()
+    assert "nothing was searched yet" in capsys.readouterr().err and not Path("ablations").exists()
