@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import pandas as pd
@@ -70,41 +70,56 @@ def show(results: Results, console: Console) -> None:
         f"[bold]{escape(results.study)}[/bold] on {escape(results.dataset)}: "
         f"{escape(results.summary)}\n{escape(notes.conditions_line(results.conditions))}"
     )
-    frame, width = table.cells(results), console.width
-    if not console.is_terminal:
-        console.width = max(width, _width(frame, console))
-    for part in _parts(frame, console):
-        console.print()
-        console.print(_grid(part))
-    console.width = width
+    show_frame(table.cells(results), console, table.WORDS, table.WORDS)
     for note in notes.notes(results):
         console.print(f"\n{escape(note)}")
 
 
-def _parts(frame: pd.DataFrame, console: Console) -> list[pd.DataFrame]:
-    """Its columns in parts that fit, each beginning with the words that say what a row is."""
-    if _width(frame, console) <= console.width:
+def show_frame(
+    frame: pd.DataFrame, console: Console, words: Collection[str], naming: Collection[str]
+) -> None:
+    """Print a table of texts; on a terminal in as many parts as it takes to fit.
+
+    Args:
+        frame: the cells, columns by their titles.
+        console: where.
+        words: the columns that are no numbers.
+        naming: those that say what a row is: every part begins with them.
+    """
+    width = console.width
+    if not console.is_terminal:
+        console.width = max(width, _width(frame, console, words))
+    for part in _parts(frame, console, words, naming):
+        console.print()
+        console.print(_grid(part, words))
+    console.width = width
+
+
+def _parts(
+    frame: pd.DataFrame, console: Console, words: Collection[str], naming: Collection[str]
+) -> list[pd.DataFrame]:
+    if _width(frame, console, words) <= console.width:
         return [frame]
-    words = [title for title in frame if title in table.WORDS]
+    first = [title for title in frame if title in naming]
     parts: list[list[str]] = []
-    for title in frame.columns.drop(words):
-        longer = [*parts[-1], title] if parts else [*words, title]
-        if parts and _width(frame[longer], console) <= console.width:
+    for title in frame.columns.drop(first):
+        longer = [*parts[-1], title] if parts else [*first, title]
+        if parts and _width(frame[longer], console, words) <= console.width:
             parts[-1] = longer
         else:
-            parts.append([*words, title])
+            parts.append([*first, title])
     return [frame[part] for part in parts]
 
 
-def _width(frame: pd.DataFrame, console: Console) -> int:
+def _width(frame: pd.DataFrame, console: Console, words: Collection[str]) -> int:
     unbounded = console.options.update(width=100 * WIDTH)
-    return Measurement.get(console, unbounded, _grid(frame)).maximum
+    return Measurement.get(console, unbounded, _grid(frame, words)).maximum
 
 
-def _grid(frame: pd.DataFrame) -> Table:
+def _grid(frame: pd.DataFrame, words: Collection[str]) -> Table:
     grid = Table(box=None, pad_edge=False)
     for title in frame:
-        justify: Literal["left", "right"] = "left" if title in table.WORDS else "right"
+        justify: Literal["left", "right"] = "left" if title in words else "right"
         grid.add_column(title, justify=justify, no_wrap=True)
     for cells in frame.itertuples(index=False):
         grid.add_row(*map(escape, cells))

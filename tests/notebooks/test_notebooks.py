@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 QUICK = {
     "02_reading_a_study": 'OPTIONS = "--variants no_pyramid --seeds 2 --recipe smoke --design.distillation none"',
+    "03_reading_a_search": 'OPTIONS = "--trials 5 --recipe smoke --design.distillation none --confirm 1 --confirm-seeds 7,8 --pruner none"',
     "01_reading_a_run": 'SETTINGS = {"recipe": {"epochs": 1, "warmup_epochs": 0.5}, "seed": 1, "teacher": {"recipe": {"epochs": 1, "warmup_epochs": 0.5}}}',
 }
 """What is set after a notebook's cell tagged `parameters`, so that it takes seconds."""
