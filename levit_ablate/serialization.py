@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, is_dataclass
@@ -18,8 +19,20 @@ from levit_ablate.errors import UserError, closest
 T = TypeVar("T")
 
 
+def _without_sixties(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """A resolver of PyYAML's without its alternatives for numbers of base 60."""
+    kept = [each for each in pattern.pattern.split("|") if ":[0-5]" not in each]
+    text = "|".join(kept).rstrip()
+    return re.compile(text if text.endswith("$") else f"{text})$", re.VERBOSE)
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once."""
+    """YAML in which a key stands once, and 2:5 is text and not, as in YAML 1.1, 125."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, _without_sixties(pattern)) for tag, pattern in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]

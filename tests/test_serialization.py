@@ -37,6 +37,7 @@ RANGES = {
     "num_heads": st.integers(1, 64),
     "value_dim": st.integers(1, 512),
     "stem_depth": st.integers(1, 8),
+    "stem_width": st.none() | st.integers(1, 4096),
     "drop_path": shares,
     "image_size": st.integers(8, 1024),
     "batch_size": st.integers(2, 8192),

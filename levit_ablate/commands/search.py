@@ -71,6 +71,11 @@ def main(argv: Sequence[str]) -> None:
     rest, dotted = _dotted(argv)
     options = parse(parser, rest)
     check_launcher(options, "workers")
+    if options.get("address") and not options.get("storage"):
+        raise UserError(
+            "--launcher ray: workers on other machines need their trials in a database; give "
+            "--storage postgresql://…"
+        )
     if "serve" in options:
         from levit_ablate.search.storage import serve
 

@@ -55,7 +55,6 @@ def run(
             planned = _recorded(search, given) if is_plain else plan(search, given)
         else:
             planned = plan(search, given)
-            _check_latency(planned, options)
             check(planned)
             open_store(uri)
             failed = _search(planned, storage, uri, options)
@@ -104,15 +103,6 @@ def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, A
     return failed
 
 
-def _check_latency(planned: SearchPlan, options: Mapping[str, Any]) -> None:
-    """Refuse to measure a network's latency while others train beside it. Raises UserError."""
-    measures = planned.latency is not None or "latency" in planned.search.objectives
-    if measures and options.get("jobs", 1) > 1:
-        raise UserError(
-            "--workers: latency is measured, which others at work would disturb; use one worker"
-        )
-
-
 def _export(report: Report, study: Study, which: str, name: str) -> None:
     """Write a network as an ablation's file. Raises UserError where there is none, or it exists."""
     trained = {each.number: each for each in report.found if each.state == "complete"}
@@ -129,7 +119,7 @@ def _export(report: Report, study: Study, which: str, name: str) -> None:
     path = path if path.parent != Path() else Path("ablations") / path
     said = f"Trial {chosen.number} of search {report.planned.search.name}"
     text = exported(report.planned, study, chosen.number, said)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.is_dir() or (path.exists() and path.read_text(encoding="utf-8") != text):
         raise UserError(f"--export: {path} exists; name another file, or remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna import Study
 
-from levit_ablate.errors import RunError
+from levit_ablate.errors import RunError, UserError
 from levit_ablate.search import trials
 from levit_ablate.search.display import SearchDisplay
 from levit_ablate.search.found import Found
@@ -22,7 +23,7 @@ from levit_ablate.search.recorded import write_asked
 from levit_ablate.search.report import Report, as_json, pictures_of
 from levit_ablate.search.storage import reading_the_trials, storage_of, study_of
 from levit_ablate.search.tables import as_text
-from levit_ablate.search.worker import Worker, is_done
+from levit_ablate.search.worker import Worker, is_done, is_hopeless
 from levit_ablate.studies.orders import Event, Launcher, Outcome
 from levit_ablate.studies.sweep import Signals, counting_signals
 from levit_ablate.tracking import parents
@@ -41,6 +42,7 @@ MOST_DEATHS = 3
 
 def check(planned: SearchPlan) -> None:
     """Refuse a search whose networks could not be trained here. Raises UserError."""
+    trials.points_of_named(planned)
     check_conditions(planned.baseline.experiment)
 
 
@@ -52,9 +54,14 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
         storage: the URL of the trials; empty for a journal in the work folder.
         launcher: starts the workers.
 
-    Raises RunError where record or trials are out of reach, or workers die again and again;
+    Raises UserError where latency would be measured beside others; RunError where record or trials
+    are out of reach, workers die again and again, or next to nothing fits the budget;
     KeyboardInterrupt where it was interrupted.
     """
+    if planned.measures_latency and launcher.places > 1:
+        raise UserError(
+            "latency is measured, which others at work would disturb: --workers 1, and one GPU"
+        )
     deliver_pending(planned.work_dir)
     study = study_of(planned, storage_of(storage, planned))
     with reading_the_record():
@@ -66,21 +73,28 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
         MlflowClient().log_dict(parent.info.run_id, planned.space.described(), "space.json")
 
     def is_complete(parent: Run) -> bool:
-        return is_done(study, planned)
+        there = study.get_trials(deepcopy=False)
+        return is_done(study, planned) and not trials.is_at_work(there)
 
     with parents.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent:
         with reading_the_trials(), trials.asking(planned):
-            said = trials.enqueue_named(study, planned)
+            said = trials.enqueue(study, planned)
             found = trials.found_of(study.get_trials(deepcopy=False))
         title = f"{planned.search.name} on {planned.dataset}"
-        with SearchDisplay(title, planned.search.trials, found) as display:
+        with SearchDisplay(title, planned.num_trials, found) as display:
             display.say(f"{title}: {_plan_of(planned, found, launcher.places)}")
             for line in said:
                 display.say(line)
-            if not is_done(study, planned):
-                _Searching(planned, storage, study, parent, launcher, display).run()
+            _Searching(planned, storage, study, parent, launcher, display).run()
         found = trials.found_of(study.get_trials(deepcopy=False))
         link(planned, study, parent)
+    if is_hopeless(study, planned):
+        reasons = Counter(each.error for each in found if each.state == "invalid")
+        (reason, count), *_ = reasons.most_common(1)
+        raise RunError(
+            f"{count} networks were drawn that are not valid ({reason}); let the space go lower, "
+            f"or raise the budget"
+        )
     return found
 
 
@@ -99,7 +113,7 @@ def _plan_of(planned: SearchPlan, found: Sequence[Found], places: int) -> str:
     done = sum(each.state in ("complete", "pruned") for each in found)
     settings = len(planned.space.varied())
     budget = planned.budget
-    said = [f"{done} of {planned.search.trials} trials done", f"{settings} settings"]
+    said = [f"{done} of {planned.num_trials} trials done", f"{settings} settings"]
     said += [f"at most {budget.flops:,} multiply-adds"] if budget.flops else []
     said += [f"at most {budget.params:,} parameters"] if budget.params else []
     return ", ".join(said) + (f", {places} at once" if places > 1 else "")
@@ -139,6 +153,21 @@ class _Searching:
     looked_at: float = 0.0
 
     def run(self) -> None:
+        """Until there are enough trials that have ended, on whichever machine."""
+        while True:
+            with reading_the_trials(), trials.asking(self.planned):
+                trials.revive(self.study)
+            if not is_done(self.study, self.planned):
+                self._work()
+            elif trials.is_at_work(self.study.get_trials(deepcopy=False)):
+                self.display.say_once("others are at work on what remains; waiting for them")
+                time.sleep(LOOKS)
+                self._look()
+            else:
+                return
+
+    def _work(self) -> None:
+        """Keep workers at work until they find nothing more to ask for."""
         with counting_signals(self.signals):
             for number in range(self.launcher.places):
                 self._start(number + 1)
@@ -166,8 +195,8 @@ class _Searching:
         if not isinstance(event.news, Outcome):
             self.display.show(event.order, event.news)
             return
-        error = "" if event.news.interrupted else event.news.error
-        self.display.ended(event.order, error)
+        error = event.news.error
+        self.display.ended(event.order, "" if self.signals.came else error)
         if not error or self.signals.came:
             return
         self.deaths += 1

@@ -24,16 +24,19 @@ from levit_ablate.tracking import parents
 def best_of(planned: SearchPlan, found: Sequence[Found], count: int) -> list[Found]:
     """The most accurate networks that were trained to their end, none twice, nor the baseline.
 
-    Of a search for a front, the most accurate of the front.
+    Of a search for a front, some of the front, from its most accurate to its cheapest.
     """
-    complete = complete_of(found)
-    if len(planned.search.objectives) > 1:
-        complete = front_of(found, FIELDS[planned.search.cost])
-    chosen: dict[str, Found] = {}
+    is_front = len(planned.search.objectives) > 1
+    complete = front_of(found, FIELDS[planned.search.cost]) if is_front else complete_of(found)
+    networks: dict[str, Found] = {}
     for each in sorted(complete, key=lambda each: (-(each.accuracy or 0), each.number)):
         if each.key != planned.baseline.key:
-            chosen.setdefault(each.key, each)
-    return list(chosen.values())[:count]
+            networks.setdefault(each.key, each)
+    chosen = list(networks.values())
+    if is_front and count < len(chosen):  # evenly along it, both ends included
+        last = (len(chosen) - 1) / max(1, count - 1)
+        return [chosen[round(index * last)] for index in range(count)]
+    return chosen[:count]
 
 
 def confirmation(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Plan:

@@ -112,6 +112,7 @@ def limits(found: Importance) -> list[str]:
         f"variance of trials that it was not fitted to (out-of-bag R²).",
         "The sampler did not draw the trials uniformly: where it seldom went the forest guesses, "
         "and parameters that it changed together cannot be told apart.",
+        "Widths are those that were trained, after they were fitted to the budget.",
         f"Interactions of three parameters or more have {100 * found.higher:.0f} % of the "
         f"variance, and are not shown.",
     ]

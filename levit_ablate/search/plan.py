@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 from levit_ablate import ablations
 from levit_ablate.ablations import Ablation
-from levit_ablate.config import Architecture, Design, Stage, differences
+from levit_ablate.config import Architecture, Design, differences
 from levit_ablate.errors import UserError
 from levit_ablate.experiments import Variant, conditions_of, explicit, identified
 from levit_ablate.keys import hashed
 from levit_ablate.models import geometry
 from levit_ablate.models.budget import Budget, within
 from levit_ablate.models.cost import costs
+from levit_ablate.search.drawing import architecture_of, combinations_of
 from levit_ablate.search.search import BASELINE, Search
 from levit_ablate.search.space import Space, space_from
-from levit_ablate.serialization import config_from, merge, plain, to_mapping
+from levit_ablate.serialization import config_from, experiment_from, merge, plain, to_mapping
 from levit_ablate.studies.plan import dataset_name
 from levit_ablate.tracking.parents import Whole
 from levit_ablate.tracking.tags import SEARCH
+
+MOST_DESIGNS = 256
+"""Combinations of design choices of which the smallest network is sought."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,10 @@ class SearchPlan:
         return dataset_name(self.baseline.experiment.data)
 
     @property
+    def measures_latency(self) -> bool:
+        return self.latency is not None or "latency" in self.search.objectives
+
+    @property
     def work_dir(self) -> Path:
         return Path(self.baseline.experiment.hardware.work_dir)
 
@@ -55,7 +64,6 @@ class SearchPlan:
             {
                 "search": self.search.name,
                 "space": self.space.described(),
-                "solved": sorted(self.space.solved),
                 "sampler": [self.search.sampler, self.search.pruner],
                 "objectives": list(self.search.objectives),
                 "budget": {**asdict(self.budget), "latency": self.latency},
@@ -77,12 +85,15 @@ class SearchPlan:
         )
 
     @cached_property
-    def size(self) -> int:
-        """How many settings there are."""
-        size = 1
-        for setting in self.space.varied().values():
-            size *= len(setting.options)
-        return size
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination that has a meaning. Raises UserError where they are too many."""
+        return combinations_of(self.space, self.baseline)
+
+    @property
+    def num_trials(self) -> int:
+        """How many networks are to be trained: of a grid all, whatever was asked for."""
+        is_grid = self.search.sampler == "grid"
+        return len(self.grid) + len(self.search.enqueue) if is_grid else self.search.trials
 
     def variant(
         self, name: str, summary: str, architecture: Architecture, design: Design
@@ -118,7 +129,7 @@ class SearchPlan:
 
     def _explicit(self, own: Ablation) -> Variant:
         base = self.baseline
-        conditions = merge(self.given, self.search.trial)
+        conditions = _of_trials(self.search, self.given)
         mapping = merge(_common(conditions), own.changes(), conditions_of(conditions))
         found = explicit(own, mapping, reference=base, baseline=base)
         return found.at_seed(base.experiment.seed)
@@ -152,7 +163,7 @@ def plan(search: Search, given: Mapping[str, Any]) -> SearchPlan:
     given = identified(merge(search.given, given))
     if given.get("match", "none") != "none":
         raise UserError("--match: a search has budgets: --budget.flops baseline")
-    conditions = merge(given, search.trial)
+    conditions = _of_trials(search, given)
     levit = ablations.read(ablations.BASELINE)
     baseline = explicit(
         levit, merge(levit.changes(), _common(conditions), conditions_of(conditions))
@@ -175,7 +186,19 @@ def plan(search: Search, given: Mapping[str, Any]) -> SearchPlan:
     _check_budget(planned)
     for name in search.enqueue:
         planned.named(name)
+    if search.sampler == "grid":
+        assert planned.grid  # of which there are not too many
     return planned
+
+
+def _of_trials(search: Search, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditions of a trial: the warm-up is shortened as the epochs are, unless it is said."""
+    said = search.trial.get("recipe", {})
+    if "epochs" not in said or "warmup_epochs" in said:
+        return merge(given, search.trial)
+    full = experiment_from({"recipe": conditions_of(given).get("recipe", {})}).recipe
+    warmup = full.warmup_epochs * said["epochs"] / full.epochs
+    return merge(given, search.trial, {"recipe": {"warmup_epochs": warmup}})
 
 
 def _common(conditions: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,51 +221,29 @@ def _latency(search: Search) -> float | None:
 
 def _check_budget(planned: SearchPlan) -> None:
     """Refuse a budget below the cheapest network of the space. Raises UserError."""
-    space, budget = planned.space, planned.budget
-    stages = space.num_stages.options[0]
-    design = planned.baseline.experiment.design
-    smallest = architecture_of(
-        planned.baseline.architecture,
-        design,
-        [
-            {k: s.options[0] for k, s in stage.items()} | {"width": space.widths(index)[0]}
-            for index, stage in enumerate(space.stages[:stages])
-        ],
-        space.stem_width.options[0] if space.stem_width else None,
-    )
-    choices = {name: setting.options[0] for name, setting in space.design.items()}
-    try:
-        cost = costs(smallest, replace(design, **choices), planned.baseline.images).total
-    except UserError:
-        return  # its first choices have no meaning together; others may
+    space, base, budget = planned.space, planned.baseline, planned.budget
+    if budget.flops is None and budget.params is None:
+        return
+    count = space.num_stages.options[0]
+    stages = [
+        {k: s.options[0] for k, s in stage.items()} | {"width": space.widths(index)[0]}
+        for index, stage in enumerate(space.stages[:count])
+    ]
+    stem = space.stem_width.options[0] if space.stem_width else None
+    least: dict[str, int] = {}
+    choices = product(*(setting.options for setting in space.design.values()))
+    for chosen in islice(choices, MOST_DESIGNS):
+        try:
+            design = replace(base.experiment.design, **dict(zip(space.design, chosen, strict=True)))
+            smallest = architecture_of(base.architecture, design, stages, stem)
+            cost = costs(smallest, design, base.images).total
+        except UserError:  # choices that have no meaning together
+            continue
+        for name in ("flops", "params"):
+            least[name] = min(getattr(cost, name), least.get(name, getattr(cost, name)))
     for name, limit in (("flops", budget.flops), ("params", budget.params)):
-        least = getattr(cost, name)
-        if limit is not None and least > limit:
+        if limit is not None and least.get(name, 0) > limit:
             raise UserError(
                 f"budget.{name}: {limit:,} is impossible: the smallest network of the space costs "
-                f"{least:,}; raise it, or let the space go lower"
+                f"{least[name]:,}; raise it, or let the space go lower"
             )
-
-
-def architecture_of(
-    base: Architecture,
-    design: Design,
-    stages: Sequence[Mapping[str, Any]],
-    stem_width: int | None,
-) -> Architecture:
-    """The geometry of these numbers: of each stage those of `space.OF_STAGE`."""
-    values_per_key = geometry.VALUES_PER_KEY[design.keys]
-    return replace(
-        base,
-        stages=tuple(
-            Stage(
-                depth=stage["depth"],
-                width=stage["width"],
-                num_heads=stage["num_heads"],
-                value_dim=stage["key_dim"] * values_per_key,
-                mlp_expansion=stage["mlp_expansion"],
-            )
-            for stage in stages
-        ),
-        stem_width=stem_width,
-    )

@@ -229,5 +229,5 @@ def _finish(figure: Figure, axes: Axes, found: Sequence[Found]) -> None:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format="png", dpi=80, pil_kwargs={"optimize": True})
     return buffer.getvalue()

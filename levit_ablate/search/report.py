@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
 
 from levit_ablate.analysis.results import Results, Row
 from levit_ablate.config import Architecture, Design, Stage
@@ -16,7 +17,7 @@ from levit_ablate.models import geometry
 from levit_ablate.search import trials
 from levit_ablate.search.confirm import best_of, confirmed
 from levit_ablate.search.found import Found
-from levit_ablate.search.front import FIELDS, complete_of, front_of
+from levit_ablate.search.front import FIELDS, front_of
 from levit_ablate.search.importance import Importance, importance
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.plots import pictures
@@ -73,7 +74,6 @@ def report_of(planned: SearchPlan, study: Study) -> Report:
     """Read from the trials and from the open store; nothing is trained."""
     there = study.get_trials(deepcopy=False)
     found = trials.found_of(there)
-    complete = complete_of(found)
     stages = {
         trial.number: stages_line(
             config_from(Architecture, trial.user_attrs[trials.ARCHITECTURE], ""),
@@ -82,7 +82,6 @@ def report_of(planned: SearchPlan, study: Study) -> Report:
         for trial in there
         if trials.DESIGN in trial.user_attrs
     }
-    domains = {name: setting.options for name, setting in planned.space.varied().items()}
     best = best_of(planned, found, SHOWN)
     return Report(
         planned=planned,
@@ -90,10 +89,26 @@ def report_of(planned: SearchPlan, study: Study) -> Report:
         stages=stages,
         best=tuple(best),
         confirmed=confirmed(planned, study, best[: planned.search.confirm]),
-        importance=importance(
-            [each.params for each in complete], [each.accuracy or 0.0 for each in complete], domains
-        ),
+        importance=_importance(there),
     )
+
+
+def _importance(there: Sequence[FrozenTrial]) -> Importance | None:
+    """Of the settings of the networks that were trained, widths as they were fitted.
+
+    Each network once; not those that were enqueued from outside the space.
+    """
+    networks: dict[str, tuple[dict[str, Any], float]] = {}
+    for trial in there:
+        own = trial.user_attrs
+        if trial.state == TrialState.COMPLETE and trial.values and not own.get(trials.MOVED):
+            stages = own[trials.ARCHITECTURE]["stages"]
+            widths = {f"width.{n}": stage["width"] for n, stage in enumerate(stages, start=1)}
+            networks[own[trials.KEY]] = ({**trial.params, **widths}, trial.values[0])
+    if not networks:
+        return None
+    params, values = zip(*networks.values(), strict=True)
+    return importance(params, values)
 
 
 def stages_line(architecture: Architecture, design: Design) -> str:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from optuna import Trial
 
-from levit_ablate.config import Architecture, Design
+from levit_ablate.config import Design
 from levit_ablate.errors import UserError
 from levit_ablate.experiments import Variant
 from levit_ablate.models import geometry
-from levit_ablate.search.plan import SearchPlan, architecture_of
+from levit_ablate.search.drawing import Ask, sampled
+from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.setting import Setting
-from levit_ablate.search.space import OF_STAGE, Space
+from levit_ablate.search.space import Space
 
-Ask = Callable[[str, Setting], Any]
 NAME = "ablation"
 """User attribute of a trial that was enqueued: the ablation's name."""
 
@@ -40,35 +38,6 @@ def variant_of(trial: Trial, planned: SearchPlan) -> Variant:
         return planned.variant(title, f"Found by search {planned.search.name}", fitted, design)
     except UserError as error:
         raise InvalidError(" ".join(str(error).split())) from error
-
-
-def sampled(ask: Ask, space: Space, baseline: Variant) -> tuple[Architecture, Design]:
-    """Ask for every setting that matters, those first on which others depend.
-
-    Without a pyramid there is one stage, whose depth is that of all; nothing is asked of the width
-    and heads of the others, and nothing of downsampling.
-
-    Args:
-        ask: gives the value of a setting, by its name.
-        space: the settings.
-        baseline: has what the space does not speak of.
-    """
-    chosen: dict[str, Any] = {}
-    first = sorted(space.design.items(), key=lambda item: item[0] != "pyramid")
-    for name, setting in first:
-        if name != "downsampling" or chosen.get("pyramid", baseline.experiment.design.pyramid):
-            chosen[name] = ask(f"design.{name}", setting)
-    design = replace(baseline.experiment.design, **chosen)
-    count = ask("num_stages", space.num_stages)
-    stem = None if space.stem_width is None else ask("stem_width", space.stem_width)
-    stages: list[dict[str, Any]] = []
-    for index, settings in enumerate(space.stages[:count]):
-        asked = tuple(OF_STAGE) if design.pyramid or not index else ("depth",)
-        start = dict(stages[0]) if stages else {}
-        for name in asked:
-            start[name] = ask(f"{name}.{index + 1}", settings[name])
-        stages.append(start)
-    return architecture_of(baseline.architecture, design, stages, stem), design
 
 
 def point_of(variant: Variant, space: Space) -> tuple[dict[str, Any], list[str]]:

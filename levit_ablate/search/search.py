@@ -6,6 +6,7 @@ torch.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,10 @@ SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
 PRUNERS = ("none", "asha", "median", "wilcoxon")
 SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+FEWEST_SEEDS = 5
+"""With which Wilcoxon's test can reach Optuna's threshold of 0.1 before the last of them."""
+OTHERS = "others"
+"""Stages that nothing else is said of, in a space."""
 BASELINE = "baseline"
 """As a budget: what the baseline costs."""
 
@@ -111,7 +116,8 @@ def changed(search: Search, said: Mapping[str, Any], where: str = "--") -> Searc
     Mappings are laid over each other. Raises UserError; `where` stands before the key in it.
     """
     values = {k: _READERS[k](v, f"{where}{k}") for k, v in said.items() if v is not None}
-    for key in ("space", "budget", "given", "trial"):
+    values["space"] = _over(search.space, values.get("space", {}))
+    for key in ("budget", "given", "trial"):
         values[key] = merge(getattr(search, key), values.get(key, {}))
     search = replace(search, **values)
     if again := set(search.seeds) & set(search.confirm_seeds):
@@ -120,8 +126,11 @@ def changed(search: Search, said: Mapping[str, Any], where: str = "--") -> Searc
             f"{where}{word}: {min(again)} is a seed of the trials; what is confirmed "
             f"needs fresh ones"
         )
-    if search.pruner == "wilcoxon" and len(search.seeds) < 2:
-        raise UserError(f"{where}pruner: wilcoxon compares over seeds; give several seeds")
+    if search.pruner == "wilcoxon" and len(search.seeds) < FEWEST_SEEDS:
+        raise UserError(
+            f"{where}pruner: wilcoxon compares over seeds, and tells nothing from fewer than "
+            f"{FEWEST_SEEDS}; give --seeds 0,1,2,3,4"
+        )
     if len(search.objectives) > 1 and search.pruner != "none":
         if "pruner" in said:
             raise UserError(
@@ -141,13 +150,37 @@ def _amount(said: Any, cost: str, where: str) -> float | str:
     if isinstance(said, bool) or not match or match[2] not in units or float(match[1]) <= 0:
         example = "5ms" if cost == "latency" else "305M, or baseline"
         raise UserError(f"{where}: {said!r} is no amount; write {example}")
-    return float(match[1]) * units[match[2]]
+    amount = float(match[1]) * units[match[2]]
+    if not math.isfinite(amount):
+        raise UserError(f"{where}: {said!r} is no amount that anything could cost")
+    return amount
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: {value!r} is no mapping of names to values")
     return value
+
+
+def _space(value: Any, where: str) -> dict[str, Any]:
+    """With the numbers of stages as text: YAML has them as numbers, the command line has not."""
+    return {
+        key: {str(stage): setting for stage, setting in said.items()}
+        if isinstance(said, Mapping)
+        else said
+        for key, said in _mapping(value, where).items()
+    }
+
+
+def _over(below: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
+    """A space laid over another: of a number, one stage's setting leaves the others theirs."""
+    kept = {
+        key: {OTHERS: setting}
+        if isinstance(space.get(key), Mapping) and not isinstance(setting, Mapping)
+        else setting
+        for key, setting in below.items()
+    }
+    return merge(kept, space)
 
 
 def _conditions(value: Any, where: str) -> Mapping[str, Any]:
@@ -215,7 +248,7 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
 
 
 _READERS: dict[str, Any] = {
-    "space": _mapping,
+    "space": _space,
     "objectives": _objectives,
     "budget": _budget,
     "sampler": _one_of(SAMPLERS),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from levit_ablate.errors import UserError
 
 Number = int | float
+FINE = 2
+"""The step of the solver, which comes nearer to a budget than the steps of what is sampled."""
+SOLVED = "solved"
+"""As a width: the one that the budget leaves, which is not sampled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +23,8 @@ class Setting:
     """The values; ascending where they are numbers."""
     step: Number | None = None
     """The distance between them, where they are a range."""
+    solver: tuple[int, ...] = ()
+    """Of a width: what the solver may take in place of what is sampled; empty for the options."""
 
     @property
     def is_fixed(self) -> bool:
@@ -35,41 +41,51 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A number of the geometry: which type it has, and how a range of it is stepped through."""
+    """A number of the geometry: its type and limits, and how a range of it is stepped through."""
 
     type: type
     step: Number
     low: Number
+    high: Number
+    is_width: bool = False
+    """Whether the solver may choose it."""
 
 
 def near(middle: int, step: int) -> Setting:
+    """From half to one and a half of a number, in steps in which it is."""
     reach = max(1, middle // 2 // step) * step
     low = middle - reach if middle > reach else middle
     return span(low, middle + reach, step)
 
 
 def span(low: Number, high: Number, step: Number) -> Setting:
+    """From `low` in steps as far as `high`."""
     count = int((high - low) / step + 1e-9) + 1
     options = tuple(low + index * step for index in range(count))
     return Setting(options=options, step=step if count > 1 else None)
 
 
-def setting_from(said: Any, kind: Kind, where: str) -> Setting:
-    """A number of the geometry, from what was said of it."""
+def setting_from(said: Any, kind: Kind, where: str, own: Number = 0) -> Setting:
+    """A number of the geometry, from what was said of it; `own` is the network's."""
+    if kind.is_width and said == SOLVED:
+        return Setting(options=(own,), solver=tuple(range(FINE, 4 * int(own) + 1, FINE)))
     listed = said.split(",") if isinstance(said, str) and "," in said else said
     if isinstance(listed, list | tuple):
         if not listed:
             raise UserError(f"{where}: an empty list; give at least one value")
         return Setting(options=tuple(sorted({_number(each, kind, where) for each in listed})))
-    if isinstance(said, str) and ":" in said:
-        parts = [_number(part, kind, where) for part in said.split(":")]
-        if len(parts) > 3:
-            raise UserError(f"{where}: {said!r} is no range; write LOW:HIGH or LOW:HIGH:STEP")
-        low, high, step = (*parts, kind.step)[:3]
-        if low > high:
-            raise UserError(f"{where}: {said!r} is empty: {low:g} is above {high:g}")
-        return span(low, high, step)
-    return Setting(options=(_number(said, kind, where),))
+    if not isinstance(said, str) or ":" not in said:
+        return Setting(options=(_number(said, kind, where),))
+    parts = said.split(":")
+    if len(parts) > 3:
+        raise UserError(f"{where}: {said!r} is no range; write LOW:HIGH or LOW:HIGH:STEP")
+    low, high = (_number(part, kind, where) for part in parts[:2])
+    if low > high:
+        raise UserError(f"{where}: {said!r} is empty: {low:g} is above {high:g}")
+    if len(parts) == 3:
+        return span(low, high, _number(parts[2], kind, where))
+    finer = tuple(range(int(low), int(high) + 1, FINE)) if kind.is_width else ()
+    return replace(span(low, high, kind.step), solver=finer)
 
 
 def _number(said: Any, kind: Kind, where: str) -> Number:
@@ -83,4 +99,6 @@ def _number(said: Any, kind: Kind, where: str) -> Number:
     value: Number = kind.type(text)
     if value < kind.low:
         raise UserError(f"{where}: {value:g} is too small; {kind.low:g} at least")
+    if value > kind.high:
+        raise UserError(f"{where}: {value:g} is too large; {kind.high:g} at most")
     return value

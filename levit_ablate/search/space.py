@@ -12,27 +12,23 @@ from typing import Any
 from levit_ablate.config import Architecture, Design
 from levit_ablate.errors import UserError, closest
 from levit_ablate.models import geometry
+from levit_ablate.search.search import OTHERS
 from levit_ablate.search.setting import Kind, Number, Setting, near, setting_from, span
-from levit_ablate.serialization import check_keys
+from levit_ablate.serialization import check_keys, plain
 
 OF_STAGE = {
-    "depth": Kind(type=int, step=1, low=1),
-    "width": Kind(type=int, step=8, low=1),
-    "num_heads": Kind(type=int, step=1, low=1),
-    "key_dim": Kind(type=int, step=4, low=1),
-    "mlp_expansion": Kind(type=float, step=0.5, low=0.05),
+    "depth": Kind(type=int, step=1, low=1, high=64),
+    "width": Kind(type=int, step=8, low=1, high=4096, is_width=True),
+    "num_heads": Kind(type=int, step=1, low=1, high=256),
+    "key_dim": Kind(type=int, step=4, low=1, high=1024),
+    "mlp_expansion": Kind(type=float, step=0.5, low=0.05, high=32),
 }
 """What each stage has of its own."""
 OF_NETWORK = {
-    "num_stages": Kind(type=int, step=1, low=1),
-    "stem_width": Kind(type=int, step=8, low=1),
+    "num_stages": Kind(type=int, step=1, low=1, high=6),
+    "stem_width": Kind(type=int, step=8, low=1, high=4096),
 }
 KEYS = (*OF_NETWORK, *OF_STAGE, "design", "geometry")
-FINE = 2
-"""The step of the solver, which comes nearer to a budget than the steps of what is sampled."""
-SOLVED = "solved"
-"""As a width: the one that the budget leaves, which is not sampled."""
-MOST_STAGES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +42,11 @@ class Space:
     """None: the width of the first stage, whatever that is."""
     design: Mapping[str, Setting] = field(default_factory=dict)
     """Of the choices that are not the baseline's."""
-    solved: frozenset[int] = frozenset()
-    """The stages, by index, whose width is the one that the budget leaves."""
 
     def widths(self, index: int) -> tuple[int, ...]:
         """The widths that the solver may give a stage."""
         setting = self.stages[index]["width"]
-        options = setting.options
-        if index in self.solved:
-            return tuple(range(FINE, 4 * options[0] + 1, FINE))
-        if setting.step is None:
-            return options
-        return tuple(range(options[0], options[-1] + 1, min(FINE, int(setting.step))))
+        return setting.solver or setting.options
 
     def settings(self) -> Iterator[tuple[str, Setting]]:
         """Everything by its name: num_stages, stem_width, depth.1 (of the first stage), design."""
@@ -76,7 +65,7 @@ class Space:
 
     def described(self) -> dict[str, Any]:
         """All of it as plain data."""
-        return {name: list(setting.options) for name, setting in self.settings()}
+        return {name: plain(setting) for name, setting in self.settings()}
 
 
 def space_from(
@@ -99,24 +88,18 @@ def space_from(
     for key in said:
         if key not in KEYS:
             raise UserError(f"{prefix}{key}: unknown; {closest(key, KEYS)}")
-    own = len(architecture.stages)
-    num_stages = setting_from(
-        said.get("num_stages", own), OF_NETWORK["num_stages"], f"{prefix}num_stages"
-    )
-    if num_stages.options[-1] > MOST_STAGES:
-        raise UserError(f"{prefix}num_stages: at most {MOST_STAGES}, not {num_stages.options[-1]}")
+    number = said.get("num_stages", len(architecture.stages))
+    num_stages = setting_from(number, OF_NETWORK["num_stages"], f"{prefix}num_stages")
     most = int(num_stages.options[-1])
     if said.get("geometry", "around") not in ("around", "fixed"):
         raise UserError(f"{prefix}geometry: {said['geometry']!r}: around, or fixed")
     start = _as_it_is if said.get("geometry") == "fixed" else _around
     base = [start(number, architecture, design) for number in range(most)]
-    solved = {index for index, width in _solved(said.get("width"), most) if width == SOLVED}
-    for index in solved:
-        base[index]["width"] = _as_it_is(index, architecture, design)["width"]
     for name, kind in OF_STAGE.items():
-        for number, setting in _by_stage(said.get(name), kind, most, f"{prefix}{name}").items():
-            if name != "width" or number not in solved:
-                base[number][name] = setting
+        for number, setting in _by_stage(said.get(name), most, f"{prefix}{name}").items():
+            where_it_is = f"{prefix}{name}.{number + 1}" if most > 1 else f"{prefix}{name}"
+            own = _numbers(number, architecture, design)[name]
+            base[number][name] = setting_from(setting, kind, where_it_is, own)
     stem = said.get("stem_width")
     return Space(
         num_stages=num_stages,
@@ -125,32 +108,20 @@ def space_from(
         if stem is None
         else setting_from(stem, OF_NETWORK["stem_width"], f"{prefix}stem_width"),
         design=_choices(said.get("design"), f"{prefix}design"),
-        solved=frozenset(solved),
     )
 
 
-def _by_stage(said: Any, kind: Kind, most: int, where: str) -> dict[int, Setting]:
-    """By index of the stage."""
+def _by_stage(said: Any, most: int, where: str) -> dict[int, Any]:
+    """What is said of each stage, by its index."""
     if said is None:
         return {}
-    if said == SOLVED and where.endswith("width"):
-        return {}
     if not isinstance(said, Mapping):
-        return dict.fromkeys(range(most), setting_from(said, kind, where))
-    found = {}
-    for stage, setting in said.items():
-        if str(stage) not in map(str, range(1, most + 1)):
-            raise UserError(f"{where}.{stage}: there are the stages 1 to {most}")
-        if setting != SOLVED or not where.endswith("width"):
-            found[int(stage) - 1] = setting_from(setting, kind, f"{where}.{stage}")
-    return found
-
-
-def _solved(said: Any, most: int) -> list[tuple[int, Any]]:
-    """What is said of each stage's width, by index."""
-    if isinstance(said, Mapping):
-        return [(int(stage) - 1, each) for stage, each in said.items() if str(stage).isdigit()]
-    return [(index, said) for index in range(most)]
+        return dict.fromkeys(range(most), said)
+    known = [*map(str, range(1, most + 1)), OTHERS]
+    if unknown := [stage for stage in said if str(stage) not in known]:
+        raise UserError(f"{where}.{unknown[0]}: there are the stages 1 to {most}")
+    found = dict.fromkeys(range(most), said[OTHERS]) if OTHERS in said else {}
+    return found | {int(stage) - 1: each for stage, each in said.items() if stage != OTHERS}
 
 
 def _numbers(number: int, architecture: Architecture, design: Design) -> dict[str, Number]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,7 +24,6 @@ from optuna.pruners import (
 )
 from optuna.samplers import (
     BaseSampler,
-    BruteForceSampler,
     GPSampler,
     NSGAIISampler,
     RandomSampler,
@@ -41,6 +41,7 @@ from optuna.study import StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
 from levit_ablate.errors import RunError, UserError
+from levit_ablate.keys import hashed
 from levit_ablate.search import trials
 from levit_ablate.search.plan import SearchPlan
 
@@ -150,8 +151,8 @@ def existing(planned: SearchPlan, url: str) -> Study:
         pass
     where = url and f" in {_hidden(url)}"
     raise UserError(
-        f"{planned.search.name}: nothing was searched yet{where} with these options; "
-        f"levit-ablate search {planned.search.name} does"
+        f"{planned.search.name}: nothing was searched yet{where} with these options; if its trials "
+        f"are in a database give its --storage"
     )
 
 
@@ -172,11 +173,11 @@ def reading_the_trials() -> Iterator[None]:
 
 
 def sampler_of(planned: SearchPlan, number: int) -> BaseSampler:
-    """The sampler for the trial of this number: what it draws depends on the trials before alone.
+    """The sampler for the trial of this number, on this machine: it draws what no other draws.
 
-    So that a search that goes on draws what it would have drawn, and two workers never the same.
+    On one machine a search that goes on draws what it would have drawn.
     """
-    seed = int(planned.key[:7], 16) + number
+    seed = int(hashed({"search": planned.key, "host": platform.node()})[:7], 16) + number
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         makers: dict[str, Callable[[], BaseSampler]] = {
@@ -185,7 +186,7 @@ def sampler_of(planned: SearchPlan, number: int) -> BaseSampler:
             "nsga2": lambda: NSGAIISampler(seed=seed, population_size=20),
             "gp": lambda: GPSampler(seed=seed, warn_independent_sampling=False),
             "random": lambda: RandomSampler(seed=seed),
-            "grid": lambda: BruteForceSampler(seed=seed),
+            "grid": lambda: RandomSampler(seed=seed),  # all is enqueued: `trials.enqueue`
         }
         return makers[planned.search.sampler]()
 

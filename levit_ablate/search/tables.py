@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import pandas as pd
@@ -11,10 +12,10 @@ from rich.markup import escape
 
 from levit_ablate.analysis.formats import WIDTH, show_frame
 from levit_ablate.analysis.table import signed
+from levit_ablate.models.budget import Budget
 from levit_ablate.models.cost import costs
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.search.found import Found
-from levit_ablate.search.front import FIELDS
 from levit_ablate.search.importance import limits
 from levit_ablate.search.report import SHOWN, Report, stages_line
 from levit_ablate.search.search import BASELINE
@@ -80,11 +81,15 @@ def state_of(report: Report) -> str:
         "invalid": "invalid, never trained",
     }
     parts = [f"{counts[state]} {words}" for state, words in ends.items() if counts[state]]
-    budget = report.budget
-    sampled = [each for each in report.found if each.flops is not None]
-    if budget and sampled and search.cost != "latency":
-        near = sum(NEAR * budget <= getattr(f, FIELDS[search.cost]) <= budget for f in sampled)
-        parts.append(f"{near} of {len(sampled)} within {100 * (1 - NEAR):.0f} % of the budget")
+    limits = report.planned.budget
+    trained = [each for each in report.found if each.state in ("complete", "pruned")]
+    shares = [
+        max((f.flops or 0) / (limits.flops or inf), (f.num_params or 0) / (limits.params or inf))
+        for f in trained
+    ]
+    if limits != Budget() and trained:
+        near = sum(share >= NEAR for share in shares)
+        parts.append(f"{near} of {len(trained)} within {100 * (1 - NEAR):.0f} % of the budget")
     return f"{search.sampler}, pruner {search.pruner}: " + (", ".join(parts) or "no trials yet")
 
 
@@ -148,6 +153,8 @@ def said(report: Report) -> list[str]:
     else:
         full = report.confirmed.conditions["recipe"]["epochs"]
         fresh = ", ".join(map(str, report.confirmed.seeds))
+        if len(search.objectives) > 1:
+            lines.append("Networks of a front differ in cost: Δ is no difference at equal cost.")
         lines.append(
             f"Confirmed: on the test images, mean of fresh seeds {fresh}, {full} epochs, beside "
             f"the baseline of the same seeds; Δ in points, with its paired interval."

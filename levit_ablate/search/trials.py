@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock
 from optuna import Study, Trial, create_trial
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import JournalStorage
+from optuna.storages import JournalStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from levit_ablate.errors import UserError
@@ -33,6 +33,8 @@ ARCHITECTURE, DESIGN = "architecture", "design"
 """Its network, as it was fitted to the budget."""
 MOVED = "moved"
 """Of one that was enqueued: in what the sampler sees it elsewhere than it is."""
+COMBINATION = "combination"
+"""Of a trial of a grid: which of its combinations."""
 RETRY_OF = "retry_of"
 """The number of the trial whose process was gone, or was interrupted, that it is in place of."""
 
@@ -45,10 +47,12 @@ def holding_a_lock(work_dir: Path) -> Iterator[dict[str, str]]:
     """
     folder = work_dir / "searches"
     folder.mkdir(parents=True, exist_ok=True)
-    path = lock_of(folder / f"worker.{os.getpid()}")
-    with FileLock(path):
-        yield {HOST: platform.node(), LOCK: str(path.absolute())}
-    path.unlink(missing_ok=True)
+    path = lock_of(folder / f"worker.{uuid4().hex}")  # process numbers come again
+    try:
+        with FileLock(path):
+            yield {HOST: platform.node(), LOCK: str(path.absolute())}
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def asking(planned: SearchPlan) -> FileLock:
@@ -61,26 +65,48 @@ def asking(planned: SearchPlan) -> FileLock:
     return FileLock(lock_of(folder / planned.key))
 
 
-def enqueue_named(study: Study, planned: SearchPlan) -> list[str]:
-    """Put the named ablations before what the sampler chooses, each once; what was said of them.
+def points_of_named(planned: SearchPlan) -> tuple[dict[str, tuple[Any, ...]], list[str]]:
+    """Where the named ablations lie in the space: name → (point, moved); and what is said of them.
 
-    Raises UserError where an ablation makes a choice that is not in the space; the baseline alone
-    is then left out, with a line.
+    The baseline is left out, with a line, where it has no place there, or is beyond the budget.
+    Raises UserError where another ablation is.
     """
-    there = {trial.user_attrs.get(NAME) for trial in study.get_trials(deepcopy=False)}
-    said = []
+    points, said = {}, []
     for name in planned.search.enqueue:
+        variant = planned.named(name)
         try:
-            point, moved = point_of(planned.named(name), planned.space)
+            share = planned.budget.share(
+                variant.architecture, variant.experiment.design, variant.images
+            )
+            if share > 1:
+                raise UserError(f"enqueue: {name}: costs {share:.2f} times the budget")
+            points[name] = point_of(variant, planned.space)
         except UserError as error:
             if name != planned.baseline.name:
                 raise
             said.append(f"{error}; it is trained for the confirmation alone")
             continue
-        if moved:
+        if moved := points[name][1]:
             said.append(f"{name}: not in the space in {', '.join(moved)}; the sampler sees it near")
-        if name not in there:
+    return points, said
+
+
+def enqueue(study: Study, planned: SearchPlan) -> list[str]:
+    """Put first what is not the sampler's to choose, each once; what was said of it.
+
+    The named ablations, and of a grid every combination. Raises UserError as `points_of_named`.
+    """
+    there = study.get_trials(deepcopy=False)
+    names = {trial.user_attrs.get(NAME) for trial in there}
+    points, said = points_of_named(planned)
+    for name, (point, moved) in points.items():
+        if name not in names:
             study.enqueue_trial(point, user_attrs={NAME: name, MOVED: moved})
+    if planned.search.sampler == "grid":
+        tried = {trial.user_attrs.get(COMBINATION) for trial in there}
+        for number, combination in enumerate(planned.grid):
+            if number not in tried:
+                study.enqueue_trial(combination, user_attrs={COMBINATION: number})
     return said
 
 
@@ -88,9 +114,10 @@ def revive(study: Study) -> list[int]:
     """Try again what was left unfinished: interrupted, or by a process that is gone.
 
     Processes of this machine are known by their locks; those of others by the heartbeats of the
-    database, which calls `again` itself. To be called by the one process of this machine that may
-    ask for a trial now. Returns the numbers of those trials.
+    database, for which Optuna calls `again`. To be called by the one process of this machine that
+    may ask for a trial now. Returns the numbers of those trials.
     """
+    fail_stale_trials(study)
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     on_one_host = isinstance(study._storage, JournalStorage)
@@ -130,7 +157,8 @@ def again(study: Study, trial: FrozenTrial) -> None:
 
     Without the mark of the process that is gone, by which it would seem dead from the start.
     """
-    attributes = {key: value for key, value in trial.user_attrs.items() if key in (NAME, MOVED)}
+    kept = (NAME, MOVED, COMBINATION)
+    attributes = {key: value for key, value in trial.user_attrs.items() if key in kept}
     study.add_trial(
         create_trial(
             state=TrialState.WAITING,
@@ -177,6 +205,11 @@ def describe(trial: Trial, variant: Variant) -> None:
     }
     for name, value in said.items():
         trial.set_user_attr(name, value)
+
+
+def is_at_work(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether any trial is, wherever."""
+    return any(trial.state == TrialState.RUNNING for trial in trials)
 
 
 def name_of(trial: FrozenTrial) -> str:

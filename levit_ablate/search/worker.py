@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna import Study, Trial
 from optuna.exceptions import TrialPruned
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from levit_ablate.analysis import speed
 from levit_ablate.errors import RunError, UserError
@@ -167,12 +167,13 @@ class _Trials:
         return (accuracy, *others) if others else accuracy
 
     def _check_first(self, trial: Trial) -> None:
-        """Of an ablation that two machines enqueued at once, the first counts: InvalidError."""
-        name = trial.user_attrs.get(NAME)
-        for other in self.study.get_trials(deepcopy=False) if name else []:
+        """Of what two machines enqueued at once, or tried again, the first counts: InvalidError."""
+        marks = (NAME, trials.COMBINATION, trials.RETRY_OF)
+        own = {mark: trial.user_attrs[mark] for mark in marks if mark in trial.user_attrs}
+        for other in self.study.get_trials(deepcopy=False) if own else []:
             is_earlier = other.number < trial.number and other.state != TrialState.FAIL
-            if is_earlier and other.user_attrs.get(NAME) == name:
-                raise InvalidError(f"{name} was enqueued already, as trial {other.number}")
+            if is_earlier and {m: other.user_attrs.get(m) for m in own} == own:
+                raise InvalidError(f"it was enqueued already, as trial {other.number}")
 
     @property
     def _prunes_by_epoch(self) -> bool:
@@ -184,7 +185,7 @@ class _Trials:
     def _latency(self, trial: Trial, variant: Variant) -> float | None:
         """Measured where the search asks for it. Raises InvalidError where it is over the limit."""
         limit = self.planned.latency
-        if limit is None and "latency" not in self.planned.search.objectives:
+        if not self.planned.measures_latency:
             return None
         on_gpu = variant.experiment.hardware.accelerator != "cpu" and has_gpu()
         speeds, _ = speed.measure([variant], on_gpu)
@@ -196,19 +197,17 @@ class _Trials:
 
 
 def is_done(study: Study, planned: SearchPlan) -> bool:
-    """Whether there are as many trials as asked for, or as the space has, or none that is valid."""
+    """Whether there are as many trials as asked for, those at work included, and none waits."""
     there = study.get_trials(deepcopy=False)
     if any(trial.state == TrialState.WAITING for trial in there):
         return False
-    wanted = planned.search.trials
-    if trials.counted(there) >= wanted:
-        return True
-    ended = [trial for trial in there if trial.state.is_finished() and _tells(trial)]
     if planned.search.sampler == "grid":
-        return len({tuple(sorted(trial.params.items())) for trial in ended}) >= planned.size
+        return bool(there)
+    return trials.counted(there) >= planned.num_trials or is_hopeless(study, planned)
+
+
+def is_hopeless(study: Study, planned: SearchPlan) -> bool:
+    """Whether so many draws were invalid that the space has next to nothing that fits."""
+    there = study.get_trials(deepcopy=False)
     invalid = sum(trials.INVALID in trial.user_attrs for trial in there)
-    return invalid >= MOST_INVALID * wanted
-
-
-def _tells(trial: FrozenTrial) -> bool:
-    return trial.state != TrialState.FAIL or trials.ERROR in trial.user_attrs
+    return planned.search.sampler != "grid" and invalid >= MOST_INVALID * planned.num_trials

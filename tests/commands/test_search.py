@@ -27,7 +27,7 @@ from levit_ablate.cli import run_command
         ("equal_flops --enqueue no_pyramd", "did you mean no_pyramid"),
         ("equal_flops --match flops", "a search has budgets"),
         ("equal_flops --address auto", "give --launcher ray"),
-        ("equal_flops --objectives accuracy,latency --workers 2", "use one worker"),
+        ("equal_flops --launcher ray --address auto", "need their trials in a database"),
         ("equal_flops --serve localhost:1", "give --storage"),
         ("equal_flops --report", "nothing is recorded there yet"),
         ("equal_flops --recipe.epoch 3", "unknown option --recipe.epoch"),

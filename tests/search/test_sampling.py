@@ -10,8 +10,9 @@ from small import small
 
 from levit_ablate.errors import UserError
 from levit_ablate.models.cost import costs
+from levit_ablate.search.drawing import sampled
 from levit_ablate.search.plan import plan
-from levit_ablate.search.sampling import InvalidError, point_of, sampled, variant_of
+from levit_ablate.search.sampling import InvalidError, point_of, variant_of
 from levit_ablate.search.search import changed, read
 from levit_ablate.search.trials import NAME
 
@@ -136,3 +137,21 @@ def test_another_way_to_search_is_another_search_and_more_trials_are_the_same():
     }
     assert len(keys) == 6
     assert small().key == small(trials=99, confirm=0, enqueue="no_pyramid").key
+
+
+def test_the_warm_up_of_a_trial_is_shortened_with_its_epochs():
+    whole = small(given={"recipe": {"epochs": 20, "warmup_epochs": 4}})
+    recipe = {"recipe": {"epochs": 20, "warmup_epochs": 4}}
+    short = plan(changed(read("equal_flops"), {"trial": {"recipe": {"epochs": 5}}}), recipe)
+    assert short.baseline.experiment.recipe.epochs == 5
+    assert short.baseline.experiment.recipe.warmup_epochs == 1
+    assert whole.key != short.key
+
+
+def test_the_smallest_network_is_that_of_the_cheapest_choice_whichever_is_said_first():
+    said = []
+    for stems in ("convolution,patch", "patch,convolution"):
+        with pytest.raises(UserError, match="is impossible") as caught:
+            small(budget={"flops": "9k"}, space={"design": {"stem": stems}})
+        said.append(str(caught.value))
+    assert said[0] == said[1]

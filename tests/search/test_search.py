@@ -43,7 +43,9 @@ def test_the_command_line_is_laid_over_the_file():
             "trial": {"recipe": {"epochs": 2}},
         },
     )
-    assert found.space == {"depth": {"2": "3"}, "width": "64:96", "design": {"norm": "batch"}}
+    design = {"norm": "batch"}
+    depth = {"others": "1:2", "2": "3"}  # a stage's own leaves the others theirs
+    assert found.space == {"depth": depth, "width": "64:96", "design": design}
     assert found.budget == {"flops": "baseline", "params": 2e6, "latency": 0.005}
     assert found.enqueue == ("baseline", "no_pyramid") and found.seeds == (3, 4)
 
@@ -73,7 +75,9 @@ def test_a_front_is_not_pruned_by_accuracy_alone():
         ("summary: s\nbudget: 3", "no mapping"),
         ("summary: s\nseeds: [1, 1]", "twice"),
         ("summary: s\nseeds: [101]", "101 is a seed of the trials"),
-        ("summary: s\npruner: wilcoxon", "give several seeds"),
+        ("summary: s\npruner: wilcoxon", "fewer than 5"),
+        ("summary: s\npruner: wilcoxon\nseeds: [0, 1]", "fewer than 5"),
+        ("summary: s\nbudget: {flops: 1e999}", "no amount"),
         ("summary: s\ngiven: {recipe: {epoch: 3}}", "did you mean epochs"),
         ("summary: s\ngiven: {seed: 3}", "seeds of its own"),
         ("summary: s\nenqueue: {a: b}", "no list of names"),
@@ -89,3 +93,18 @@ def test_a_mistake_in_a_file_is_named_with_the_file(text, expected):
 def test_an_unknown_name_gets_the_closest():
     with pytest.raises(UserError, match="did you mean equal_flops"):
         read("equal_flop")
+
+
+def test_a_range_in_a_file_needs_no_quotes():
+    """YAML 1.1 takes 2:5 for 125, in base 60."""
+    assert read_file(written("summary: s\nspace: {depth: 2:5, width: 8:16}\n")).space == {
+        "depth": "2:5",
+        "width": "8:16",
+    }
+
+
+def test_a_stage_in_a_file_and_on_the_command_line_is_the_same():
+    found = read_file(written("summary: s\nspace: {width: {1: solved, 2: 64}}\n"))
+    assert changed(found, {"space": {"width": {"1": "48"}}}).space == {
+        "width": {"1": "48", "2": 64}
+    }
