@@ -90,10 +90,10 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
         link(planned, study, parent)
     if is_hopeless(study, planned):
         reasons = Counter(each.error for each in found if each.state == "invalid")
-        (reason, count), *_ = reasons.most_common(1)
+        ((reason, _),) = reasons.most_common(1)
         raise RunError(
-            f"{count} networks were drawn that are not valid ({reason}); let the space go lower, "
-            f"or raise the budget"
+            f"{reasons.total()} networks were drawn that are not valid ({reason}); let the space "
+            f"go lower, or raise the budget"
         )
     return found
 

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from processes import FORKS, Started, wait_for
 from searching import WORDS, children, finished, runs, search, tag, trained
 
+SHORT = ("--trial-epochs", "1", "--recipe.epochs", "4")
 LONG = ("--recipe.epochs", "40", "--trials", "3")
 
 
@@ -19,7 +20,7 @@ def done(tmp_path_factory) -> tuple[Path, dict, str]:
     """A search that ran to its end and was confirmed, what it printed, and what it said."""
     folder = tmp_path_factory.mktemp("searched")
     words = ("--workers", "2", "--confirm", "1", "--confirm-seeds", "5,6")
-    process = search(folder, *words, "--trial-epochs", "1", "--figures", "plots")
+    process = search(folder, *words, *SHORT, "--figures", "plots")
     printed = finished(process)
     return folder, printed, process.said()[1]
 
@@ -59,7 +60,7 @@ def test_every_trial_is_a_run_below_the_search_with_its_key(done):
 def test_given_again_it_trains_nothing(done):
     folder, printed, _ = done
     before = trained(folder)
-    words = ("--confirm", "1", "--confirm-seeds", "5,6", "--trial-epochs", "1")
+    words = ("--confirm", "1", "--confirm-seeds", "5,6", *SHORT)
     assert finished(search(folder, *words)) == printed
     assert trained(folder) == before and set(before.values()) == {1}
 
@@ -83,6 +84,7 @@ def test_the_best_is_exported_as_an_ablation_that_was_trained_already(done):
     conditions = words[words.index("--recipe") :]
     (folder / "best.yaml").write_text((folder / "ablations/mine.yaml").read_text())
     kept = [*conditions[: conditions.index("--architecture")], "--recipe.epochs", "1"]
+    kept += ["--recipe.warmup_epochs", "0.25"]  # a quarter, as the epochs are
     run = Started(FORKS, "run", "mine", "--no-baseline", *kept, cwd=folder)
     out, err = run.communicate(200)
     assert run.returncode == 0, err
@@ -147,3 +149,30 @@ def test_a_search_that_fails_says_why_and_ends(tmp_path):
     printed = finished(process)
     assert printed["counts"] == {"failed": 2} and printed["best"] == []
     assert "diverged" in process.said()[1]
+
+
+def test_the_last_trial_that_was_killed_is_tried_again(tmp_path):
+    """As many trials as were asked for have begun; the one that is dead does not count."""
+    words = (*LONG, "--trials", "1")
+    process = search(tmp_path, *words)
+    wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
+    for pid in _workers(process.pid):
+        os.killpg(os.getpgid(pid), signal.SIGKILL)
+    process.kill()
+    assert finished(search(tmp_path, *words))["counts"] == {"complete": 1}
+    assert set(trained(tmp_path).values()) == {1}
+
+
+def test_a_worker_that_is_told_to_end_alone_is_replaced(tmp_path):
+    process = search(tmp_path, *LONG, "--trials", "2")
+    wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
+    os.kill(_workers(process.pid)[0], signal.SIGTERM)
+    assert finished(process)["counts"] == {"complete": 2}
+    assert len(trained(tmp_path)) == 2 and set(trained(tmp_path).values()) == {1}
+
+
+def test_a_search_in_which_nothing_fits_says_so(tmp_path):
+    process = search(tmp_path, "--trials", "1", "--budget.latency", "0.01us", "--enqueue=")
+    _, err = process.communicate(400)
+    assert process.returncode == 1
+    assert "20 networks were drawn that are not valid" in err and "over the budget" in err
