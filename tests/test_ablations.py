@@ -112,7 +112,7 @@ BAD = {
     ),
     "unknown stage key": (
         "summary: x\narchitecture: {stages: [{dept: 1}], value_dim: 16}",
-        r"unknown key architecture\.stages\[0\]\.dept; did you mean depth\? valid: depth, num_heads",
+        r"unknown key architecture\.stages\[0\]\.dept; did you mean depth\? valid: depth, mlp_expansion, num_heads",
     ),
     "wrong choice": (
         "summary: x\ndesign: {stem: pach}",

@@ -424,7 +424,7 @@ def test_an_ablation_file_that_is_not_there_is_named(complaint):
     [
         (
             ["lst"],
-            r"command 'lst' is not known; did you mean list\? valid: bench, list, plan, run, show, sweep, table, teacher, ui",
+            r"command 'lst' is not known; did you mean list\? valid: bench, list, plan, run, search, show, sweep, table, teacher, ui",
         ),
         (["--verison"], "command '--verison' is not known; "),
         (["list", "--formt", "json"], r"unknown option --formt; did you mean --format\?"),

@@ -115,7 +115,9 @@ def test_the_differences_are_named_with_both_values(facts):
     }
     differs = facts("no_pyramid")["differs"]
     assert list(differs) == ["design.pyramid", "architecture.stages", "architecture.value_dim"]
-    assert differs["architecture.stages"]["value"] == [{"depth": 11, "width": 114, "num_heads": 3}]
+    (stage,) = differs["architecture.stages"]["value"]
+    own = {"depth": 11, "width": 114, "num_heads": 3}
+    assert stage == {**own, "value_dim": None, "mlp_expansion": None}  # the network's
     assert differs["architecture.value_dim"] == {"baseline": 32, "value": 38}
 
 

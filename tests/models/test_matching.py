@@ -39,7 +39,8 @@ def test_without_a_pyramid_the_solution_is_the_papers_row_a1():
     assert matched == Architecture(
         stages=(Stage(depth=11, width=114, num_heads=3),), value_dim=38, stem_depth=4
     )
-    assert geometry.key_dim_of(matched, Design(pyramid=False)) == 19
+    (stage,) = matched.stages
+    assert geometry.key_dim_of(matched, Design(pyramid=False), stage) == 19
 
 
 def test_with_deits_blocks_the_solution_is_the_papers_row_a6():
