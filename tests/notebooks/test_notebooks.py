@@ -19,7 +19,7 @@ QUICK = {
 """What is set after a notebook's cell tagged `parameters`, so that it takes seconds."""
 OF_A_MACHINE = re.compile(r"(?<!\w)/(home|root|work|tmp|opt|Users|private/var)\b|[A-Z]:\\\\")
 """A path of some machine, in JSON, where a backslash is two."""
-LARGEST = 500_000
+LARGEST = 600_000
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
