@@ -57,17 +57,15 @@ def costs(architecture: Architecture, design: Design, images: Images) -> Costs:
     with torch.device("meta"):
         network = LeViT(shallow, design, images)
         image = torch.empty(1, images.channels, images.height, images.width)
+    params = {name: parameter.numel() for name, parameter in network.named_parameters()}
     flops = _multiply_adds(network.eval(), image)
 
     def cost(*names: str) -> Cost:
-        total = Cost(params=0, flops=0)
-        for name in names:
-            params = sum(
-                parameter.numel() for parameter in network.get_submodule(name).parameters()
-            )
-            inside = sum(count for module, count in flops.items() if module.startswith(f"{name}."))
-            total += Cost(params=params, flops=inside)
-        return total
+        def inside(counts: dict[str, int]) -> int:
+            return sum(count for own, count in counts.items() if own.startswith(starts))
+
+        starts = tuple(f"{name}." for name in names)
+        return Cost(params=inside(params), flops=inside(flops))
 
     return Costs(
         stem=cost("stem", "class_token", "position"),
@@ -80,8 +78,15 @@ def costs(architecture: Architecture, design: Design, images: Images) -> Costs:
     )
 
 
+UNCOUNTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.Hardswish, nn.GELU, nn.ReLU)
+"""What changes no shape and is not counted. On the meta device it would take most of the time."""
+
+
 def _multiply_adds(network: nn.Module, image: Tensor) -> dict[str, int]:
-    """Multiply-adds of every counted module of `network` for one image, by the module's name."""
+    """Multiply-adds of every counted module for one image, by the module's name.
+
+    Takes out of the network what is not counted.
+    """
     flops: dict[str, int] = {}
     hooks = []
 
@@ -91,8 +96,10 @@ def _multiply_adds(network: nn.Module, image: Tensor) -> dict[str, int]:
 
         hooks.append(layer.register_forward_hook(hook))
 
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+    for name, module in list(network.named_modules()):
+        if isinstance(module, UNCOUNTED):
+            network.set_submodule(name, nn.Identity())
+        elif isinstance(module, nn.Linear | nn.Conv2d):
             count(name, module, module.weight[0].numel())
         elif isinstance(module, Attention):
             # a score costs D in Q K^T, one in the softmax, V in A V
