@@ -18,7 +18,7 @@ from levit_ablate.errors import RunError, UserError
 from levit_ablate.search.conduct import check, conduct, keep
 from levit_ablate.search.confirm import best_of, confirmation, exported
 from levit_ablate.search.plan import SearchPlan, plan
-from levit_ablate.search.recorded import latest
+from levit_ablate.search.recorded import latest, storage_recorded
 from levit_ablate.search.report import Report, as_json, pictures_of, report_of
 from levit_ablate.search.search import Search
 from levit_ablate.search.storage import existing
@@ -47,7 +47,6 @@ def run(
     if not reading and options.get("launcher", "local") == "local":
         LocalLauncher.prepare(work)
     uri = tracking_uri(options.get("tracking_uri"))
-    storage = options.get("storage", "")
     failed: list[str] = []
     with redirect_stdout(sys.stderr):  # what libraries print is not the result
         if reading:
@@ -57,6 +56,8 @@ def run(
             planned = plan(search, given)
             check(planned)
             open_store(uri)
+        storage = options.get("storage") or storage_recorded(planned)
+        if not reading:
             failed = _search(planned, storage, uri, options)
         study = existing(planned, storage)
         report = report_of(planned, study)
@@ -90,14 +91,15 @@ def _recorded(search: Search, given: Mapping[str, Any]) -> SearchPlan:
 def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, Any]) -> list[str]:
     """The trials, then the confirmation; what of it has no result, and why."""
     hardware = planned.baseline.experiment.hardware
-    with contextlib.closing(launcher(work, hardware, uri, options)) as places:
+    with contextlib.closing(launcher(work, hardware, uri, options, "workers")) as places:
         found = conduct(planned, storage, places)
     study = existing(planned, storage)
     failed: list[str] = []
     if best := best_of(planned, found, planned.search.confirm):
         checked = confirmation(planned, study, best)
         studies.check(checked)
-        with contextlib.closing(launcher(study_worker.work, hardware, uri, options)) as places:
+        trainings = launcher(study_worker.work, hardware, uri, options, "workers")
+        with contextlib.closing(trainings) as places:
             failed, _ = studies.conduct(checked, places)
     keep(planned, report_of(planned, study))
     return failed

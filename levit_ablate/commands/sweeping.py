@@ -33,7 +33,7 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
     uri = tracking_uri(options.get("tracking_uri"))
     with (
         redirect_stdout(sys.stderr),  # what libraries print is not the result
-        contextlib.closing(launcher(work, hardware, uri, options)) as places,
+        contextlib.closing(launcher(work, hardware, uri, options, "jobs")) as places,
     ):
         open_store(uri)
         failed, results = conduct(planned, places)

@@ -21,7 +21,12 @@ from levit_ablate.search.found import Found
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.recorded import write_asked
 from levit_ablate.search.report import Report, as_json, pictures_of
-from levit_ablate.search.storage import reading_the_trials, storage_of, study_of
+from levit_ablate.search.storage import (
+    reading_the_trials,
+    storage_of,
+    study_of,
+    without_password,
+)
 from levit_ablate.search.tables import as_text
 from levit_ablate.search.worker import Worker, is_done, is_hopeless
 from levit_ablate.studies.orders import Event, Launcher, Outcome
@@ -69,7 +74,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
     settle(search("attributes.status = 'RUNNING'", [experiment]))
 
     def describe(parent: Run, was_there: bool) -> None:
-        write_asked(planned, parent)
+        write_asked(planned, without_password(storage), parent)
         MlflowClient().log_dict(parent.info.run_id, planned.space.described(), "space.json")
 
     def is_complete(parent: Run) -> bool:
@@ -150,6 +155,8 @@ class _Searching:
     display: SearchDisplay
     signals: Signals = field(default_factory=Signals)
     deaths: int = 0
+    given_up: str = ""
+    """Of what workers die again and again; the others are told to end."""
     looked_at: float = 0.0
 
     def run(self) -> None:
@@ -180,6 +187,8 @@ class _Searching:
             self._look()
         if self.signals.came:
             raise KeyboardInterrupt
+        if self.given_up:
+            raise RunError(f"workers die again and again; the last one: {self.given_up}")
 
     def _start(self, number: int) -> None:
         worker = Worker(
@@ -196,13 +205,16 @@ class _Searching:
             self.display.show(event.order, event.news)
             return
         error = event.news.error
-        self.display.ended(event.order, "" if self.signals.came else error)
-        if not error or self.signals.came:
+        is_ending = bool(self.signals.came or self.given_up)
+        self.display.ended(event.order, "" if is_ending else error)
+        if not error or is_ending:
             return
         self.deaths += 1
         if self.deaths > MOST_DEATHS:
-            raise RunError(f"workers die again and again; the last one: {error}")
-        self._start(event.order.number)  # it tries again what the dead one was at
+            self.given_up = error
+            self.launcher.stop(at_once=False)  # the others leave a checkpoint
+        else:
+            self._start(event.order.number)  # it tries again what the dead one was at
 
     def _look(self) -> None:
         self.looked_at = time.monotonic()

@@ -19,7 +19,8 @@ from levit_ablate.models import geometry
 from levit_ablate.models.budget import Budget, within
 from levit_ablate.models.cost import costs
 from levit_ablate.search.drawing import architecture_of, combinations_of
-from levit_ablate.search.search import BASELINE, Search
+from levit_ablate.search.readers import BASELINE
+from levit_ablate.search.search import Search
 from levit_ablate.search.space import Space, space_from
 from levit_ablate.serialization import config_from, experiment_from, merge, plain, to_mapping
 from levit_ablate.studies.plan import dataset_name

@@ -16,6 +16,7 @@ from levit_ablate.errors import UserError
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.search import KEYS, Search, changed
 from levit_ablate.serialization import plain
+from levit_ablate.tracking import parents
 from levit_ablate.tracking.runs import reading_the_record, search
 from levit_ablate.tracking.tags import DATASET, SEARCH
 
@@ -32,11 +33,11 @@ class Asked(NamedTuple):
     """The datasets of earlier searches of the name, the latest first."""
 
 
-def write_asked(planned: SearchPlan, parent: Run) -> None:
-    """Into the run of a search."""
+def write_asked(planned: SearchPlan, storage: str, parent: Run) -> None:
+    """Into the run of a search, with the URL of its trials, which holds no password."""
     said = {f.name: plain(getattr(planned.search, f.name)) for f in fields(Search)}
     said["path"] = str(planned.search.path)
-    content = {"search": said, "given": dict(planned.given)}
+    content = {"search": said, "given": dict(planned.given), "storage": storage}
     MlflowClient().log_dict(parent.info.run_id, content, ASKED)
 
 
@@ -49,9 +50,7 @@ def latest(name: str) -> Asked | None:
     runs = search(f"tags.`{SEARCH}` = '{name}'")
     if not runs:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = MlflowClient().download_artifacts(runs[0].info.run_id, ASKED, folder)
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    content = _read(runs[0])
     said = content["search"]
     base = Search(name=said["name"], path=Path(said["path"]), summary=said["summary"])
     try:
@@ -60,3 +59,21 @@ def latest(name: str) -> Asked | None:
         raise UserError(f"{name}: its record in run {runs[0].info.run_id}: {error}") from error
     others = tuple(run.data.tags.get(DATASET, "") for run in runs[1:])
     return Asked(search=asked, given=content["given"], others=others)
+
+
+@reading_the_record()
+def storage_recorded(planned: SearchPlan) -> str:
+    """The URL of a search's trials in the open store; empty for the journal, or if it is new."""
+    run = parents.found(planned.whole)
+    artifacts = MlflowClient().list_artifacts(run.info.run_id) if run else []
+    if run is None or ASKED not in {each.path for each in artifacts}:
+        return ""  # it is new, or was killed before it wrote that
+    storage: str = _read(run).get("storage", "")
+    return storage
+
+
+def _read(run: Run) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = MlflowClient().download_artifacts(run.info.run_id, ASKED, folder)
+        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return content

@@ -74,6 +74,7 @@ def storage_of(url: str, planned: SearchPlan) -> BaseStorage:
 
 def database(url: str) -> RDBStorage:
     """A database with heartbeats: the trial of a machine that is gone is tried again."""
+    shown = without_password(url)
     scheme, _, rest = url.partition("://")
     if scheme == "postgresql" and not find_spec("psycopg2"):
         scheme = "postgresql+psycopg"
@@ -87,9 +88,9 @@ def database(url: str) -> RDBStorage:
         )
     except ImportError as error:
         extra = "; pip install 'levit-ablate[postgresql]'" if "psycopg" in str(error) else ""
-        raise UserError(f"--storage {_hidden(url)}: its driver is missing{extra}") from error
+        raise UserError(f"--storage {shown}: its driver is missing{extra}") from error
     except (*STORAGE_ERRORS, ValueError) as error:
-        raise UserError(f"--storage {_hidden(url)}: cannot be opened: {_reason(error)}") from error
+        raise UserError(f"--storage {shown}: cannot be opened: {_reason(error)}") from error
 
 
 def _proxy(url: str) -> BaseStorage:
@@ -141,7 +142,10 @@ def study_of(planned: SearchPlan, storage: BaseStorage) -> Study:
 
 
 def existing(planned: SearchPlan, url: str) -> Study:
-    """The study of a search that was begun. Raises UserError where there is none."""
+    """The study of a search that was begun, at its storage's URL; empty for the journal.
+
+    Raises UserError where there is none.
+    """
     try:
         if url or journal_of(planned).exists():
             with reading_the_trials():
@@ -149,11 +153,8 @@ def existing(planned: SearchPlan, url: str) -> Study:
                 return optuna.load_study(study_name=name, storage=storage_of(url, planned))
     except KeyError:
         pass
-    where = url and f" in {_hidden(url)}"
-    raise UserError(
-        f"{planned.search.name}: nothing was searched yet{where} with these options; if its trials "
-        f"are in a database give its --storage"
-    )
+    where = url and f" in {without_password(url)}"
+    raise UserError(f"{planned.search.name}: nothing was searched yet{where} with these options")
 
 
 def journal_of(planned: SearchPlan) -> Path:
@@ -203,10 +204,10 @@ def _pruner(name: str, epochs: int) -> BasePruner:
     return makers[name]()
 
 
-def _hidden(url: str) -> str:
-    """A URL without its password."""
+def without_password(url: str) -> str:
+    """A storage's URL as it may be shown and recorded."""
     password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@") if password else url
+    return url.replace(f":{password}@", "@", 1) if password else url
 
 
 def _reason(error: BaseException) -> str:

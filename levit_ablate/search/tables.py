@@ -17,8 +17,8 @@ from levit_ablate.models.cost import costs
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.search.found import Found
 from levit_ablate.search.importance import limits
+from levit_ablate.search.readers import BASELINE
 from levit_ablate.search.report import SHOWN, Report, stages_line
-from levit_ablate.search.search import BASELINE
 
 NEAR = 0.97
 """Of the budget: what counts as near."""

@@ -7,7 +7,6 @@ though, is what keeps the others alive when one is killed, or runs out of memory
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import os
 import signal
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Generic
 
 from levit_ablate.data.parallel import num_cores
-from levit_ablate.errors import UserError
 from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
 
@@ -36,13 +34,11 @@ class LocalLauncher(Generic[J]):
     Args:
         work: does a job.
         station: where jobs record; threads and GPU are of each place.
-        jobs: how many jobs run at once; 0 for one, or as many as the GPUs have places for, which
-            are the most that there can be.
+        jobs: how many jobs run at once, no more than the GPUs have places for; 0 for one, or as
+            many as those.
         per_device: jobs on a GPU.
         gpus: how many GPUs there are.
         logs: folder of what jobs print.
-
-    Raises UserError where there are no places for so many.
     """
 
     def __init__(
@@ -54,15 +50,6 @@ class LocalLauncher(Generic[J]):
         gpus: int,
         logs: Path,
     ) -> None:
-        if gpus and jobs > gpus * per_device:
-            raise UserError(
-                f"--jobs: {gpus} GPUs have places for {gpus * per_device}, not for {jobs}; "
-                f"--jobs-per-device {math.ceil(jobs / gpus)} makes room"
-            )
-        if per_device > 1 and not gpus:
-            raise UserError(
-                "--jobs-per-device: there is no GPU to be shared; --jobs says how many runs at once"
-            )
         self.places = jobs or max(1, gpus * per_device)
         self.stations = [
             replace(
