@@ -7,6 +7,7 @@ folder of its own, with the environment that it is given and none of the test's 
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["levit_ablate.commands.comparison"])
@@ -86,6 +88,13 @@ class Started:
 def levit_ablate(*arguments: object, **options: object) -> Started:
     """`levit-ablate` with these words; `cwd` and `env` as those of `Started`."""
     return Started(CLI, *arguments, **options)  # type: ignore[arg-type]
+
+
+def result_of(process: Started, code: int = 0, timeout: float = 500) -> Any:
+    """What it printed last, with `--format json`."""
+    out, err = process.communicate(timeout)
+    assert process.returncode == code, err
+    return json.loads(out.splitlines()[-1])
 
 
 def wait_for(condition: Callable[[], object], process: Started, timeout: float = 200) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from levit_ablate.cli import main, run_command
+from levit_ablate.commands.launching import check_places
 from levit_ablate.errors import UserError
 from levit_ablate.studies.local import LocalLauncher
 from levit_ablate.studies.orders import Station
@@ -78,13 +79,13 @@ def test_an_address_is_of_a_ray_cluster(capsys):
 @pytest.mark.parametrize(
     ("jobs", "per_device", "gpus", "said"),
     [
-        (8, 1, 2, "--jobs: 2 GPUs have places for 2, not for 8; --jobs-per-device 4 makes room"),
-        (2, 4, 0, "--jobs-per-device: there is no GPU to be shared"),
+        (8, 1, 2, "--workers: 2 GPUs have places for 2, not for 8; --jobs-per-device 4 makes room"),
+        (2, 4, 0, "--jobs-per-device: there is no GPU to be shared; --workers says how many"),
     ],
 )
 def test_more_jobs_than_there_are_places_for_are_refused(jobs, per_device, gpus, said):
     with pytest.raises(UserError, match=said):
-        LocalLauncher(work, Station(uri=""), jobs, per_device, gpus, Path())
+        check_places(jobs, per_device, gpus, "workers")
 
 
 @pytest.mark.parametrize(("jobs", "per_device", "gpus"), [(0, 2, 2), (4, 2, 2), (3, 2, 2)])

@@ -1,50 +1,52 @@
-"""Searches as processes, and what they leave in MLflow."""
+"""Small searches, as plans and as processes."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+import os
 from pathlib import Path
+from typing import Any
 
-import mlflow
-import yaml
+from networks import SMALL, write_small
 from processes import FORKS, Started
-from small import ARCHITECTURE
+
+from levit_ablate.recipes import RECIPES
+from levit_ablate.search.plan import SearchPlan, plan
+from levit_ablate.search.search import changed, read
+from levit_ablate.serialization import plain
 
 WORDS = """
 equal_flops --trials 4 --confirm 0 --sampler random --pruner none --recipe smoke
 --design.distillation none --recipe.batch_size 128 --hardware.accelerator cpu
 --architecture small.yaml --format json
 """.split()
+LONG = ("--recipe.epochs", "40", "--trials", "3")
+GIVEN = {
+    "architecture": SMALL,
+    "design": {"distillation": "none"},
+    "recipe": {**plain(RECIPES["smoke"]), "batch_size": 128},
+    "hardware": {"accelerator": "cpu"},
+}
+
+
+def small(name: str = "equal_flops", **said: Any) -> SearchPlan:
+    """A search of a small network, with what is said in place of the file's."""
+    return plan(changed(read(name), {"pruner": "none", **said}), GIVEN)
 
 
 def search(folder: Path, *words: str) -> Started:
     """`levit-ablate search` of a small network."""
-    (folder / "small.yaml").write_text(yaml.safe_dump(ARCHITECTURE))
+    write_small(folder)
     return Started(FORKS, "search", *WORDS, *words, cwd=folder)
 
 
-def finished(process: Started, code: int = 0) -> dict:
-    """What it printed last."""
-    out, err = process.communicate(400)
-    assert process.returncode == code, err
-    return json.loads(out.splitlines()[-1])
+def workers_of(process: Started) -> list[int]:
+    """The processes that a search has started, each the first of its session."""
+    own = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in own if _is_leader(int(child))]
 
 
-def runs(folder: Path) -> list:
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    return mlflow.search_runs(search_all_experiments=True, output_format="list")
-
-
-def children(folder: Path) -> list:
-    return [run for run in runs(folder) if "mlflow.parentRunId" in run.data.tags]
-
-
-def tag(run, name: str) -> str:
-    return run.data.tags.get(f"levit_ablate.{name}", "")
-
-
-def trained(folder: Path) -> Counter:
-    """How often every network and seed was trained to its end."""
-    own = [run for run in runs(folder) if not tag(run, "original") and tag(run, "key")]
-    return Counter(tag(run, "key") for run in own if run.info.status == "FINISHED")
+def _is_leader(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from processes import FORKS, Started, wait_for
-from searching import WORDS, children, finished, runs, search, tag, trained
+from processes import FORKS, Started, result_of, wait_for
+from recorded import children, runs, tag, trained
+from searching import LONG, WORDS, search, workers_of
 
 SHORT = ("--trial-epochs", "1", "--recipe.epochs", "4")
-LONG = ("--recipe.epochs", "40", "--trials", "3")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def done(tmp_path_factory) -> tuple[Path, dict, str]:
     folder = tmp_path_factory.mktemp("searched")
     words = ("--workers", "2", "--confirm", "1", "--confirm-seeds", "5,6")
     process = search(folder, *words, *SHORT, "--figures", "plots")
-    printed = finished(process)
+    printed = result_of(process)
     return folder, printed, process.said()[1]
 
 
@@ -61,14 +61,14 @@ def test_given_again_it_trains_nothing(done):
     folder, printed, _ = done
     before = trained(folder)
     words = ("--confirm", "1", "--confirm-seeds", "5,6", *SHORT)
-    assert finished(search(folder, *words)) == printed
+    assert result_of(search(folder, *words)) == printed
     assert trained(folder) == before and set(before.values()) == {1}
 
 
 def test_a_report_needs_no_word_of_how_it_was_searched(done):
     folder, printed, _ = done
     process = Started(FORKS, "search", "equal_flops", "--report", "--format", "json", cwd=folder)
-    assert finished(process) == printed
+    assert result_of(process) == printed
     text = Started(FORKS, "search", "equal_flops", "--report", cwd=folder)
     out, err = text.communicate(200)
     assert text.returncode == 0, err
@@ -110,7 +110,7 @@ def test_killed_or_interrupted_and_given_again_it_goes_on(tmp_path, number):
     process = search(tmp_path, *LONG, "--workers", "2")
     wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)
     if number == signal.SIGKILL:
-        for group in {os.getpgid(int(pid)) for pid in _workers(process.pid)}:
+        for group in {os.getpgid(int(pid)) for pid in workers_of(process)}:
             os.killpg(group, number)
         process.kill()
     else:
@@ -119,7 +119,7 @@ def test_killed_or_interrupted_and_given_again_it_goes_on(tmp_path, number):
         assert process.returncode == 130, err
         assert "leaves a checkpoint" in err and "Traceback" not in err
         assert not [run for run in runs(tmp_path) if run.info.status == "RUNNING"]
-    printed = finished(search(tmp_path, *LONG, "--workers", "2"))
+    printed = result_of(search(tmp_path, *LONG, "--workers", "2"))
     assert printed["counts"] == {"complete": 3}
     assert len(trained(tmp_path)) == 3 and set(trained(tmp_path).values()) == {1}
     assert not [run for run in runs(tmp_path) if run.info.status == "RUNNING"]
@@ -130,23 +130,17 @@ def test_killed_or_interrupted_and_given_again_it_goes_on(tmp_path, number):
 def test_a_worker_that_is_killed_is_replaced_and_its_trial_tried_again(tmp_path):
     process = search(tmp_path, *LONG, "--workers", "2")
     wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
-    os.killpg(os.getpgid(_workers(process.pid)[0]), signal.SIGKILL)
-    printed = finished(process)
+    os.killpg(os.getpgid(workers_of(process)[0]), signal.SIGKILL)
+    printed = result_of(process)
     assert printed["counts"] == {"complete": 3}
     assert "was ended by SIGKILL" in process.said()[1]
     assert len(trained(tmp_path)) == 3 and set(trained(tmp_path).values()) == {1}
 
 
-def _workers(pid: int) -> list[int]:
-    """The processes that a search has started, each the first of its session."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if os.getsid(int(child)) == int(child)]
-
-
 def test_a_search_that_fails_says_why_and_ends(tmp_path):
     diverging = ("--recipe.learning_rate", "1e30", "--recipe.clipping", "none")
     process = search(tmp_path, "--trials", "2", *diverging)
-    printed = finished(process)
+    printed = result_of(process)
     assert printed["counts"] == {"failed": 2} and printed["best"] == []
     assert "diverged" in process.said()[1]
 
@@ -156,18 +150,18 @@ def test_the_last_trial_that_was_killed_is_tried_again(tmp_path):
     words = (*LONG, "--trials", "1")
     process = search(tmp_path, *words)
     wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
-    for pid in _workers(process.pid):
+    for pid in workers_of(process):
         os.killpg(os.getpgid(pid), signal.SIGKILL)
     process.kill()
-    assert finished(search(tmp_path, *words))["counts"] == {"complete": 1}
+    assert result_of(search(tmp_path, *words))["counts"] == {"complete": 1}
     assert set(trained(tmp_path).values()) == {1}
 
 
 def test_a_worker_that_is_told_to_end_alone_is_replaced(tmp_path):
     process = search(tmp_path, *LONG, "--trials", "2")
     wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
-    os.kill(_workers(process.pid)[0], signal.SIGTERM)
-    assert finished(process)["counts"] == {"complete": 2}
+    os.kill(workers_of(process)[0], signal.SIGTERM)
+    assert result_of(process)["counts"] == {"complete": 2}
     assert len(trained(tmp_path)) == 2 and set(trained(tmp_path).values()) == {1}
 
 
@@ -176,3 +170,38 @@ def test_a_search_in_which_nothing_fits_says_so(tmp_path):
     _, err = process.communicate(400)
     assert process.returncode == 1
     assert "20 networks were drawn that are not valid" in err and "over the budget" in err
+
+
+def test_workers_that_die_again_and_again_end_the_search_and_the_others_leave_a_checkpoint(tmp_path):
+    process = search(tmp_path, "--recipe.epochs", "400", "--workers", "2")
+    wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)
+    lasting, first = workers_of(process)
+    os.killpg(first, signal.SIGKILL)
+    killed = {first}
+    while len(killed) < 4:
+        wait_for(lambda: set(workers_of(process)) - killed - {lasting}, process)
+        (replaced,) = set(workers_of(process)) - killed - {lasting}
+        os.killpg(replaced, signal.SIGKILL)
+        killed.add(replaced)
+    _, err = process.communicate(100)
+    assert process.returncode == 1 and "die again and again" in err.splitlines()[-1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(lasting, 0)
+    ended = [run for run in children(tmp_path) if run.info.status == "KILLED"]
+    assert len(ended) == 1  # of the one that was told to end; those of the killed are as they were
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--sampler", "gp", "--pruner", "median", "--trials", "13", "--recipe.epochs", "3"),
+        ("--sampler", "tpe", "--pruner", "asha", "--trials", "12", "--recipe.epochs", "3"),
+        ("--sampler", "nsga2", "--pruner", "wilcoxon", "--seeds", "0,1,2,3,4", "--trials", "3"),
+    ],
+)
+def test_a_search_with_other_samplers_that_gives_up_what_is_not_worth_it(tmp_path, words):
+    printed = result_of(search(tmp_path, *words, "--workers", "2"))
+    counts = printed["counts"]
+    assert sum(counts.values()) == int(words[words.index("--trials") + 1])
+    assert counts["complete"] and set(counts) <= {"complete", "pruned"}
+    assert set(trained(tmp_path).values()) == {1}

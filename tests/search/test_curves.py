@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.exceptions import TrialPruned
 from optuna.pruners import ThresholdPruner
-from small import small
+from searching import small
 
 from levit_ablate.search import trials
 from levit_ablate.search.curves import Watch, check_given_up, validation_curve

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import small
+from searching import small
 
 from levit_ablate.errors import UserError
 from levit_ablate.models.cost import costs

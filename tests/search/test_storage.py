@@ -4,82 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import optuna
+import postgresql
 import pytest
-from processes import FORKS, Started, wait_for
-from searching import finished, runs, search, tag, trained
-from small import small
-from test_conduct import LONG, _workers
+from processes import FORKS, Started, result_of, wait_for
+from recorded import runs, tag, trained
+from searching import LONG, search, small, workers_of
 
 from levit_ablate.errors import UserError
 from levit_ablate.search.storage import database, storage_of, study_of
 
 
-def binaries() -> Path | None:
-    """The folder of PostgreSQL's programs, which Debian does not put on the path."""
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
-    return next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextlib.contextmanager
-def as_postgres(*command: object) -> Iterator[subprocess.Popen]:
-    """A program of PostgreSQL's, which refuses to be run by root."""
-    user = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
-    words = list(map(str, command))
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(words, cwd="/", **pipes, **user) as process:
-        yield process
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The URL of a PostgreSQL server of the tests' own."""
-    folder = binaries()
-    if folder is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    with TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        Path(name).chmod(0o777)
-        data, port = Path(name) / "data", free_port()
-        create = ("-D", data, "-U", "search", "--auth=trust", "--no-sync")
-        with as_postgres(folder / "initdb", *create) as made:
-            said, _ = made.communicate(timeout=120)
-            assert made.returncode == 0, said
-        options = ("-D", data, "-p", port, "-k", name, "-h", "127.0.0.1", "-F")
-        with as_postgres(folder / "postgres", *options) as process:
-            url = f"postgresql://search@127.0.0.1:{port}/postgres"
-            deadline = time.monotonic() + 60
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.1)
-            yield url
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+    with postgresql.server() as url:
+        yield url
 
 
 def test_four_workers_of_which_one_is_killed_lose_no_trial_and_do_none_twice(server, tmp_path):
     words = (*LONG, "--trials", "6", "--workers", "4", "--storage", server)
     process = search(tmp_path, *words)
     wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) >= 2, process)
-    os.killpg(os.getpgid(_workers(process.pid)[0]), signal.SIGKILL)
-    printed = finished(process)
+    os.killpg(os.getpgid(workers_of(process)[0]), signal.SIGKILL)
+    printed = result_of(process)
     assert printed["counts"] == {"complete": 6}
     assert len(trained(tmp_path)) == 6 and set(trained(tmp_path).values()) == {1}
     assert not [run for run in runs(tmp_path) if run.info.status == "RUNNING"]
@@ -92,14 +45,14 @@ def test_four_workers_of_which_one_is_killed_lose_no_trial_and_do_none_twice(ser
 def test_two_commands_at_once_join_one_search(server, tmp_path):
     words = ("--storage", server, "--trials", "4", "--recipe.epochs", "3")
     both = [search(tmp_path, *words) for _ in range(2)]
-    first, second = (finished(process)["counts"] for process in both)
+    first, second = (result_of(process)["counts"] for process in both)
     assert first["complete"] == second["complete"] == 4 or {4} == {first["complete"]}
     assert set(trained(tmp_path).values()) == {1} and len(trained(tmp_path)) == 4
     assert len([run for run in runs(tmp_path) if tag(run, "search")]) == 1
 
 
 def test_a_search_goes_through_a_proxy(server, tmp_path):
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{postgresql.free_port()}"
     proxy = Started(FORKS, "search", "--serve", address, "--storage", server, cwd=tmp_path)
     try:
         host, port = address.split(":")
@@ -111,7 +64,7 @@ def test_a_search_goes_through_a_proxy(server, tmp_path):
 
         wait_for(is_up, proxy)
         words = ("--storage", f"grpc://{address}", "--trials", "2", "--recipe.epochs", "4")
-        assert finished(search(tmp_path, *words))["counts"] == {"complete": 2}
+        assert result_of(search(tmp_path, *words))["counts"] == {"complete": 2}
     finally:
         proxy.kill()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from small import small
+from searching import small
 
 from levit_ablate.errors import UserError
 from levit_ablate.search import trials

@@ -12,55 +12,33 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from processes import CLI, FORKS, Started, levit_ablate, wait_for
+from networks import write_small
+from processes import CLI, FORKS, Started, levit_ablate, result_of, wait_for
+from recorded import children, runs, tag
 
 SETTINGS = """
 --variants no_attention_bias,no_patch_conv --recipe smoke --design.distillation none
 --hardware.accelerator cpu --format json --recipe.batch_size 128 --architecture small.yaml
 """.split()
-ARCHITECTURE = """
-stages: [{depth: 1, width: 16, num_heads: 1}, {depth: 1, width: 32, num_heads: 2}]
-value_dim: 16
-stem_depth: 3
-"""
 LONG = ("--recipe.epochs", "200")
 CURVES = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 
 
 def sweep(folder: Path, *options: str, seeds: int = 2, code: str = FORKS) -> Started:
-    (folder / "small.yaml").write_text(ARCHITECTURE)
+    write_small(folder)
     words = ("sweep", "paper", "--seeds", str(seeds), *SETTINGS, *options)
     return Started(code, *words, cwd=folder)
 
 
-def finished(process: Started, code: int = 0) -> dict:
-    out, err = process.communicate(500)
-    assert process.returncode == code, err
-    return json.loads(out.splitlines()[-1])
-
-
-def all_runs(folder: Path) -> list:
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    return mlflow.search_runs(search_all_experiments=True, output_format="list")
-
-
-def children(folder: Path) -> list:
-    return [run for run in all_runs(folder) if "mlflow.parentRunId" in run.data.tags]
-
-
-def tag(run, name: str) -> str:
-    return run.data.tags.get(f"levit_ablate.{name}", "")
-
-
 def curves(folder: Path) -> dict[tuple[str, str], dict]:
     """Every run's metrics, epoch by epoch."""
-    runs, client = children(folder), MlflowClient()
+    below, client = children(folder), MlflowClient()
     return {
         (tag(run, "ablation"), tag(run, "seed")): {
             n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)]
             for n in CURVES
         }
-        for run in runs
+        for run in below
     }
 
 
@@ -69,27 +47,27 @@ def swept(tmp_path_factory) -> tuple[Path, dict, str]:
     """A study that ran to its end, what it printed, and what it said."""
     folder = tmp_path_factory.mktemp("swept")
     process = sweep(folder, "--jobs", "2", code=CLI)
-    result = finished(process)
+    result = result_of(process)
     return folder, result, process.said()[1]
 
 
 def test_every_variant_is_run_at_every_seed_below_the_studys_run(swept):
     folder, result, _ = swept
-    (parent,) = [run for run in all_runs(folder) if tag(run, "study")]
+    (parent,) = [run for run in runs(folder) if tag(run, "study")]
     assert parent.info.status == "FINISHED"
     experiment = mlflow.get_experiment(parent.info.experiment_id)
     assert experiment.name == "levit-ablate/paper/digits"
-    runs = children(folder)
+    below = children(folder)
     names = ("baseline", "no_attention_bias", "no_patch_conv")
     expected = Counter((name, seed) for name in names for seed in "01")
-    assert Counter((tag(run, "ablation"), tag(run, "seed")) for run in runs) == expected
-    for run in runs:
+    assert Counter((tag(run, "ablation"), tag(run, "seed")) for run in below) == expected
+    for run in below:
         assert run.info.status == "FINISHED"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.experiment_id == parent.info.experiment_id
         assert tag(run, "key") and tag(run, "paper_row") in ("base", "A5", "A2")
     accuracies = {
-        (tag(r, "ablation"), tag(r, "seed")): r.data.metrics["test_accuracy"] for r in runs
+        (tag(r, "ablation"), tag(r, "seed")): r.data.metrics["test_accuracy"] for r in below
     }
     for row in result["rows"]:
         for seed, accuracy in row["accuracies"].items():
@@ -99,7 +77,7 @@ def test_every_variant_is_run_at_every_seed_below_the_studys_run(swept):
 
 def test_the_studys_run_has_the_figures_the_table_and_the_plots(swept):
     folder, result, _ = swept
-    (parent,) = [run for run in all_runs(folder) if tag(run, "study")]
+    (parent,) = [run for run in runs(folder) if tag(run, "study")]
     metrics = parent.data.metrics
     for row in result["rows"][1:]:
         assert metrics[f"accuracy_mean/{row['name']}"] == row["accuracy_mean"]
@@ -127,22 +105,22 @@ def test_the_same_sweep_again_trains_nothing(swept):
     folder, result, _ = swept
     before = [(r.info.run_id, r.info.end_time) for r in children(folder)]
     process = sweep(folder)
-    assert finished(process)["rows"] == result["rows"]
+    assert result_of(process)["rows"] == result["rows"]
     assert process.said()[1] == "paper on digits: 6 recorded, 0 to run\n"
     assert [(r.info.run_id, r.info.end_time) for r in children(folder)] == before
 
 
 def test_another_seed_runs_what_is_missing_below_the_same_run(swept):
     folder, _, _ = swept
-    result = finished(sweep(folder, seeds=3))
+    result = result_of(sweep(folder, seeds=3))
     assert [row["n"] for row in result["rows"]] == [3, 3, 3]
-    assert len([run for run in all_runs(folder) if tag(run, "study")]) == 1
+    assert len([run for run in runs(folder) if tag(run, "study")]) == 1
     assert len(children(folder)) == 9
 
 
 def test_a_sweep_of_a_part_takes_nothing_from_the_table(swept):
     folder, _, _ = swept
-    part = finished(sweep(folder, "--variants", "no_patch_conv", seeds=1))
+    part = result_of(sweep(folder, "--variants", "no_patch_conv", seeds=1))
     assert [row["name"] for row in part["rows"]] == [
         "baseline",
         "no_attention_bias",
@@ -168,7 +146,7 @@ def test_the_table_is_read_back_from_the_record(swept, tmp_path):
     table = levit_ablate(
         "table", "paper", "--seeds", "0,1", "--format", "json", "--tracking-uri", uri, cwd=tmp_path
     )
-    assert finished(table)["rows"] == result["rows"]
+    assert result_of(table)["rows"] == result["rows"]
     assert not list(tmp_path.iterdir())
 
 
@@ -176,7 +154,7 @@ def test_plan_says_what_is_recorded_and_what_is_not(swept):
     folder, _, _ = swept
     options = [word for word in SETTINGS if word != "no_attention_bias,no_patch_conv"]
     options = [*options[1:], "--variants", "no_patch_conv,no_pyramid", "--seeds", "2"]
-    planned = finished(levit_ablate("plan", "paper", *options, cwd=folder))
+    planned = result_of(levit_ablate("plan", "paper", *options, cwd=folder))
     states = {v["name"]: [run["state"] for run in v["runs"]] for v in planned["variants"]}
     assert states == {
         "baseline": ["recorded"] * 2,
@@ -189,13 +167,13 @@ def test_plan_says_what_is_recorded_and_what_is_not(swept):
 
 
 def test_a_run_that_was_trained_elsewhere_is_not_trained_again(tmp_path):
-    (tmp_path / "small.yaml").write_text(ARCHITECTURE)
+    write_small(tmp_path)
     words = [w for w in SETTINGS if w not in ("--variants", "no_attention_bias,no_patch_conv")]
     words = [*words, "--no-baseline"]
     run = levit_ablate("run", "no_patch_conv", *words, cwd=tmp_path)
-    trained = finished(run)
+    trained = result_of(run)
     process = sweep(tmp_path, seeds=1)
-    result = finished(process)
+    result = result_of(process)
     assert "1 recorded, 2 to run" in process.said()[1]
     row = {row["name"]: row for row in result["rows"]}["no_patch_conv"]
     assert row["accuracies"]["0"] == trained["accuracy"]
@@ -206,7 +184,7 @@ def test_a_run_that_was_trained_elsewhere_is_not_trained_again(tmp_path):
         for run_id in (repeated.info.run_id, trained["run_id"])
     ]
     assert histories[0] == histories[1] and len(histories[0]) == 2
-    again = finished(levit_ablate("run", "no_patch_conv", *words, cwd=tmp_path))
+    again = result_of(levit_ablate("run", "no_patch_conv", *words, cwd=tmp_path))
     assert not again["trained"] and again["run_id"] == trained["run_id"]  # the original
 
 
@@ -228,7 +206,7 @@ def test_a_job_that_is_killed_is_failed_and_the_others_go_on_and_sweep_again_com
     wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
     (worker,) = workers(tmp_path)
     os.kill(worker, signal.SIGKILL)
-    result = finished(process, code=1)
+    result = result_of(process, code=1)
     assert "baseline seed 0: its process was ended by SIGKILL" in process.said()[1].splitlines()[-1]
     statuses = Counter(run.info.status for run in children(tmp_path))
     assert statuses == {"FINISHED": 5, "FAILED": 1}
@@ -236,10 +214,10 @@ def test_a_job_that_is_killed_is_failed_and_the_others_go_on_and_sweep_again_com
     assert "SIGKILL" in tag(failed, "error")
     assert result["rows"][0]["errors"]["0"].startswith("failed: its process was ended by SIGKILL")
     assert not result["complete"] and any("Hole: baseline, seed 0" in n for n in result["notes"])
-    (parent,) = [run for run in all_runs(tmp_path) if tag(run, "study")]
+    (parent,) = [run for run in runs(tmp_path) if tag(run, "study")]
     assert parent.info.status == "FAILED"
     process = sweep(tmp_path, "--recipe.epochs", "6")
-    assert finished(process)["complete"]
+    assert result_of(process)["complete"]
     assert "5 recorded, 1 to run" in process.said()[1]
     assert Counter(run.info.status for run in children(tmp_path)) == {"FINISHED": 6}
 
@@ -248,7 +226,7 @@ def test_after_sigkill_of_everything_nothing_is_lost_but_an_epoch(tmp_path):
     for folder in ("whole", "killed"):
         (tmp_path / folder).mkdir()
     options = ("--recipe.epochs", "5", "--jobs", "2")
-    finished(sweep(tmp_path / "whole", *options))
+    result_of(sweep(tmp_path / "whole", *options))
     killed = tmp_path / "killed"
     process = sweep(killed, *options)
     wait_for(lambda: len(list(killed.rglob("last.ckpt"))) == 2, process)
@@ -257,12 +235,12 @@ def test_after_sigkill_of_everything_nothing_is_lost_but_an_epoch(tmp_path):
     for group in groups:
         os.killpg(group, signal.SIGKILL)
     process.wait()
-    assert {run.info.status for run in all_runs(killed) if run.data.tags} >= {"RUNNING"}
+    assert {run.info.status for run in runs(killed) if run.data.tags} >= {"RUNNING"}
     levit_ablate("table", "paper", cwd=killed).wait()  # settles, and says what is not there
-    assert "RUNNING" not in {run.info.status for run in all_runs(killed)}
+    assert "RUNNING" not in {run.info.status for run in runs(killed)}
     checkpoints = {path.parent.name for path in killed.rglob("last.ckpt")}
     assert len(checkpoints) == 2  # from which they go on
-    finished(sweep(killed, *options))
+    result_of(sweep(killed, *options))
     assert curves(killed) == curves(tmp_path / "whole")  # to the last bit, no epoch twice
     assert len(children(killed)) == 6
 
@@ -290,7 +268,7 @@ def test_ctrl_c_ends_with_checkpoints_and_a_second_one_at_once(tmp_path, times):
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "levit-ablate: interrupted; what was recorded is kept"
     assert "Traceback" not in err
-    statuses = {run.info.status for run in all_runs(tmp_path)} - {"FINISHED"}
+    statuses = {run.info.status for run in runs(tmp_path)} - {"FINISHED"}
     assert statuses <= {"KILLED", "FAILED"} if times == 2 else statuses == {"KILLED"}
     assert "RUNNING" not in statuses
     assert not workers(tmp_path)
@@ -298,20 +276,20 @@ def test_ctrl_c_ends_with_checkpoints_and_a_second_one_at_once(tmp_path, times):
 
 def test_two_sweeps_at_once_on_a_fresh_store_train_every_run_once(tmp_path):
     both = [sweep(tmp_path), sweep(tmp_path)]
-    results = [finished(process) for process in both]
+    results = [result_of(process) for process in both]
     assert results[0]["rows"] == results[1]["rows"] or results[0]["complete"]
     assert all(result["complete"] for result in results)
-    runs = children(tmp_path)
-    assert Counter(tag(run, "key") for run in runs).most_common(1)[0][1] == 1
-    assert len(runs) == 6 and {run.info.status for run in runs} == {"FINISHED"}
-    assert len([run for run in all_runs(tmp_path) if tag(run, "study")]) == 1
+    below = children(tmp_path)
+    assert Counter(tag(run, "key") for run in below).most_common(1)[0][1] == 1
+    assert len(below) == 6 and {run.info.status for run in below} == {"FINISHED"}
+    assert len([run for run in runs(tmp_path) if tag(run, "study")]) == 1
 
 
 def test_teachers_are_trained_first_once_and_their_answers_are_shared(tmp_path):
     options = """--variants no_attention_bias,no_distillation --seeds 1 --recipe smoke --format json
     --teacher.recipe.epochs 1 --teacher.recipe.warmup_epochs 0 --hardware.accelerator cpu""".split()
     process = Started(FORKS, "sweep", "paper", *options, "--jobs", "2")
-    assert finished(process)["complete"]
+    assert result_of(process)["complete"]
     said = process.said()[1]
     assert "3 to run, 1 teacher to train" in said and "teacher test_resnet: (" in said
     assert len(list(tmp_path.rglob("teachers/*.pt"))) == 1
