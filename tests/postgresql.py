@@ -22,6 +22,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def is_open(port: int) -> bool:
+    """Whether a server of this machine listens there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def server() -> Iterator[str]:
     """Its URL. The test is skipped where PostgreSQL is not installed."""
@@ -37,16 +44,14 @@ def server() -> Iterator[str]:
             assert made.returncode == 0, said
         options = ("-D", data, "-p", port, "-k", name, "-h", "127.0.0.1", "-F")
         with _as_postgres(folder / "postgres", *options) as process:
-            url = f"postgresql://search@127.0.0.1:{port}/postgres"
-            deadline = time.monotonic() + 60
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.1)
-            yield url
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+            try:
+                deadline = time.monotonic() + 60
+                while not is_open(port):
+                    assert time.monotonic() < deadline and process.poll() is None
+                    time.sleep(0.1)
+                yield f"postgresql://search@127.0.0.1:{port}/postgres"
+            finally:
+                process.send_signal(signal.SIGQUIT)
 
 
 def _binaries() -> Path | None:

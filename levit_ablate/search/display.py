@@ -48,7 +48,8 @@ class SearchDisplay(Bars):
         took = timedelta(seconds=round(each.seconds))
         start = f"[{self.done}/{self.total}] {name}: "
         if each.state == "failed":
-            return f"{start}FAILED: {each.error or 'interrupted, or killed; it is tried again'}"
+            failed = f"FAILED: {each.error}"
+            return start + (failed if each.error else "interrupted, or killed; it is tried again")
         accuracy = "–" if each.accuracy is None else f"{100 * each.accuracy:.2f} %"
         if each.state == "pruned":
             return f"{start}given up at {accuracy} ({took})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -104,6 +105,7 @@ class _Trials:
                         self.study.optimize(self._tried, n_trials=1, catch=(Exception,))
                     finally:
                         self.asking.release(force=True)
+                gc.collect()  # Lightning's cycles hold network and images, on a GPU too, for long
                 while not answers():  # MLflow's store; what could not be recorded is tried again
                     time.sleep(RESTS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from processes import FORKS, Started, result_of, wait_for
 from recorded import children, runs, tag, trained
-from searching import LONG, WORDS, search, workers_of
+from searching import LONG, WORDS, search, small, workers_of
+
+from levit_ablate.search.worker import Worker, work
+from levit_ablate.studies.orders import Station
+from levit_ablate.tracking import parents
+from levit_ablate.training.module import LeViTModule
 
 SHORT = ("--trial-epochs", "1", "--recipe.epochs", "4")
 
@@ -172,7 +178,9 @@ def test_a_search_in_which_nothing_fits_says_so(tmp_path):
     assert "20 networks were drawn that are not valid" in err and "over the budget" in err
 
 
-def test_workers_that_die_again_and_again_end_the_search_and_the_others_leave_a_checkpoint(tmp_path):
+def test_workers_that_die_again_and_again_end_the_search_and_the_others_leave_a_checkpoint(
+    tmp_path,
+):
     process = search(tmp_path, "--recipe.epochs", "400", "--workers", "2")
     wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)
     lasting, first = workers_of(process)
@@ -191,6 +199,21 @@ def test_workers_that_die_again_and_again_end_the_search_and_the_others_leave_a_
     assert len(ended) == 1  # of the one that was told to end; those of the killed are as they were
 
 
+def test_a_worker_keeps_nothing_of_a_trial_that_has_ended(store, monkeypatch):
+    planned = small(trials=3, sampler="random")
+    kept = []
+
+    def count() -> bool:
+        kept.append(sum(isinstance(each, LeViTModule) for each in gc.get_objects()))
+        return True
+
+    monkeypatch.setattr("levit_ablate.search.worker.answers", count)
+    with parents.at_work(planned.whole, Path(), lambda *_: None, lambda _: False) as parent:
+        told = Worker(planned=planned, storage="", number=1, parent=parent.info.run_id)
+        outcome = work(told, Station(uri=store), lambda _: None)
+    assert not outcome.error and kept == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -202,6 +225,7 @@ def test_workers_that_die_again_and_again_end_the_search_and_the_others_leave_a_
 def test_a_search_with_other_samplers_that_gives_up_what_is_not_worth_it(tmp_path, words):
     printed = result_of(search(tmp_path, *words, "--workers", "2"))
     counts = printed["counts"]
-    assert sum(counts.values()) == int(words[words.index("--trials") + 1])
-    assert counts["complete"] and set(counts) <= {"complete", "pruned"}
+    trained_or_given_up = counts["complete"] + counts.get("pruned", 0)
+    assert trained_or_given_up == int(words[words.index("--trials") + 1])
+    assert set(counts) <= {"complete", "pruned", "invalid"}
     assert set(trained(tmp_path).values()) == {1}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 
@@ -52,17 +50,11 @@ def test_two_commands_at_once_join_one_search(server, tmp_path):
 
 
 def test_a_search_goes_through_a_proxy(server, tmp_path):
-    address = f"127.0.0.1:{postgresql.free_port()}"
+    port = postgresql.free_port()
+    address = f"127.0.0.1:{port}"
     proxy = Started(FORKS, "search", "--serve", address, "--storage", server, cwd=tmp_path)
     try:
-        host, port = address.split(":")
-
-        def is_up() -> bool:
-            with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
-                return True
-            return False
-
-        wait_for(is_up, proxy)
+        wait_for(lambda: postgresql.is_open(port), proxy)
         words = ("--storage", f"grpc://{address}", "--trials", "2", "--recipe.epochs", "4")
         assert result_of(search(tmp_path, *words))["counts"] == {"complete": 2}
     finally:
