@@ -12,7 +12,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from levit_ablate.analysis.results import Results, Row
-from levit_ablate.config import Architecture, Design, Stage
+from levit_ablate.config import Architecture, Design, Stage, differences
 from levit_ablate.models import geometry
 from levit_ablate.search import trials
 from levit_ablate.search.confirm import best_of, confirmed
@@ -35,6 +35,8 @@ class Report:
     found: tuple[Found, ...]
     stages: Mapping[int, str]
     """Of each trial its geometry, in a line."""
+    choices: Mapping[int, str]
+    """Of each trial in which other choices it differs from the baseline; empty where in none."""
     best: tuple[Found, ...]
     """The most accurate, none twice."""
     confirmed: Results | None
@@ -74,19 +76,21 @@ def report_of(planned: SearchPlan, study: Study) -> Report:
     """Read from the trials and from the open store; nothing is trained."""
     there = study.get_trials(deepcopy=False)
     found = trials.found_of(there)
-    stages = {
-        trial.number: stages_line(
+    networks = {
+        trial.number: (
             config_from(Architecture, trial.user_attrs[trials.ARCHITECTURE], ""),
             config_from(Design, trial.user_attrs[trials.DESIGN], ""),
         )
         for trial in there
         if trials.DESIGN in trial.user_attrs
     }
+    base = planned.baseline.experiment.design
     best = best_of(planned, found, SHOWN)
     return Report(
         planned=planned,
         found=tuple(found),
-        stages=stages,
+        stages={number: stages_line(*network) for number, network in networks.items()},
+        choices={number: choices_line(*network, base) for number, network in networks.items()},
         best=tuple(best),
         confirmed=confirmed(planned, study, best[: planned.search.confirm]),
         importance=_importance(there),
@@ -123,6 +127,14 @@ def stages_line(architecture: Architecture, design: Design) -> str:
     return ", ".join(map(line, geometry.stages_of(architecture, design)))
 
 
+def choices_line(architecture: Architecture, design: Design, base: Design) -> str:
+    """What `stages_line` leaves out: the stem's width, and the choices that are not the base's."""
+    changed = differences(base, design)
+    said = [f"{n} {str(v).lower()}" for n, (_, v) in changed.items() if n != "mlp_expansion"]
+    stem = [f"stem C{architecture.stem_width}"] if architecture.stem_width else []
+    return ", ".join(stem + said)
+
+
 def pictures_of(report: Report) -> dict[str, bytes]:
     """PNG by name."""
     column = FIELDS[report.planned.search.cost]
@@ -138,6 +150,7 @@ def as_json(report: Report) -> str:
         return {
             **{k: v for k, v in asdict(each).items() if k != "error"},
             "stages": report.stages.get(each.number),
+            "choices": report.choices.get(each.number),
             "difference": each.accuracy - base.accuracy
             if base and base.accuracy is not None and each.accuracy is not None
             else None,

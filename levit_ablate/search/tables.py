@@ -135,8 +135,15 @@ def _row(
         "Δ confirmed": _points(confirmed_difference),
         "95 % interval": " to ".join(map(_points, interval)) if interval else "–",
         **_costs(each),
-        "stages": report.stages.get(each.number, ""),
+        **_network(each, report),
     }
+
+
+def _network(each: Found, report: Report) -> dict[str, str]:
+    """What a trial is; the choices only in a search in which they vary."""
+    stages = {"stages": report.stages.get(each.number, "")}
+    varies = any(report.choices.values())
+    return stages | ({"choices": report.choices.get(each.number) or "–"} if varies else {})
 
 
 def said(report: Report) -> list[str]:
@@ -171,7 +178,7 @@ def front(report: Report) -> pd.DataFrame:
             "accuracy": _percent(each.accuracy),
             **_costs(each),
             "latency": "–" if each.latency is None else f"{1e3 * each.latency:.2f} ms",
-            "stages": report.stages.get(each.number, ""),
+            **_network(each, report),
         }
         for each in report.front
     )
@@ -186,10 +193,11 @@ def presets(report: Report) -> pd.DataFrame:
         cost = costs(preset.architecture, design, base.images).total
         stages = stages_line(preset.architecture, design)
         rows.append({"network": name, **_millions(cost.flops, cost.params), "stages": stages})
-    for each in report.best[:1]:
-        stages = report.stages.get(each.number, "")
-        rows.append({"network": f"trial {each.number}", **_costs(each), "stages": stages})
-    return pd.DataFrame(rows)
+    rows += [
+        {"network": f"trial {each.number}", **_costs(each), **_network(each, report)}
+        for each in report.best[:1]
+    ]
+    return pd.DataFrame(rows).fillna("–")
 
 
 def shares(report: Report) -> pd.DataFrame:
