@@ -15,7 +15,7 @@ from recorded import runs, tag, trained
 from searching import LONG, search, small, workers_of
 
 from levit_ablate.errors import UserError
-from levit_ablate.search.storage import database, storage_of, study_of
+from levit_ablate.search.storage import database, storage_of, study_of, without_password
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,8 @@ def test_two_commands_at_once_join_one_search(server, tmp_path):
     assert first["complete"] == second["complete"] == 4 or {4} == {first["complete"]}
     assert set(trained(tmp_path).values()) == {1} and len(trained(tmp_path)) == 4
     assert len([run for run in runs(tmp_path) if tag(run, "search")]) == 1
+    report = ("search", "equal_flops", "--report", "--format", "json")  # it knows of the database
+    assert result_of(Started(FORKS, *report, cwd=tmp_path))["counts"]["complete"] == 4
 
 
 def test_a_search_goes_through_a_proxy(server, tmp_path):
@@ -94,3 +96,17 @@ def test_a_storage_that_cannot_be_had_is_one_line_without_its_password(url, expe
         storage_of(url, small())
     said = str(caught.value)
     assert expected in said and "\n" not in said and "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://user:p:ss@word@db:5432/optuna", "postgresql://user@db:5432/optuna"),
+        ("postgresql://user@db/optuna", "postgresql://user@db/optuna"),
+        ("sqlite:///trials.db", "sqlite:///trials.db"),
+        ("grpc://host:13000", "grpc://host:13000"),
+        ("", ""),
+    ],
+)
+def test_a_url_is_recorded_without_its_password(url, expected):
+    assert without_password(url) == expected
