@@ -19,7 +19,7 @@ equal_flops --trials 4 --confirm 0 --sampler random --pruner none --recipe smoke
 --design.distillation none --recipe.batch_size 128 --hardware.accelerator cpu
 --architecture small.yaml --format json
 """.split()
-LONG = ("--recipe.epochs", "16", "--trials", "3")
+LONG = ("--recipe.epochs", "40", "--trials", "3")
 GIVEN = {
     "architecture": SMALL,
     "design": {"distillation": "none"},
