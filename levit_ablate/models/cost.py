@@ -18,6 +18,9 @@ from levit_ablate.models import geometry
 from levit_ablate.models.attention import Attention
 from levit_ablate.models.levit import LeViT
 
+UNCOUNTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.Hardswish, nn.GELU, nn.ReLU)
+"""What changes no shape and is not counted. On the meta device it would take most of the time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
@@ -76,10 +79,6 @@ def costs(architecture: Architecture, design: Design, images: Images) -> Costs:
         ),
         head=cost("heads.supervised"),
     )
-
-
-UNCOUNTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.Hardswish, nn.GELU, nn.ReLU)
-"""What changes no shape and is not counted. On the meta device it would take most of the time."""
 
 
 def _multiply_adds(network: nn.Module, image: Tensor) -> dict[str, int]:
