@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from levit_ablate.training.signals import keeping_handlers
+
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
@@ -15,9 +17,10 @@ def two_nodes() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
-    made = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": soon})
-    try:
+    with keeping_handlers():
+        made = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": soon})
         made.add_node(**NODE)
+    try:
         yield made
     finally:
         made.shutdown()

@@ -24,6 +24,7 @@ except ImportError:  # an extra
 from levit_ablate.errors import UserError
 from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
+from levit_ablate.training.signals import keeping_handlers
 
 RETRIES = 3
 """How often a job is begun again whose machine or process was lost."""
@@ -76,13 +77,14 @@ class RayLauncher(Generic[J]):
             if address and ":" in address:  # Ray itself would try for ever
                 host, _, port = address.rpartition("/")[2].rpartition(":")
                 socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(
-                address=address,
-                ignore_reinit_error=True,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=False if address is None else None,
-            )
+            with keeping_handlers():
+                ray.init(
+                    address=address,
+                    ignore_reinit_error=True,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=False if address is None else None,
+                )
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(

@@ -114,7 +114,7 @@ class AskTeacher(Callback):
         epoch = trainer.current_epoch
         started = time.perf_counter()
         if trainer.world_size == 1:
-            with stopping_at_once():
+            with stopping_at_once(trainer):
                 self.stored.open(epoch, lambda: self._ask(trainer, epoch))
         else:
             self._open_together(trainer, epoch)

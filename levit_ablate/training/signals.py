@@ -60,28 +60,40 @@ class StopOnSignal(Callback):
 
 def stop_together(trainer: Trainer) -> None:
     """Raise KeyboardInterrupt in all processes of a training where one was told to end."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StopOnSignal) and callback.is_told(trainer):
-            raise KeyboardInterrupt
+    if any(callback.is_told(trainer) for callback in _stops(trainer)):
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def stopping_at_once() -> Iterator[None]:
+def stopping_at_once(trainer: Trainer) -> Iterator[None]:
     """Within, SIGTERM is as Ctrl-C: there is nothing for a checkpoint to hold."""
-    handler = signal.getsignal(signal.SIGTERM)
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
-        if callable(handler):  # it is to know, should the KeyboardInterrupt be dropped
-            handler(signum, frame)
+        for callback in _stops(trainer):  # should the KeyboardInterrupt be dropped
+            callback.told = True
         raise KeyboardInterrupt
 
-    with contextlib.suppress(ValueError):  # not the main thread: no signals here
-        signal.signal(signal.SIGTERM, stop)
+    with keeping_handlers():
+        with contextlib.suppress(ValueError):  # not the main thread: no signals here
+            signal.signal(signal.SIGTERM, stop)
+        yield
+
+
+def _stops(trainer: Trainer) -> list[StopOnSignal]:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return [each for each in callbacks if isinstance(each, StopOnSignal)]
+
+
+@contextlib.contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """What takes Ctrl-C or SIGTERM for itself within, as Lightning and Ray do, gives them back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGTERM, handler)
+        with contextlib.suppress(ValueError):  # not the main thread
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def interruptible(call: Callable[[], object]) -> None:
@@ -89,12 +101,8 @@ def interruptible(call: Callable[[], object]) -> None:
 
     Lightning leaves Ctrl-C ignored as well; here the handlers are put back.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        call()
-    except SystemExit as exit_:
-        raise KeyboardInterrupt from exit_
-    finally:
-        with contextlib.suppress(ValueError):  # not the main thread: no signals here either
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+    with keeping_handlers():
+        try:
+            call()
+        except SystemExit as exit_:
+            raise KeyboardInterrupt from exit_

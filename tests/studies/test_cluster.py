@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 
@@ -11,6 +12,10 @@ from mlflow import MlflowClient
 from networks import write_small
 from processes import levit_ablate, result_of, wait_for
 from recorded import children, runs, tag
+
+from levit_ablate.studies.cluster import RayLauncher
+from levit_ablate.studies.orders import Station
+from levit_ablate.studies.worker import work
 
 pytest.importorskip("ray", reason="Ray is an extra: pip install 'levit-ablate[ray]'")
 
@@ -36,6 +41,18 @@ def test_a_study_survives_the_loss_of_a_node(tmp_path):
     for run in children(tmp_path):
         history = MlflowClient().get_metric_history(run.info.run_id, "val_loss")
         assert [metric.step for metric in history] == list(range(8))
+
+
+def test_ray_leaves_the_signals_to_the_command():
+    before = signal.getsignal(signal.SIGTERM)
+    with two_nodes() as cluster:
+        launcher = RayLauncher(
+            work, Station(uri="sqlite:///mlflow.db"), cluster.address, 1, 1, False
+        )
+        try:
+            assert signal.getsignal(signal.SIGTERM) == before
+        finally:
+            launcher.close()
 
 
 def test_a_cluster_that_is_not_there_is_a_line(tmp_path):

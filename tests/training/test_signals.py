@@ -6,15 +6,17 @@ import os
 import signal
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from folders import draw
+from lightning import Trainer
 from processes import levit_ablate, wait_for
 
 from levit_ablate.experiments import variant
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.signals import stopping_at_once
+from levit_ablate.training.signals import StopOnSignal, keeping_handlers, stopping_at_once
 from levit_ablate.training.teacher import LiveTeacher
 from levit_ablate.training.train import train
 
@@ -108,8 +110,13 @@ def test_an_interrupt_that_python_drops_ends_the_training_after_its_step(store, 
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_the_handler_is_put_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), stopping_at_once():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
+def test_another_librarys_handler_is_not_asked_and_is_put_back(tmp_path):
+    stop = StopOnSignal(tmp_path / "last.ckpt")
+    trainer = Trainer(callbacks=[stop], accelerator="cpu", logger=False)
+    exits = Mock(side_effect=SystemExit)  # as Ray's
+    with keeping_handlers():
+        signal.signal(signal.SIGTERM, exits)
+        with pytest.raises(KeyboardInterrupt), stopping_at_once(trainer):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == exits
+    assert stop.told and not exits.called
