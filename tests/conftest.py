@@ -1,12 +1,14 @@
 """What all tests share: a quiet MLflow, one thread a process, and a store in a temporary folder."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # `nox &` ignores it, and so would ours
 torch.set_num_threads(1)
 
 

@@ -58,9 +58,14 @@ def _interaction(row: Row, results: Results) -> str:
 
 
 def _p(row: Row, results: Results) -> str:
-    if row.p_holm is None:
+    return p_value(row.p_holm)
+
+
+def p_value(value: float | None) -> str:
+    """As tables have it."""
+    if value is None:
         return NONE
-    return "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _millions(count: float | None) -> str:

@@ -15,7 +15,7 @@ from levit_ablate.commands.options import (
     read_config,
 )
 from levit_ablate.errors import UserError
-from levit_ablate.search.search import Search, changed, names, read
+from levit_ablate.search.search import OTHERS, Search, changed, names, read
 from levit_ablate.serialization import merge
 
 DOTTED = ("space", "budget")
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     )
     add_launcher(parser, "workers", "Trials")
     add_conditions(parser, "seed")
-    rest, dotted = _dotted(argv)
+    rest, laid = dotted(argv)
     options = parse(parser, rest)
     check_launcher(options, "workers")
     if options.get("address") and not options.get("storage"):
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
             raise UserError("--serve: of which database? give --storage postgresql://… with it")
         serve(options["storage"], options["serve"])
         return
-    search, given, is_plain = search_options(options, dotted)
+    search, given, is_plain = search_options(options, laid)
     from levit_ablate.commands import searching  # loads torch, lightning, mlflow and optuna
 
     searching.run(search, given, options, is_plain)
@@ -121,10 +121,11 @@ def search_options(
     return search, given, not (said or dotted or given)
 
 
-def _dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+def dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Take `--space.design.norm VALUE` and the like out of the words, as nested mappings."""
     rest: list[str] = []
     found: dict[str, Any] = {}
+    value: Any
     words = list(argv)
     while words:
         word = words.pop(0)
@@ -137,8 +138,18 @@ def _dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             if not words or words[0].startswith("--"):
                 raise UserError(f"{option}: a value is missing")
             value = words.pop(0)
-        nested: Any = value
-        for key in reversed(keys):
-            nested = {key: nested}
-        found = merge(found, nested)
+        if keys[0] == "space" and keys[1] != "design":  # of all stages, or of one
+            stages = keys[2:] or [OTHERS]
+            found = merge(found, {"space": {keys[1]: {".".join(stages): value}}})
+        else:
+            for key in reversed(keys):
+                value = {key: value}
+            found = merge(found, value)
+    space = found.get("space", {})
+    found |= {"space": {key: _plain(said) for key, said in space.items()}} if space else {}
     return rest, found
+
+
+def _plain(said: Any) -> Any:
+    """What is said of all stages and of none by itself replaces what the file says of each."""
+    return said[OTHERS] if isinstance(said, Mapping) and said.keys() == {OTHERS} else said

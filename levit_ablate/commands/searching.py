@@ -15,7 +15,7 @@ from levit_ablate.analysis import formats
 from levit_ablate.commands.launching import launcher
 from levit_ablate.commands.tabulating import write_pictures
 from levit_ablate.errors import RunError, UserError
-from levit_ablate.search.conduct import check, conduct, keep
+from levit_ablate.search.conduct import check, conduct, hopeless, keep
 from levit_ablate.search.confirm import best_of, confirmation, exported
 from levit_ablate.search.plan import SearchPlan, plan
 from levit_ablate.search.recorded import latest, storage_recorded
@@ -41,7 +41,8 @@ def run(
         options: the user's.
         is_plain: whether no option says how it is searched: what is read is then the latest record.
 
-    Raises RunError where a training of the confirmation has no result.
+    Raises RunError, after the report, where a training of the confirmation has no result, or the
+    search ended before its time.
     """
     reading = options.get("report") or "export" in options
     if not reading and options.get("launcher", "local") == "local":
@@ -71,7 +72,7 @@ def run(
     else:
         show(report, formats.console())
     if failed:
-        raise RunError(f"no result: {'; '.join(failed)}; given again, search runs what is missing")
+        raise RunError("; ".join(failed))
 
 
 def _recorded(search: Search, given: Mapping[str, Any]) -> SearchPlan:
@@ -89,7 +90,7 @@ def _recorded(search: Search, given: Mapping[str, Any]) -> SearchPlan:
 
 
 def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, Any]) -> list[str]:
-    """The trials, then the confirmation; what of it has no result, and why."""
+    """The trials, then the confirmation; what has no result, and why."""
     hardware = planned.baseline.experiment.hardware
     with contextlib.closing(launcher(work, hardware, uri, options, "workers")) as places:
         found = conduct(planned, storage, places)
@@ -100,8 +101,13 @@ def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, A
         studies.check(checked)
         trainings = launcher(study_worker.work, hardware, uri, options, "workers")
         with contextlib.closing(trainings) as places:
-            failed, _ = studies.conduct(checked, places)
+            without_result, _ = studies.conduct(checked, places)
+        if without_result:
+            said = f"no result: {'; '.join(without_result)}"
+            failed.append(f"{said}; given again, search runs what is missing")
     keep(planned, report_of(planned, study))
+    if why := hopeless(planned, study):
+        failed.append(why)
     return failed
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from levit_ablate.config import Architecture, Design, Images
 from levit_ablate.models.cost import costs
@@ -55,6 +56,7 @@ def within(
     Returns None where the narrowest is beyond the budget.
     """
 
+    @cache
     def share(member: Architecture) -> float:
         return budget.share(member, design, images)
 
@@ -80,14 +82,12 @@ def within(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if share(scaled(middle)) <= 1 else (low, middle)
-    return _filled(scaled(low), design, images, budget, widths)
+    return _filled(scaled(low), share, widths)
 
 
 def _filled(
     architecture: Architecture,
-    design: Design,
-    images: Images,
-    budget: Budget,
+    share: Callable[[Architecture], float],
     widths: Sequence[Sequence[int]],
 ) -> Architecture:
     """Of every stage in turn the next width of its list, as long as one fits."""
@@ -98,11 +98,11 @@ def _filled(
             if larger := [width for width in allowed if width > own[index]]:
                 own[index] = larger[0]
                 wider.append(_of_widths(architecture, own))
-        fitting = [m for m in wider if budget.share(m, design, images) <= 1]
+        fitting = [member for member in wider if share(member) <= 1]
         if not fitting:
             return architecture
-        nearest = max(fitting, key=lambda member: budget.share(member, design, images))
-        if budget.share(nearest, design, images) <= budget.share(architecture, design, images):
+        nearest = max(fitting, key=share)
+        if share(nearest) <= share(architecture):
             return architecture  # a stage that the design leaves out
         architecture = nearest
 

@@ -6,7 +6,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna import Study
 
-from levit_ablate.errors import RunError, UserError
-from levit_ablate.search import trials
+from levit_ablate.errors import RunError
+from levit_ablate.search import enqueued, trials
 from levit_ablate.search.display import SearchDisplay
 from levit_ablate.search.found import Found
+from levit_ablate.search.latency import measuring_alone
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.recorded import write_asked
 from levit_ablate.search.report import Report, as_json, pictures_of
@@ -47,7 +47,7 @@ MOST_DEATHS = 3
 
 def check(planned: SearchPlan) -> None:
     """Refuse a search whose networks could not be trained here. Raises UserError."""
-    trials.points_of_named(planned)
+    enqueued.points_of_named(planned)
     check_conditions(planned.baseline.experiment)
 
 
@@ -59,14 +59,10 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
         storage: the URL of the trials; empty for a journal in the work folder.
         launcher: starts the workers.
 
-    Raises UserError where latency would be measured beside others; RunError where record or trials
-    are out of reach, workers die again and again, or next to nothing fits the budget;
-    KeyboardInterrupt where it was interrupted.
+    Raises UserError where latency would be measured beside others, or elsewhere; RunError where
+    record or trials are out of reach, or workers die again and again; KeyboardInterrupt where it
+    was interrupted.
     """
-    if planned.measures_latency and launcher.places > 1:
-        raise UserError(
-            "latency is measured, which others at work would disturb: --workers 1, and one GPU"
-        )
     deliver_pending(planned.work_dir)
     study = study_of(planned, storage_of(storage, planned))
     with reading_the_record():
@@ -79,46 +75,57 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
 
     def is_complete(parent: Run) -> bool:
         there = study.get_trials(deepcopy=False)
-        return is_done(study, planned) and not trials.is_at_work(there)
+        is_over = is_done(study, planned) and not is_hopeless(study, planned)
+        return is_over and not trials.at_work(there)
 
-    with parents.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent:
+    with (
+        measuring_alone(planned, study, launcher.places),
+        parents.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent,
+    ):
         with reading_the_trials(), trials.asking(planned):
-            said = trials.enqueue(study, planned)
+            number, said = enqueued.enqueue(study, planned)
             found = trials.found_of(study.get_trials(deepcopy=False))
         title = f"{planned.search.name} on {planned.dataset}"
-        with SearchDisplay(title, planned.num_trials, found) as display:
-            display.say(f"{title}: {_plan_of(planned, found, launcher.places)}")
+        with SearchDisplay(title, number, found) as display:
+            display.say(f"{title}: {_plan_of(planned, number, display.done, launcher.places)}")
             for line in said:
                 display.say(line)
             _Searching(planned, storage, study, parent, launcher, display).run()
         found = trials.found_of(study.get_trials(deepcopy=False))
         link(planned, study, parent)
-    if is_hopeless(study, planned):
-        reasons = Counter(each.error for each in found if each.state == "invalid")
-        ((reason, _),) = reasons.most_common(1)
-        raise RunError(
-            f"{reasons.total()} networks were drawn that are not valid ({reason}); let the space "
-            f"go lower, or raise the budget"
-        )
     return found
+
+
+def hopeless(planned: SearchPlan, study: Study) -> str:
+    """Why a search has ended before its time: next to nothing that it draws is valid; or empty."""
+    if not is_hopeless(study, planned):
+        return ""
+    found = trials.found_of(study.get_trials(deepcopy=False))
+    reasons = Counter(each.error for each in found if each.state == "invalid")
+    ((reason, _),) = reasons.most_common(1)
+    return (
+        f"{reasons.total()} networks were drawn that are not valid ({reason}); let the space go "
+        f"lower, or raise the budget"
+    )
 
 
 def link(planned: SearchPlan, study: Study, parent: Run) -> None:
     """Put the runs of trials that were recorded elsewhere below the search too."""
+    there = study.get_trials(deepcopy=False)
+    names = {each.number: each.name for each in trials.found_of(there)}
     networks = [
-        planned.rebuilt(trials.name_of(each), "", each.user_attrs)
-        for each in study.get_trials(deepcopy=False)
-        if each.values and trials.ARCHITECTURE in each.user_attrs
+        planned.rebuilt(names[each.number], "", each.user_attrs)
+        for each in there
+        if each.values and trials.INVALID not in each.user_attrs
     ]
     jobs = {v.key: v for n in networks for v in map(n.at_seed, planned.search.seeds)}
     parents.link_recorded(planned.whole, list(jobs.values()), parent, planned.work_dir)
 
 
-def _plan_of(planned: SearchPlan, found: Sequence[Found], places: int) -> str:
-    done = sum(each.state in ("complete", "pruned") for each in found)
+def _plan_of(planned: SearchPlan, number: int, done: int, places: int) -> str:
     settings = len(planned.space.varied())
     budget = planned.budget
-    said = [f"{done} of {planned.num_trials} trials done", f"{settings} settings"]
+    said = [f"{done} of {number} trials done", f"{settings} settings"]
     said += [f"at most {budget.flops:,} multiply-adds"] if budget.flops else []
     said += [f"at most {budget.params:,} parameters"] if budget.params else []
     return ", ".join(said) + (f", {places} at once" if places > 1 else "")
@@ -166,8 +173,8 @@ class _Searching:
                 trials.revive(self.study)
             if not is_done(self.study, self.planned):
                 self._work()
-            elif trials.is_at_work(self.study.get_trials(deepcopy=False)):
-                self.display.say_once("others are at work on what remains; waiting for them")
+            elif others := trials.at_work(self.study.get_trials(deepcopy=False)):
+                self.display.say_once(f"others are at work; waiting for {', '.join(others)}")
                 time.sleep(LOOKS)
                 self._look()
             else:

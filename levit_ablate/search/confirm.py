@@ -21,22 +21,36 @@ from levit_ablate.studies.study import Study
 from levit_ablate.tracking import parents
 
 
+def rank(each: Found) -> tuple[float, int]:
+    """By which trials are sorted, the most accurate first."""
+    return -(each.accuracy or 0), each.number
+
+
+def most_accurate(planned: SearchPlan, found: Sequence[Found]) -> list[Found]:
+    """The networks that were trained to their end, the best first; none twice, nor the baseline."""
+    return _networks(planned, complete_of(found))
+
+
 def best_of(planned: SearchPlan, found: Sequence[Found], count: int) -> list[Found]:
-    """The most accurate networks that were trained to their end, none twice, nor the baseline.
+    """Those that are to be confirmed: the most accurate.
 
     Of a search for a front, some of the front, from its most accurate to its cheapest.
     """
-    is_front = len(planned.search.objectives) > 1
-    complete = front_of(found, FIELDS[planned.search.cost]) if is_front else complete_of(found)
-    networks: dict[str, Found] = {}
-    for each in sorted(complete, key=lambda each: (-(each.accuracy or 0), each.number)):
-        if each.key != planned.baseline.key:
-            networks.setdefault(each.key, each)
-    chosen = list(networks.values())
-    if is_front and count < len(chosen):  # evenly along it, both ends included
+    if len(planned.search.objectives) == 1:
+        return most_accurate(planned, found)[:count]
+    chosen = _networks(planned, front_of(found, FIELDS[planned.search.cost]))
+    if count < len(chosen):  # evenly along it, both ends included
         last = (len(chosen) - 1) / max(1, count - 1)
         return [chosen[round(index * last)] for index in range(count)]
-    return chosen[:count]
+    return chosen
+
+
+def _networks(planned: SearchPlan, found: Sequence[Found]) -> list[Found]:
+    networks: dict[str, Found] = {}
+    for each in sorted(found, key=rank):
+        if each.key != planned.baseline.key:
+            networks.setdefault(each.key, each)
+    return list(networks.values())
 
 
 def confirmation(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Plan:
@@ -44,9 +58,8 @@ def confirmation(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> P
     attributes = {each.number: each.user_attrs for each in study.get_trials(deepcopy=False)}
     variants = []
     for each in best:
-        name = each.ablation or f"trial {each.number}"
         summary = f"Trial {each.number} of search {planned.search.name}"
-        network = planned.rebuilt(name, summary, attributes[each.number])
+        network = planned.rebuilt(each.name, summary, attributes[each.number])
         variants.append(network.ablation)
     return plan(
         Study(

@@ -19,7 +19,7 @@ class SearchDisplay(Bars):
     def __init__(self, title: str, total: int, found: Sequence[Found]) -> None:
         self.known = {each.number for each in found if each.state in LINES}
         self.best = max((f.accuracy or 0 for f in found if f.state == "complete"), default=0.0)
-        super().__init__(title, total, len(self.known))
+        super().__init__(title, total, sum(each.has_ended for each in found))
 
     def show(self, worker: Worker, status: Status) -> None:
         """A worker is so far with what it trains."""
@@ -38,8 +38,8 @@ class SearchDisplay(Bars):
         for each in trials:
             if each.state in LINES and each.number not in self.known:
                 self.known.add(each.number)
-                self.done += each.state != "failed" or bool(each.error)
-                self.failed += each.state == "failed" and bool(each.error)
+                self.done += each.has_ended
+                self.failed += each.has_ended and each.state == "failed"
                 self.say(self._line(each))
         self._show_whole()
 

@@ -41,15 +41,12 @@ class Axis:
     """Whether a trial has it. (N,)"""
 
     @classmethod
-    def of(
-        cls, name: str, params: Sequence[Mapping[str, Any]], domain: Sequence[Any] | None
-    ) -> Axis:
+    def of(cls, name: str, params: Sequence[Mapping[str, Any]]) -> Axis:
         """The parameter of that name as the trials have it."""
-        seen = [trial[name] for trial in params if name in trial]
-        known = list(dict.fromkeys([*seen, *(domain or ())]))
+        known = list(dict.fromkeys(trial[name] for trial in params if name in trial))
         ordered = all(isinstance(v, int | float) and not isinstance(v, bool) for v in known)
         place = {value: number for number, value in enumerate(sorted(known) if ordered else known)}
-        possible = sorted({place[value] for value in (seen if domain is None else domain)})
+        possible = list(range(len(known)))
         if ordered and len(possible) > MOST_VALUES:
             evenly = numpy.linspace(0, len(possible) - 1, MOST_VALUES).round().astype(int)
             possible = [possible[index] for index in evenly]

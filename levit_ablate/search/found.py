@@ -25,3 +25,13 @@ class Found:
     seconds: float
     error: str
     key: str
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is one of the trials that were asked for, and is not tried again."""
+        return self.state in ("complete", "pruned") or (self.state == "failed" and self.error != "")
+
+    @property
+    def name(self) -> str:
+        """Of its network: an ablation's where it was enqueued as one."""
+        return self.ablation or f"trial {self.number}"

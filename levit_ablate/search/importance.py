@@ -40,6 +40,8 @@ class Importance:
     num_trials: int
     present: Mapping[str, int]
     """Trials that have the parameter, where not all do."""
+    at: str = ""
+    """Where in the trainings the accuracies are, in words; empty: at their end."""
 
     @property
     def higher(self) -> float:
@@ -55,7 +57,7 @@ class Importance:
 def importance(
     params: Sequence[Mapping[str, Any]],
     values: Sequence[float],
-    domains: Mapping[str, Sequence[Any]] | None = None,
+    at: str = "",
     seed: int = 0,
 ) -> Importance | None:
     """The importance of parameters and of their pairs for the values of complete trials.
@@ -67,8 +69,7 @@ def importance(
     Args:
         params: of each trial, the values by name; a trial may lack some.
         values: an accuracy for each trial.
-        domains: the values that a parameter can take; those seen, where it is not given. Of more
-            than 24 numbers, 24 evenly chosen.
+        at: where in its training that is, in words, if not at its end: "after epoch 1".
         seed: of the forest.
 
     Returns:
@@ -77,7 +78,7 @@ def importance(
     """
     target = numpy.asarray(values, dtype=numpy.float64)
     names = dict.fromkeys(name for trial in params for name in trial)
-    axes = [Axis.of(name, params, (domains or {}).get(name)) for name in names]
+    axes = [Axis.of(name, params) for name in names]
     axes = [axis for axis in axes if len(axis.domain) > 1]
     if len(target) < FEWEST_TRIALS or not axes or numpy.ptp(target) < 1e-12:
         return None
@@ -91,6 +92,7 @@ def importance(
         explained=forest.explained,
         num_trials=len(target),
         present={a.name: int(a.there.sum()) for a in axes if not a.there.all()},
+        at=at,
     )
 
 
@@ -106,9 +108,14 @@ def limits(found: Importance) -> list[str]:
             reasons.append(f"there are fewer than {ENOUGH} trials for each parameter")
         said.append(f"These shares are not to be relied on: {' and '.join(reasons)}.")
     explained = f"{100 * found.explained:.0f} %" if found.explained > 0 else "nothing"
+    if found.at:
+        said.append(
+            f"The accuracy is that {found.at}, the last that all networks have: those that were "
+            f"not given up were chosen by it, so that settings would seem to interact among them."
+        )
     said += [
         f"The shares describe a forest of regression trees, not the networks: it was fitted to "
-        f"{trials} complete trials of {num_params} parameters, and explains {explained} of the "
+        f"{trials} trials of {num_params} parameters, and explains {explained} of the "
         f"variance of trials that it was not fitted to (out-of-bag R²).",
         "The sampler did not draw the trials uniformly: where it seldom went the forest guesses, "
         "and parameters that it changed together cannot be told apart.",

@@ -21,6 +21,7 @@ from levit_ablate.models.cost import costs
 from levit_ablate.search.drawing import architecture_of, combinations_of
 from levit_ablate.search.readers import BASELINE
 from levit_ablate.search.search import Search
+from levit_ablate.search.setting import SOLVED
 from levit_ablate.search.space import Space, space_from
 from levit_ablate.serialization import config_from, experiment_from, merge, plain, to_mapping
 from levit_ablate.studies.plan import dataset_name
@@ -48,19 +49,22 @@ class SearchPlan:
 
     @property
     def dataset(self) -> str:
+        """The images, by name."""
         return dataset_name(self.baseline.experiment.data)
 
     @property
     def measures_latency(self) -> bool:
+        """Whether the latency of every network is: for a budget of it, or a front."""
         return self.latency is not None or "latency" in self.search.objectives
 
     @property
     def work_dir(self) -> Path:
+        """Where it keeps locks, and the journal of its trials."""
         return Path(self.baseline.experiment.hardware.work_dir)
 
     @cached_property
     def key(self) -> str:
-        """By which a search is found again: all that it was told, but for how many trials."""
+        """By which a search is found again: all that decides what its trials come to."""
         return hashed(
             {
                 "search": self.search.name,
@@ -89,12 +93,6 @@ class SearchPlan:
     def grid(self) -> list[dict[str, Any]]:
         """Every combination that has a meaning. Raises UserError where they are too many."""
         return combinations_of(self.space, self.baseline)
-
-    @property
-    def num_trials(self) -> int:
-        """How many networks are to be trained: of a grid all, whatever was asked for."""
-        is_grid = self.search.sampler == "grid"
-        return len(self.grid) + len(self.search.enqueue) if is_grid else self.search.trials
 
     def variant(
         self, name: str, summary: str, architecture: Architecture, design: Design
@@ -184,12 +182,25 @@ def plan(search: Search, given: Mapping[str, Any]) -> SearchPlan:
         raise UserError(
             f"{search.name}: everything in its space is fixed: there is nothing to search"
         )
+    if (not (budget := planned.budget).flops and not budget.params) or len(search.objectives) > 1:
+        _refuse_solved(search)
     _check_budget(planned)
     for name in search.enqueue:
         planned.named(name)
     if search.sampler == "grid":
         assert planned.grid  # of which there are not too many
     return planned
+
+
+def _refuse_solved(search: Search) -> None:
+    """Without a budget that networks are brought up to nothing says how wide they are."""
+    said = search.space.get("width")
+    for width in said.values() if isinstance(said, Mapping) else [said]:
+        if width == SOLVED:
+            raise UserError(
+                "space.width: solved: by a budget, in a search for accuracy alone; give "
+                "--budget.flops or --budget.params, or a range"
+            )
 
 
 def _of_trials(search: Search, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -213,9 +214,10 @@ def _write_names(axes: Axes, points: Sequence[tuple[float, Found]]) -> None:
 def _finish(figure: Figure, axes: Axes, found: Sequence[Found]) -> None:
     """What the plots of accuracy have in common: its axis, how the trials ended, the legend."""
     axes.set_ylabel("validation accuracy, %")
-    states = {t.state: sum(o.state == t.state for o in found) for t in found}
+    states = Counter(each.state for each in found if each.state != "failed" or each.error)
     ended = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-    axes.set_title(f"{len(found)} trial{'s' * (len(found) != 1)}: {ended}", loc="left")
+    total = states.total()
+    axes.set_title(f"{total} trial{'s' * (total != 1)}: {ended}", loc="left")
     axes.margins(y=0.12)
     figure.legend(
         loc="outside lower center",

@@ -30,7 +30,7 @@ def _amount(said: Any, cost: str, where: str) -> float | str:
     if text == BASELINE and cost != "latency":
         return BASELINE
     units = SECONDS if cost == "latency" else SUFFIXES
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)", text)
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*([a-z]*)", text)
     if isinstance(said, bool) or not match or match[2] not in units or float(match[1]) <= 0:
         example = "5ms" if cost == "latency" else "305M, or baseline"
         raise UserError(f"{where}: {said!r} is no amount; write {example}")
@@ -38,6 +38,11 @@ def _amount(said: Any, cost: str, where: str) -> float | str:
     if not math.isfinite(amount):
         raise UserError(f"{where}: {said!r} is no amount that anything could cost")
     return amount
+
+
+def amount_said(amount: float | str, cost: str) -> str:
+    """A budget as a file says it."""
+    return f"{amount}s" if cost == "latency" else str(amount)
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

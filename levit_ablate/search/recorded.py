@@ -14,10 +14,12 @@ from mlflow.entities import Run
 
 from levit_ablate.errors import UserError
 from levit_ablate.search.plan import SearchPlan
+from levit_ablate.search.readers import amount_said
 from levit_ablate.search.search import KEYS, Search, changed
 from levit_ablate.serialization import plain
 from levit_ablate.tracking import parents
-from levit_ablate.tracking.runs import reading_the_record, search
+from levit_ablate.tracking.runs import reading_the_record
+from levit_ablate.tracking.runs import search as search_runs
 from levit_ablate.tracking.tags import DATASET, SEARCH
 
 ASKED = "search.json"
@@ -35,10 +37,15 @@ class Asked(NamedTuple):
 
 def write_asked(planned: SearchPlan, storage: str, parent: Run) -> None:
     """Into the run of a search, with the URL of its trials, which holds no password."""
-    said = {f.name: plain(getattr(planned.search, f.name)) for f in fields(Search)}
-    said["path"] = str(planned.search.path)
-    content = {"search": said, "given": dict(planned.given), "storage": storage}
+    content = {"search": said_of(planned.search), "given": dict(planned.given), "storage": storage}
     MlflowClient().log_dict(parent.info.run_id, content, ASKED)
+
+
+def said_of(search: Search) -> dict[str, Any]:
+    """A search as a file would say it, with its name and path."""
+    said = {field.name: plain(getattr(search, field.name)) for field in fields(Search)}
+    budget = {cost: amount_said(most, cost) for cost, most in search.budget.items()}
+    return said | {"path": str(search.path), "budget": budget}
 
 
 @reading_the_record()
@@ -47,7 +54,7 @@ def latest(name: str) -> Asked | None:
 
     Raises UserError where it was recorded by another version, which asked otherwise.
     """
-    runs = search(f"tags.`{SEARCH}` = '{name}'")
+    runs = search_runs(f"tags.`{SEARCH}` = '{name}'")
     if not runs:
         return None
     content = _read(runs[0])

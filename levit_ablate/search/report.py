@@ -15,12 +15,13 @@ from levit_ablate.analysis.results import Results, Row
 from levit_ablate.config import Architecture, Design, Stage, differences
 from levit_ablate.models import geometry
 from levit_ablate.search import trials
-from levit_ablate.search.confirm import best_of, confirmed
+from levit_ablate.search.confirm import best_of, confirmed, most_accurate, rank
 from levit_ablate.search.found import Found
 from levit_ablate.search.front import FIELDS, front_of
 from levit_ablate.search.importance import Importance, importance
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.plots import pictures
+from levit_ablate.search.search import Search
 from levit_ablate.serialization import config_from
 
 SHOWN = 10
@@ -38,7 +39,7 @@ class Report:
     choices: Mapping[int, str]
     """Of each trial in which other choices it differs from the baseline; empty where in none."""
     best: tuple[Found, ...]
-    """The most accurate, none twice."""
+    """The most accurate, and those that are to be confirmed, none twice."""
     confirmed: Results | None
     importance: Importance | None
 
@@ -66,10 +67,14 @@ class Report:
         return front_of(self.found, FIELDS[self.planned.search.cost])
 
     def confirmation_of(self, each: Found) -> Row | None:
-        """What fresh seeds say of a trial."""
-        name = each.ablation or f"trial {each.number}"
-        rows = self.confirmed.rows[1:] if self.confirmed else ()
-        return next((row for row in rows if row.name == name and row.accuracies), None)
+        """What fresh seeds say of a trial, or of the baseline."""
+        rows = self.confirmed.rows if self.confirmed else ()
+        own = (
+            rows[:1]
+            if each.key == self.planned.baseline.key
+            else [r for r in rows[1:] if r.name == each.name]
+        )
+        return next((row for row in own if row.accuracies), None)
 
 
 def report_of(planned: SearchPlan, study: Study) -> Report:
@@ -85,34 +90,49 @@ def report_of(planned: SearchPlan, study: Study) -> Report:
         if trials.DESIGN in trial.user_attrs
     }
     base = planned.baseline.experiment.design
-    best = best_of(planned, found, SHOWN)
+    chosen = best_of(planned, found, planned.search.confirm)
+    shown = {each.number: each for each in [*chosen, *most_accurate(planned, found)[:SHOWN]]}
+    best = sorted(shown.values(), key=rank)
     return Report(
         planned=planned,
         found=tuple(found),
         stages={number: stages_line(*network) for number, network in networks.items()},
         choices={number: choices_line(*network, base) for number, network in networks.items()},
         best=tuple(best),
-        confirmed=confirmed(planned, study, best[: planned.search.confirm]),
-        importance=_importance(there),
+        confirmed=confirmed(planned, study, chosen),
+        importance=importance_of(planned.search, there),
     )
 
 
-def _importance(there: Sequence[FrozenTrial]) -> Importance | None:
+def importance_of(search: Search, there: Sequence[FrozenTrial]) -> Importance | None:
     """Of the settings of the networks that were trained, widths as they were fitted.
 
-    Each network once; not those that were enqueued from outside the space.
+    Each network once; not those that were enqueued from outside the space. Where some were given
+    up, for the last accuracy that all have: among those that were not given up, which were chosen
+    by their accuracy, settings would seem to interact that do not.
     """
-    networks: dict[str, tuple[dict[str, Any], float]] = {}
+    networks: dict[str, FrozenTrial] = {}
     for trial in there:
         own = trial.user_attrs
-        if trial.state == TrialState.COMPLETE and trial.values and not own.get(trials.MOVED):
-            stages = own[trials.ARCHITECTURE]["stages"]
-            widths = {f"width.{n}": stage["width"] for n, stage in enumerate(stages, start=1)}
-            networks[own[trials.KEY]] = ({**trial.params, **widths}, trial.values[0])
+        is_trained = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        if is_trained and trials.INVALID not in own and not own.get(trials.MOVED):
+            networks[own[trials.KEY]] = trial
     if not networks:
         return None
-    params, values = zip(*networks.values(), strict=True)
-    return importance(params, values)
+    given_up = [t for t in networks.values() if t.state == TrialState.PRUNED]
+    step = min((max(t.intermediate_values) for t in given_up), default=None)
+    params, values = [], []
+    for trial in networks.values():
+        if step is not None and step not in trial.intermediate_values:
+            continue
+        stages = trial.user_attrs[trials.ARCHITECTURE]["stages"]
+        widths = {f"width.{n}": stage["width"] for n, stage in enumerate(stages, start=1)}
+        params.append({**trial.params, **widths})
+        values.append(trial.values[0] if step is None else trial.intermediate_values[step])
+    if step is None:
+        return importance(params, values)
+    at = f"with seed {search.seeds[step]}" if search.pruner == "wilcoxon" else f"after epoch {step}"
+    return importance(params, values, at)
 
 
 def stages_line(architecture: Architecture, design: Design) -> str:
@@ -160,6 +180,7 @@ def as_json(report: Report) -> str:
                 "mean": row.mean,
                 "difference": row.difference.mean if row.difference else None,
                 "interval": row.difference.interval if row.difference else None,
+                "p_holm": row.p_holm,
             },
         }
 
@@ -172,6 +193,9 @@ def as_json(report: Report) -> str:
             "objectives": list(report.planned.search.objectives),
             "budget": {**asdict(report.planned.budget), "latency": report.planned.latency},
             "counts": dict(report.counts),
+            "epochs": report.planned.baseline.experiment.recipe.epochs,
+            "confirmed_epochs": report.confirmed
+            and report.confirmed.conditions["recipe"]["epochs"],
             "baseline": base and described(base),
             "best": [described(each) for each in report.best],
             "front": [described(each) for each in report.front],
@@ -179,6 +203,7 @@ def as_json(report: Report) -> str:
             and {
                 "main": dict(shares.main),
                 "pairs": [[*pair, share] for pair, share in shares.pairs.items()],
+                "at": shares.at,
                 "explained": shares.explained,
                 "reliable": shares.reliable,
             },

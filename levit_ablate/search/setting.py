@@ -28,6 +28,7 @@ class Setting:
 
     @property
     def is_fixed(self) -> bool:
+        """Whether there is one value, which nobody is asked for."""
         return len(self.options) == 1
 
     def nearest(self, value: Any) -> Any:
@@ -59,9 +60,9 @@ def near(middle: int, step: int) -> Setting:
 
 
 def span(low: Number, high: Number, step: Number) -> Setting:
-    """From `low` in steps as far as `high`."""
+    """From `low` in steps as far as `high`; of fractions their ten digits, as they were said."""
     count = int((high - low) / step + 1e-9) + 1
-    options = tuple(low + index * step for index in range(count))
+    options = tuple(round(low + index * step, 10) for index in range(count))
     return Setting(options=options, step=step if count > 1 else None)
 
 

@@ -15,13 +15,6 @@ from urllib.parse import urlsplit
 import optuna
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.pruners import (
-    BasePruner,
-    MedianPruner,
-    NopPruner,
-    SuccessiveHalvingPruner,
-    WilcoxonPruner,
-)
 from optuna.samplers import (
     BaseSampler,
     GPSampler,
@@ -44,11 +37,8 @@ from levit_ablate.errors import RunError, UserError
 from levit_ablate.keys import hashed
 from levit_ablate.search import trials
 from levit_ablate.search.plan import SearchPlan
+from levit_ablate.search.pruning import pruner_of
 
-HEARTBEAT = 60
-"""Seconds between two signs of life of a trial, in a database."""
-SILENCE = 5 * HEARTBEAT
-"""Seconds without one after which a trial of another machine is taken for dead, and tried again."""
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 GRPC_PORT = 13000
 
@@ -82,8 +72,8 @@ def database(url: str) -> RDBStorage:
         return RDBStorage(
             f"{scheme}://{rest}",
             engine_kwargs={} if scheme == "sqlite" else {"pool_pre_ping": True},
-            heartbeat_interval=HEARTBEAT,
-            grace_period=SILENCE,
+            heartbeat_interval=trials.HEARTBEAT,
+            grace_period=trials.SILENCE,
             heartbeat_stale_trial_callback=trials.again,
         )
     except ImportError as error:
@@ -136,7 +126,7 @@ def study_of(planned: SearchPlan, storage: BaseStorage) -> Study:
             study_name=f"{search.name}/{planned.key}",
             directions=directions,  # type: ignore[arg-type]
             sampler=sampler_of(planned, 0),
-            pruner=_pruner(search.pruner, planned.baseline.experiment.recipe.epochs),
+            pruner=pruner_of(search.pruner, planned.baseline.experiment.recipe.epochs),
             load_if_exists=True,
         )
 
@@ -192,22 +182,13 @@ def sampler_of(planned: SearchPlan, number: int) -> BaseSampler:
         return makers[planned.search.sampler]()
 
 
-def _pruner(name: str, epochs: int) -> BasePruner:
-    """ASHA with a third going on at each rung, from a ninth of the epochs; Optuna's others."""
-    first = max(1, epochs // 9)
-    makers: dict[str, Callable[[], BasePruner]] = {
-        "none": lambda: NopPruner(),
-        "asha": lambda: SuccessiveHalvingPruner(min_resource=first, reduction_factor=3),
-        "median": lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=first),
-        "wilcoxon": lambda: WilcoxonPruner(),
-    }
-    return makers[name]()
-
-
 def without_password(url: str) -> str:
     """A storage's URL as it may be shown and recorded."""
     password = urlsplit(url).password
-    return url.replace(f":{password}@", "@", 1) if password else url
+    shown = url.replace(f":{password}@", "@", 1) if password else url
+    address, mark, query = shown.partition("?")
+    kept = [part for part in query.split("&") if not part.lower().startswith("password=")]
+    return address + mark * any(kept) + "&".join(kept)
 
 
 def _reason(error: BaseException) -> str:

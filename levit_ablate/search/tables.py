@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from levit_ablate.analysis.formats import WIDTH, show_frame
-from levit_ablate.analysis.table import signed
-from levit_ablate.models.budget import Budget
+from levit_ablate.analysis.table import p_value, signed
+from levit_ablate.models.budget import NEAR, Budget
 from levit_ablate.models.cost import costs
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.search.found import Found
@@ -20,8 +20,6 @@ from levit_ablate.search.importance import limits
 from levit_ablate.search.readers import BASELINE
 from levit_ablate.search.report import SHOWN, Report, stages_line
 
-NEAR = 0.97
-"""Of the budget: what counts as near."""
 WORDS = ("trial", "network", "stages", "setting")
 """Columns that are no numbers."""
 NAMING = ("trial", "network", "setting")
@@ -99,7 +97,7 @@ def best(report: Report) -> pd.DataFrame:
     rows = []
     if base:
         mean = confirmed.rows[0].mean if confirmed else None
-        rows.append(_row(BASELINE, base, report, None, mean, None, None))
+        rows.append(_row(BASELINE, base, report, None, mean, None, None, None))
     for each in report.best:
         row = report.confirmation_of(each)
         difference = row.difference if row else None
@@ -113,6 +111,7 @@ def best(report: Report) -> pd.DataFrame:
                 row.mean if row else None,
                 difference.mean if difference else None,
                 difference.interval if difference else None,
+                row.p_holm if row else None,
             )
         )
     return pd.DataFrame(rows)
@@ -126,6 +125,7 @@ def _row(
     confirmed: float | None,
     confirmed_difference: float | None,
     interval: tuple[float, float] | None,
+    p_holm: float | None,
 ) -> dict[str, str]:
     return {
         "trial": name,
@@ -134,6 +134,7 @@ def _row(
         "confirmed": _percent(confirmed),
         "Δ confirmed": _points(confirmed_difference),
         "95 % interval": " to ".join(map(_points, interval)) if interval else "–",
+        "p (Holm)": p_value(p_holm),
         **_costs(each),
         **_network(each, report),
     }
@@ -164,7 +165,9 @@ def said(report: Report) -> list[str]:
             lines.append("Networks of a front differ in cost: Δ is no difference at equal cost.")
         lines.append(
             f"Confirmed: on the test images, mean of fresh seeds {fresh}, {full} epochs, beside "
-            f"the baseline of the same seeds; Δ in points, with its paired interval."
+            f"the baseline of the same seeds; Δ in points, with its paired interval. p is adjusted "
+            f"for all that were confirmed; the intervals are not, and the best of them is again "
+            f"partly the luckiest."
         )
     lines.append("Stages: depth x C width, N heads of D keys, M expansion of the MLPs.")
     return lines

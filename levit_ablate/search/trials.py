@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,14 +14,14 @@ from filelock import FileLock
 from optuna import Study, Trial, create_trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage, fail_stale_trials
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from levit_ablate.errors import UserError
 from levit_ablate.experiments import Variant
 from levit_ablate.locks import is_held, lock_of
 from levit_ablate.search.found import Found
 from levit_ablate.search.plan import SearchPlan
-from levit_ablate.search.sampling import NAME, point_of
+from levit_ablate.search.sampling import NAME
 from levit_ablate.serialization import plain
 
 # user attributes of a trial
@@ -37,6 +38,15 @@ COMBINATION = "combination"
 """Of a trial of a grid: which of its combinations."""
 RETRY_OF = "retry_of"
 """The number of the trial whose process was gone, or was interrupted, that it is in place of."""
+DEATHS = "deaths"
+"""How many processes have died of its network."""
+
+MOST_DEATHS = 3
+"""Of a network, after which it has failed: it may be what they die of."""
+HEARTBEAT = 60
+"""Seconds between two signs of life of a trial, in a database."""
+SILENCE = 5 * HEARTBEAT
+"""Seconds without one after which a trial of another machine is taken for dead, and tried again."""
 
 
 @contextmanager
@@ -65,51 +75,6 @@ def asking(planned: SearchPlan) -> FileLock:
     return FileLock(lock_of(folder / planned.key))
 
 
-def points_of_named(planned: SearchPlan) -> tuple[dict[str, tuple[Any, ...]], list[str]]:
-    """Where the named ablations lie in the space: name → (point, moved); and what is said of them.
-
-    The baseline is left out, with a line, where it has no place there, or is beyond the budget.
-    Raises UserError where another ablation is.
-    """
-    points, said = {}, []
-    for name in planned.search.enqueue:
-        variant = planned.named(name)
-        try:
-            share = planned.budget.share(
-                variant.architecture, variant.experiment.design, variant.images
-            )
-            if share > 1:
-                raise UserError(f"enqueue: {name}: costs {share:.2f} times the budget")
-            points[name] = point_of(variant, planned.space)
-        except UserError as error:
-            if name != planned.baseline.name:
-                raise
-            said.append(f"{error}; it is trained for the confirmation alone")
-            continue
-        if moved := points[name][1]:
-            said.append(f"{name}: not in the space in {', '.join(moved)}; the sampler sees it near")
-    return points, said
-
-
-def enqueue(study: Study, planned: SearchPlan) -> list[str]:
-    """Put first what is not the sampler's to choose, each once; what was said of it.
-
-    The named ablations, and of a grid every combination. Raises UserError as `points_of_named`.
-    """
-    there = study.get_trials(deepcopy=False)
-    names = {trial.user_attrs.get(NAME) for trial in there}
-    points, said = points_of_named(planned)
-    for name, (point, moved) in points.items():
-        if name not in names:
-            study.enqueue_trial(point, user_attrs={NAME: name, MOVED: moved})
-    if planned.search.sampler == "grid":
-        tried = {trial.user_attrs.get(COMBINATION) for trial in there}
-        for number, combination in enumerate(planned.grid):
-            if number not in tried:
-                study.enqueue_trial(combination, user_attrs={COMBINATION: number})
-    return said
-
-
 def revive(study: Study) -> list[int]:
     """Try again what was left unfinished: interrupted, or by a process that is gone.
 
@@ -123,24 +88,30 @@ def revive(study: Study) -> list[int]:
     on_one_host = isinstance(study._storage, JournalStorage)
     revived = []
     for trial in trials:
-        if trial.state == TrialState.RUNNING and _is_dead(trial, on_one_host):
-            lost = _fail(study, trial)
-        else:
-            lost = trial.state == TrialState.FAIL and not _has_reason(trial)
+        died = trial.state == TrialState.RUNNING and _is_dead(trial, on_one_host)
+        lost = _fail(study, trial) if died else _was_left(trial)
         if lost and trial.number not in retried:
-            again(study, trial)
+            again(study, trial, died)
             revived.append(trial.number)
     return revived
+
+
+def _was_left(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and not {ERROR, INVALID} & trial.user_attrs.keys()
 
 
 def _is_dead(trial: FrozenTrial, on_one_host: bool) -> bool:
     """Whether the process of a trial is gone, as far as this machine can tell."""
     lock = trial.user_attrs.get(LOCK)
     if lock is None:  # it died before it said who it is, or is about to, on another machine
-        return on_one_host
-    if trial.user_attrs.get(HOST) != platform.node():
+        begun = trial.datetime_start or datetime.now()
+        return on_one_host or datetime.now() - begun > timedelta(seconds=SILENCE)
+    if not on_one_host and trial.user_attrs.get(HOST) != platform.node():
         return False
-    return not Path(lock).is_file() or not is_held(Path(lock))
+    if is_held(Path(lock)):
+        return False
+    Path(lock).unlink(missing_ok=True)
+    return True
 
 
 def _fail(study: Study, trial: FrozenTrial) -> bool:
@@ -152,30 +123,41 @@ def _fail(study: Study, trial: FrozenTrial) -> bool:
     return True
 
 
-def again(study: Study, trial: FrozenTrial) -> None:
-    """Put the same network before what the sampler chooses next.
+def again(study: Study, trial: FrozenTrial, died: bool = True) -> None:
+    """Put the same network before what the sampler chooses next, or end it as failed.
 
     Without the mark of the process that is gone, by which it would seem dead from the start.
+
+    Args:
+        study: the search's.
+        trial: what was left unfinished.
+        died: whether its process died, and was not told to end.
     """
     kept = (NAME, MOVED, COMBINATION)
     attributes = {key: value for key, value in trial.user_attrs.items() if key in kept}
+    deaths = trial.user_attrs.get(DEATHS, 0) + died
+    attributes |= {RETRY_OF: trial.number, DEATHS: deaths}
+    if deaths >= MOST_DEATHS:
+        described = (KEY, FLOPS, PARAMS, ARCHITECTURE, DESIGN)
+        attributes |= {key: trial.user_attrs[key] for key in described if key in trial.user_attrs}
+        error = f"the process that trained it was killed {deaths} times"
+        study.add_trial(
+            create_trial(state=TrialState.FAIL, user_attrs={**attributes, ERROR: error})
+        )
+        return
     study.add_trial(
         create_trial(
             state=TrialState.WAITING,
-            system_attrs={"fixed_params": dict(trial.params or _fixed(trial))},
-            user_attrs={**attributes, RETRY_OF: trial.number},
+            system_attrs={"fixed_params": {**_fixed(trial), **trial.params}},
+            user_attrs=attributes,
         )
     )
 
 
 def _fixed(trial: FrozenTrial) -> dict[str, Any]:
-    """Of a trial that died before it was sampled: what it was enqueued with."""
+    """What a trial was enqueued with, of which one that died may not have asked all."""
     fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
     return fixed
-
-
-def _has_reason(trial: FrozenTrial) -> bool:
-    return ERROR in trial.user_attrs
 
 
 def counted(trials: Sequence[FrozenTrial]) -> int:
@@ -187,10 +169,22 @@ def counted(trials: Sequence[FrozenTrial]) -> int:
         INVALID not in trial.user_attrs
         and (
             trial.state in (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
-            or (trial.state == TrialState.FAIL and _has_reason(trial))
+            or (trial.state == TrialState.FAIL and ERROR in trial.user_attrs)
         )
         for trial in trials
     )
+
+
+def worst(study: Study) -> list[float]:
+    """What an invalid trial is said to have come to: no better than any that was trained."""
+    there = study.get_trials(deepcopy=False)
+    valid = [t.values for t in there if t.values and INVALID not in t.user_attrs]
+    return [
+        (min if direction == StudyDirection.MAXIMIZE else max)(
+            (values[index] for values in valid), default=0.0
+        )
+        for index, direction in enumerate(study.directions)
+    ]
 
 
 def describe(trial: Trial, variant: Variant) -> None:
@@ -207,14 +201,10 @@ def describe(trial: Trial, variant: Variant) -> None:
         trial.set_user_attr(name, value)
 
 
-def is_at_work(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether any trial is, wherever."""
-    return any(trial.state == TrialState.RUNNING for trial in trials)
-
-
-def name_of(trial: FrozenTrial) -> str:
-    """Of its network: an ablation's where it was enqueued as one."""
-    return trial.user_attrs.get(NAME) or f"trial {trial.number}"
+def at_work(trials: Sequence[FrozenTrial]) -> list[str]:
+    """The trials that run, wherever, in words."""
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    return [f"trial {t.number} on {t.user_attrs.get(HOST, 'a machine')}" for t in running]
 
 
 def found_of(trials: Sequence[FrozenTrial]) -> list[Found]:
@@ -226,17 +216,17 @@ def _found(trial: FrozenTrial) -> Found:
     own = trial.user_attrs
     states = {
         TrialState.COMPLETE: "complete",
-        TrialState.PRUNED: "invalid" if INVALID in own else "pruned",
+        TrialState.PRUNED: "pruned",
         TrialState.FAIL: "failed",
         TrialState.RUNNING: "running",
         TrialState.WAITING: "waiting",
     }
-    accuracy = trial.values[0] if trial.values else None
+    accuracy = trial.values[0] if trial.values and INVALID not in own else None
     if accuracy is None and trial.intermediate_values:
         accuracy = trial.intermediate_values[max(trial.intermediate_values)]
     return Found(
         number=trial.number,
-        state=states[trial.state],  # type: ignore[arg-type]
+        state="invalid" if INVALID in own else states[trial.state],  # type: ignore[arg-type]
         params=dict(trial.params),
         accuracy=accuracy,
         flops=own.get(FLOPS),

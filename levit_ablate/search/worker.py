@@ -6,7 +6,7 @@ import contextlib
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,10 @@ RESTS = 5.0
 """Seconds between two looks at a store that is away."""
 
 
+class TwiceError(Exception):
+    """A trial is another's: its network is no worse for it, so that the sampler is told nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Worker:
     """A worker of a search, as a launcher starts it."""
@@ -51,10 +55,12 @@ class Worker:
 
     @property
     def title(self) -> str:
+        """As people see it."""
         return f"worker {self.number}"
 
     @property
     def log(self) -> str:
+        """The name of its log, without .log."""
         return f"{self.planned.search.name}.{self.planned.key}.worker{self.number}"
 
 
@@ -113,7 +119,7 @@ class _Trials:
         """Of the next trial: its sampler's seed, whichever worker it is, or in which command."""
         return len(self.study.get_trials(deepcopy=False))
 
-    def _tried(self, trial: Trial) -> float | tuple[float, ...]:
+    def _tried(self, trial: Trial) -> float | Sequence[float]:
         """What a trial comes to: Optuna's objective."""
         for name, value in self.life.items():
             trial.set_user_attr(name, value)
@@ -127,7 +133,10 @@ class _Trials:
         except InvalidError as error:
             trial.set_user_attr(trials.INVALID, str(error))
             trial.set_constraint("valid", 1.0)
-            raise TrialPruned(str(error)) from error
+            return trials.worst(self.study)  # GP and NSGA-II learn from complete trials alone
+        except TwiceError as error:
+            trial.set_user_attr(trials.INVALID, str(error))
+            raise
         except TrialPruned:
             raise
         except Exception as error:
@@ -142,13 +151,13 @@ class _Trials:
         trial.set_constraint("valid", 0.0)
         return found
 
-    def _measured(self, trial: Trial, variant: Variant) -> float | tuple[float, ...]:
+    def _measured(self, trial: Trial, variant: Variant) -> float | Sequence[float]:
         latency = self._latency(trial, variant)
         check_given_up(trial, self.study, variant.key)
         seeds = self.planned.search.seeds
         accuracies = []
-        for seed in seeds:
-            watch = Watch(trial, by_epoch=seed == seeds[0] and self._prunes_by_epoch)
+        for index, seed in enumerate(seeds):
+            watch = Watch(trial, by_epoch=not index and self._prunes_by_epoch)
             own = variant.at_seed(seed)
             try:
                 train(own, self.parent, self._told(trial), [watch])
@@ -160,7 +169,7 @@ class _Trials:
                 for epoch, accuracy in enumerate(curve.accuracies, start=1):
                     trial.report(accuracy, step=epoch)
             if self.planned.search.pruner == "wilcoxon":
-                trial.report(accuracies[-1], step=seed)
+                trial.report(accuracies[-1], step=index)
                 if seed != seeds[-1] and trial.should_prune():
                     raise TrialPruned(f"given up after seed {seed}")
         accuracy = sum(accuracies) / len(accuracies)
@@ -169,13 +178,13 @@ class _Trials:
         return (accuracy, *others) if others else accuracy
 
     def _check_first(self, trial: Trial) -> None:
-        """Of what two machines enqueued at once, or tried again, the first counts: InvalidError."""
+        """Of what two machines enqueued at once, or tried again, the first counts: TwiceError."""
         marks = (NAME, trials.COMBINATION, trials.RETRY_OF)
         own = {mark: trial.user_attrs[mark] for mark in marks if mark in trial.user_attrs}
         for other in self.study.get_trials(deepcopy=False) if own else []:
             is_earlier = other.number < trial.number and other.state != TrialState.FAIL
             if is_earlier and {m: other.user_attrs.get(m) for m in own} == own:
-                raise InvalidError(f"it was enqueued already, as trial {other.number}")
+                raise TwiceError(f"it was enqueued already, as trial {other.number}")
 
     @property
     def _prunes_by_epoch(self) -> bool:
@@ -205,11 +214,13 @@ def is_done(study: Study, planned: SearchPlan) -> bool:
         return False
     if planned.search.sampler == "grid":
         return bool(there)
-    return trials.counted(there) >= planned.num_trials or is_hopeless(study, planned)
+    return trials.counted(there) >= planned.search.trials or is_hopeless(study, planned)
 
 
 def is_hopeless(study: Study, planned: SearchPlan) -> bool:
     """Whether so many draws were invalid that the space has next to nothing that fits."""
-    there = study.get_trials(deepcopy=False)
+    if planned.search.sampler == "grid":
+        return False
+    there, wanted = study.get_trials(deepcopy=False), planned.search.trials
     invalid = sum(trials.INVALID in trial.user_attrs for trial in there)
-    return planned.search.sampler != "grid" and invalid >= MOST_INVALID * planned.num_trials
+    return trials.counted(there) < wanted and invalid >= MOST_INVALID * wanted

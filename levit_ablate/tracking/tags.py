@@ -49,15 +49,26 @@ def tags_of(variant: Variant) -> dict[str, str]:
 
 def machine_tags() -> dict[str, str]:
     """Commit, versions, hardware."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    cpu = torch.backends.cpu.get_cpu_capability()
     return {
         f"{TAG}git_commit": _git_commit(),
         f"{TAG}python": platform.python_version(),
-        f"{TAG}hardware": f"{os.cpu_count()} x {platform.machine()} {cpu}",
-        f"{TAG}gpus": ", ".join(gpus),
+        f"{TAG}hardware": _cpu(),
+        f"{TAG}gpus": ", ".join(_gpus()),
         **{f"{TAG}version.{package}": version(package) for package in PACKAGES},
     }
+
+
+def hardware() -> str:
+    """The kind of this machine, in words."""
+    return " and ".join([_cpu(), *_gpus()])
+
+
+def _cpu() -> str:
+    return f"{os.cpu_count()} x {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _gpus() -> list[str]:
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 @cache

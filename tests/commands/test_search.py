@@ -1,10 +1,12 @@
 """Mistakes in a search's words cost a line, exit code 2, and leave nothing."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from levit_ablate.cli import run_command
+from levit_ablate.commands.search import dotted
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,18 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words, expected, capsys, monke
 def test_what_nothing_was_searched_for_cannot_be_exported(store, capsys):
     assert run_command(["search", "equal_flops", "--export", "best", "mine"]) == 2
     assert "nothing was searched yet" in capsys.readouterr().err and not Path("ablations").exists()
+
+
+def test_what_is_said_of_all_stages_and_of_one_hold_together_in_any_order():
+    words = [
+        ["--space.width", "32:64"],
+        ["--space.width.2=solved"],
+        ["--space.design.norm", "batch"],
+    ]
+    for order in itertools.permutations(words):
+        rest, found = dotted(["flags", *itertools.chain(*order), "--trials", "3"])
+        assert rest == ["flags", "--trials", "3"]
+        assert found["space"]["design"] == {"norm": "batch"}
+        assert found["space"]["width"] == {"others": "32:64", "2": "solved"}
+    assert dotted(["--space.width", "8"])[1] == {"space": {"width": "8"}}
+    assert dotted(["--space.geometry", "fixed"])[1] == {"space": {"geometry": "fixed"}}

@@ -17,9 +17,11 @@ from levit_ablate.serialization import plain
 WORDS = """
 equal_flops --trials 4 --confirm 0 --sampler random --pruner none --recipe smoke
 --design.distillation none --recipe.batch_size 128 --hardware.accelerator cpu
---architecture small.yaml --format json
+--architecture small.yaml --space.width 4:32:2 --format json
 """.split()
-LONG = ("--recipe.epochs", "40", "--trials", "3")
+"""In this space every network can be brought within the budget, whatever is drawn."""
+LONG = ("--recipe.epochs", "20", "--trials", "3")
+"""Of some seconds each, in which they can be killed."""
 GIVEN = {
     "architecture": SMALL,
     "design": {"distillation": "none"},

@@ -228,4 +228,5 @@ def test_a_search_with_other_samplers_that_gives_up_what_is_not_worth_it(tmp_pat
     trained_or_given_up = counts["complete"] + counts.get("pruned", 0)
     assert trained_or_given_up == int(words[words.index("--trials") + 1])
     assert set(counts) <= {"complete", "pruned", "invalid"}
+    assert counts.get("pruned", 0) > 0 or "asha" not in words
     assert set(trained(tmp_path).values()) == {1}

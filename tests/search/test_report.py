@@ -1,14 +1,66 @@
-"""How a network of a search is said in a line."""
+"""What a report says of its networks, and of which."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+
+import optuna
+from optuna.trial import TrialState
+from searching import small
 
 from levit_ablate.config import Design
 from levit_ablate.models.presets import PRESETS
+from levit_ablate.search import report
+from levit_ablate.search.importance import limits
 from levit_ablate.search.report import choices_line, stages_line
+from levit_ablate.search.storage import storage_of, study_of
+from levit_ablate.search.trials import describe
 
 NANO = PRESETS["levit_nano"].architecture
+
+
+def test_what_is_confirmed_of_a_front_is_in_the_report(monkeypatch):
+    planned = small("accuracy_and_flops", confirm=3)
+    study = study_of(planned, storage_of("", planned))
+    for number in range(15):
+        trial = study.ask()
+        trial.suggest_int("depth.1", 1, 4)
+        network = planned.variant(
+            "x", "", replace(planned.baseline.architecture, stem_width=8 * (2 + number)), Design()
+        )
+        describe(trial, network)
+        study.tell(trial, (number / 20, number))
+    asked = []
+    monkeypatch.setattr(report, "confirmed", lambda planned, study, best: asked.extend(best))
+    shown = report.report_of(planned, study)
+    assert [each.number for each in asked] == [14, 7, 0]
+    assert {0, 7} <= {each.number for each in shown.best} and len(shown.best) == 11
+    accuracies = [each.accuracy for each in shown.best]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+def test_where_networks_were_given_up_shares_are_of_an_accuracy_that_all_have():
+    """Among the best alone of an additive function its settings would seem to interact."""
+    rng = random.Random(0)
+    study = optuna.create_study(direction="maximize")
+    for number in range(200):
+        trial = study.ask()
+        a, b = trial.suggest_int("a", 0, 3), trial.suggest_int("b", 0, 3)
+        trial.set_user_attr("key", str(number))
+        trial.set_user_attr("architecture", {"stages": [{"width": 16}]})
+        accuracy = 0.5 + 0.05 * a + 0.05 * b + rng.gauss(0, 0.01)
+        trial.report(accuracy, 1)
+        if a + b < 4:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, accuracy + 0.1)
+    search = small().search
+    found = report.importance_of(search, study.get_trials())
+    assert found.at == "after epoch 1" and found.num_trials == 200
+    assert found.pairs["a", "b"] < 0.03 and "given up were chosen by it" in " ".join(limits(found))
+    kept = report.importance_of(search, study.get_trials(states=[TrialState.COMPLETE]))
+    assert kept.at == "" and kept.pairs["a", "b"] > 0.1
 
 
 def test_a_line_has_of_every_stage_what_a_search_varies():

@@ -110,6 +110,7 @@ def test_an_ablation_whose_choice_is_not_in_the_space_is_refused():
         ({"budget": {"flops": "1k"}}, "budget.flops: 1,000 is impossible: the smallest network"),
         ({"budget": {"params": "100"}}, "budget.params: 100 is impossible"),
         ({"space": {"geometry": "fixed"}}, "there is nothing to search"),
+        ({"space": {"width": "solved"}, "objectives": "accuracy,flops"}, "solved: by a budget"),
         ({"enqueue": "no_pyramd"}, "did you mean no_pyramid"),
     ],
 )

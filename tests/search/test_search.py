@@ -1,12 +1,14 @@
 """A search is a file, and what the command line says in place of it; what does not fit is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from levit_ablate.errors import UserError
 from levit_ablate.search import search as searches
-from levit_ablate.search.search import changed, read, read_file
+from levit_ablate.search.recorded import said_of
+from levit_ablate.search.search import KEYS, Search, changed, read, read_file
 
 
 def written(text: str) -> Path:
@@ -88,6 +90,23 @@ def test_a_mistake_in_a_file_is_named_with_the_file(text, expected):
         read_file(written(text))
     said = str(caught.value)
     assert expected in said and said.startswith("mine.yaml: ") and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"budget": {"latency": "5ms", "flops": "305M"}},
+        {"budget": {"latency": "10us"}},
+        {"budget": {"flops": "1e16"}},
+        {"objectives": "accuracy,params", "enqueue": "no_pyramid"},
+        {"space": {"width": {"1": "8:16", "others": "solved"}}, "seeds": "3,4", "confirm": 0},
+    ],
+)
+def test_what_was_recorded_reads_back_as_it_was_asked(said):
+    asked = changed(read("equal_flops"), said)
+    recorded = json.loads(json.dumps(said_of(asked)))
+    base = Search(name=asked.name, path=asked.path, summary=asked.summary)
+    assert changed(base, {key: recorded[key] for key in KEYS if key != "summary"}) == asked
 
 
 def test_an_unknown_name_gets_the_closest():

@@ -3,11 +3,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
 
 from levit_ablate.config import Design
 from levit_ablate.errors import UserError
 from levit_ablate.models.presets import preset
-from levit_ablate.search.space import space_from
+from levit_ablate.search.setting import setting_from
+from levit_ablate.search.space import OF_STAGE, space_from
 
 MICRO = preset("levit_micro").architecture
 
@@ -127,3 +129,17 @@ def test_what_does_not_fit_is_refused_by_its_name(said, expected):
     with pytest.raises(UserError, match="space") as caught:
         space(**said)
     assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+@given(
+    low=st.integers(1, 30),
+    count=st.integers(1, 40),
+    step=st.sampled_from([0.05, 0.1, 0.15, 0.3, 0.7]),
+)
+def test_a_sampler_can_draw_every_value_of_a_range(low, count, step):
+    """Optuna lowers the end of a range that is no whole number of steps away, be it by a hair."""
+    low = low / 20
+    high = round(low + count * step, 10)
+    setting = setting_from(f"{low}:{high}:{step}", OF_STAGE["mlp_expansion"], "")
+    drawn = FloatDistribution(setting.options[0], setting.options[-1], step=setting.step)
+    assert (drawn.low, drawn.high) == (low, high) and len(setting.options) == count + 1
