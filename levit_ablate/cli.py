@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
-from types import FrameType
-from typing import NoReturn
 
+from levit_ablate import interrupts
 from levit_ablate.errors import RunError, UserError, closest
 
 COMMANDS = {
@@ -28,8 +26,6 @@ COMMANDS = {
 }
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 INTERRUPTED = "interrupted; what was recorded is kept"
-_told: list[int] = []
-"""The signals that came to end this process."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal's encoding lacks is no error
-    sys.unraisablehook = _dropped
-    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's preemption ends a run as Ctrl-C does
+    interrupts.listen()
     sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -56,7 +51,9 @@ def run_command(argv: list[str]) -> int:
     except BrokenPipeError:  # the reader has gone: `levit-ablate list | head -1`
         sys.stderr.close()
     except Exception:
-        if _told:  # within a library that was being loaded, which made another error of it
+        if (
+            interrupts.came
+        ):  # within a library that was being loaded, which made another error of it
             return _complain(INTERRUPTED, EXIT_INTERRUPTED)
         raise
     return 0
@@ -92,17 +89,6 @@ def _command(argv: list[str]) -> tuple[str, list[str]]:
 def _complain(message: object, code: int) -> int:
     print(f"levit-ablate: {' '.join(str(message).split())}", file=sys.stderr)
     return code
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    _told.append(signum)
-    raise KeyboardInterrupt
-
-
-def _dropped(unraisable: sys.UnraisableHookArgs) -> None:
-    """Say nothing of an interrupt that came within a finalizer: a training ends all the same."""
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

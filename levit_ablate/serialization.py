@@ -55,6 +55,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError(f"{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
+    if content is None:
+        raise UserError(f"{path}: is empty, where keys and values are needed")
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, where keys and values are needed")
     return content

@@ -147,7 +147,7 @@ BAD = {
     "no summary": ("design: {stem: patch}", "summary: a line .* is needed"),
     "a summary of no words": ("summary: ' '", "summary: a line .* is needed"),
     "a summary that is no text": ("summary: 3", "summary: a line .* is needed"),
-    "empty file": ("", "holds NoneType, where keys and values are needed"),
+    "empty file": ("", "is empty, where keys and values are needed"),
     "a list": ("- summary: x", "holds list, where keys and values are needed"),
     "plain text": ("no pyramid", "holds str, where keys and values are needed"),
     "a design that is no mapping": (

@@ -257,7 +257,7 @@ def test_merging_changes_neither_layer_and_keeps_all_of_the_last(first, second):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"f\.yaml: holds NoneType, where keys and values are needed"),
+        (b"", r"f\.yaml: is empty, where keys and values are needed"),
         (b"- a\n", r"f\.yaml: holds list, "),
         (b"3\n", r"f\.yaml: holds int, "),
         (b"a: 1\n b: 2\n", r"f\.yaml:2: not YAML: "),

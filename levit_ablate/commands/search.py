@@ -110,8 +110,8 @@ def search_options(
     )
     said = {key: options[key] for key in keys if key in options}
     if "trial_epochs" in options:
-        if not options["trial_epochs"].isdigit():
-            raise UserError(f"--trial-epochs: {options['trial_epochs']!r} is no whole number")
+        if not options["trial_epochs"].isdigit() or not int(options["trial_epochs"]):
+            raise UserError(f"--trial-epochs: {options['trial_epochs']!r} is no number from 1 on")
         said["trial"] = {"recipe": {"epochs": int(options["trial_epochs"])}}
     given: dict[str, Any] = {}
     for path in map(Path, options.get("config", [])):

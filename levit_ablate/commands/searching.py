@@ -11,9 +11,11 @@ from typing import Any
 
 from optuna import Study
 
+from levit_ablate import ablations
 from levit_ablate.analysis import formats
 from levit_ablate.commands.launching import launcher
 from levit_ablate.commands.tabulating import write_pictures
+from levit_ablate.config import Experiment
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.search.conduct import check, conduct, hopeless, keep
 from levit_ablate.search.confirm import best_of, confirmation, exported
@@ -112,21 +114,28 @@ def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, A
 
 
 def _export(report: Report, study: Study, which: str, name: str) -> None:
-    """Write a network as an ablation's file. Raises UserError where there is none, or it exists."""
+    """Write a network as an ablation's file.
+
+    Raises UserError where there is none, the file exists, or another ablation has its name.
+    """
     trained = {each.number: each for each in report.found if each.state == "complete"}
-    if which == "best" and report.best:
-        confirmed = [each for each in report.best if report.confirmation_of(each)]
-        ranked = sorted(confirmed, key=lambda e: -(_mean(report, e)))
-        chosen = (ranked or list(report.best))[0]
+    if which == "best" and report.winner:
+        chosen = report.winner
     elif which.isdigit() and int(which) in trained:
         chosen = trained[int(which)]
     else:
         known = ", ".join(map(str, trained)) or "none yet"
         raise UserError(f"--export {which}: best, or a trial that was trained to its end: {known}")
+    if not Path(name).stem.removeprefix("."):
+        raise UserError(f"--export: {name!r} is no name of a file")
     path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     path = path if path.parent != Path() else Path("ablations") / path
-    said = f"Trial {chosen.number} of search {report.planned.search.name}"
-    text = exported(report.planned, study, chosen.number, said)
+    shipped = ablations.names().get(path.stem, path)
+    if path.parent == Path("ablations") and shipped.resolve() != path.resolve():
+        raise UserError(f"--export: {path.stem} would hide the ablation that ships; name another")
+    planned = report.planned
+    said = f"Trial {chosen.number} of search {planned.search.name} on {planned.dataset}"
+    text = exported(planned, study, chosen.number, said)
     if path.is_dir() or (path.exists() and path.read_text(encoding="utf-8") != text):
         raise UserError(f"--export: {path} exists; name another file, or remove it")
     try:
@@ -135,9 +144,12 @@ def _export(report: Report, study: Study, which: str, name: str) -> None:
     except OSError as error:
         raise UserError(f"--export: {path} cannot be written: {error.strerror}") from error
     word = path.stem if path.parent == Path("ablations") else path
-    print(f"{path}: {said}; levit-ablate show {word}, run {word}")
+    here = " ".join(_conditions(planned.baseline.experiment))
+    print(f"{path}: {said}; levit-ablate show {word} {here}, or run")
 
 
-def _mean(report: Report, each: Any) -> float:
-    row = report.confirmation_of(each)
-    return (row.mean or 0.0) if row else 0.0
+def _conditions(experiment: Experiment) -> list[str]:
+    """The options for the same images and the same baseline."""
+    data = experiment.data
+    root = ["--data.root", data.root] if data.name == "folder" else []
+    return ["--data", data.name, *root, "--model", experiment.model]

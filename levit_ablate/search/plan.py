@@ -209,6 +209,11 @@ def _of_trials(search: Search, given: Mapping[str, Any]) -> dict[str, Any]:
     if "epochs" not in said or "warmup_epochs" in said:
         return merge(given, search.trial)
     full = experiment_from({"recipe": conditions_of(given).get("recipe", {})}).recipe
+    if said["epochs"] > full.epochs:
+        raise UserError(
+            f"trial.recipe.epochs: {said['epochs']} are more than the {full.epochs} with which the "
+            f"best are trained again; give fewer, or more by --recipe.epochs"
+        )
     warmup = full.warmup_epochs * said["epochs"] / full.epochs
     return merge(given, search.trial, {"recipe": {"warmup_epochs": warmup}})
 

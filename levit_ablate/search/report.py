@@ -26,6 +26,8 @@ from levit_ablate.serialization import config_from
 
 SHOWN = 10
 """Trials in the table."""
+UNTRIED = -1
+"""In place of a trial's number: the baseline was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,33 @@ class Report:
         """The trial of the baseline."""
         key = self.planned.baseline.key
         return next((f for f in self.found if f.key == key and f.state == "complete"), None)
+
+    @property
+    def winner(self) -> Found | None:
+        """The best as confirmed by every seed; as the search saw it where none is yet."""
+        rows = [(self.confirmation_of(each), each) for each in self.best]
+        confirmed = [(row.mean or 0.0, each) for row, each in rows if row and not row.errors]
+        if not confirmed:
+            return next(iter(self.best), None)
+        return max(confirmed, key=lambda pair: pair[0])[1]
+
+    @property
+    def reference(self) -> Found:
+        """The trial of the baseline; where it was none, for it does not fit, its cost alone."""
+        base = self.planned.baseline
+        return self.baseline or Found(
+            number=UNTRIED,
+            state="waiting",
+            params={},
+            accuracy=None,
+            flops=base.cost.flops,
+            num_params=base.cost.params,
+            latency=None,
+            ablation=base.name,
+            seconds=0.0,
+            error="",
+            key=base.key,
+        )
 
     @property
     def budget(self) -> float | None:
@@ -90,6 +119,7 @@ def report_of(planned: SearchPlan, study: Study) -> Report:
         if trials.DESIGN in trial.user_attrs
     }
     base = planned.baseline.experiment.design
+    networks[UNTRIED] = planned.baseline.architecture, base
     chosen = best_of(planned, found, planned.search.confirm)
     shown = {each.number: each for each in [*chosen, *most_accurate(planned, found)[:SHOWN]]}
     best = sorted(shown.values(), key=rank)
@@ -125,9 +155,7 @@ def importance_of(search: Search, there: Sequence[FrozenTrial]) -> Importance | 
     for trial in networks.values():
         if step is not None and step not in trial.intermediate_values:
             continue
-        stages = trial.user_attrs[trials.ARCHITECTURE]["stages"]
-        widths = {f"width.{n}": stage["width"] for n, stage in enumerate(stages, start=1)}
-        params.append({**trial.params, **widths})
+        params.append(trials.settings_of(trial))
         values.append(trial.values[0] if step is None else trial.intermediate_values[step])
     if step is None:
         return importance(params, values)
@@ -196,7 +224,7 @@ def as_json(report: Report) -> str:
             "epochs": report.planned.baseline.experiment.recipe.epochs,
             "confirmed_epochs": report.confirmed
             and report.confirmed.conditions["recipe"]["epochs"],
-            "baseline": base and described(base),
+            "baseline": described(report.reference) if base or report.confirmed else None,
             "best": [described(each) for each in report.best],
             "front": [described(each) for each in report.front],
             "importance": shares

@@ -95,9 +95,9 @@ def best(report: Report) -> pd.DataFrame:
     """The best of the search beside the baseline: what it saw, and what fresh seeds confirm."""
     base, confirmed = report.baseline, report.confirmed
     rows = []
-    if base:
+    if base or confirmed:
         mean = confirmed.rows[0].mean if confirmed else None
-        rows.append(_row(BASELINE, base, report, None, mean, None, None, None))
+        rows.append(_row(BASELINE, report.reference, report, None, mean, None, None, None))
     for each in report.best:
         row = report.confirmation_of(each)
         difference = row.difference if row else None
@@ -153,7 +153,7 @@ def said(report: Report) -> list[str]:
     epochs = report.planned.baseline.experiment.recipe.epochs
     seeds = ", ".join(map(str, search.seeds))
     lines = [
-        f"In the search: on the validation images, seed {seeds}, {epochs} epochs; the best of "
+        f"In the search: on the validation images, seed {seeds}, {_epochs(epochs)}; the best of "
         f"{report.counts['complete']} is partly the luckiest, so these figures are optimistic."
     ]
     if report.confirmed is None:
@@ -164,11 +164,16 @@ def said(report: Report) -> list[str]:
         if len(search.objectives) > 1:
             lines.append("Networks of a front differ in cost: Δ is no difference at equal cost.")
         lines.append(
-            f"Confirmed: on the test images, mean of fresh seeds {fresh}, {full} epochs, beside "
+            f"Confirmed: on the test images, mean of fresh seeds {fresh}, {_epochs(full)}, beside "
             f"the baseline of the same seeds; Δ in points, with its paired interval. p is adjusted "
             f"for all that were confirmed; the intervals are not, and the best of them is again "
             f"partly the luckiest."
         )
+        lines += [
+            f"Not all of that is there: {row.name} lacks seed {', '.join(map(str, row.errors))}."
+            for row in report.confirmed.rows
+            if row.errors
+        ]
     lines.append("Stages: depth x C width, N heads of D keys, M expansion of the MLPs.")
     return lines
 
@@ -180,7 +185,7 @@ def front(report: Report) -> pd.DataFrame:
             "trial": each.ablation or f"{each.number}",
             "accuracy": _percent(each.accuracy),
             **_costs(each),
-            "latency": "–" if each.latency is None else f"{1e3 * each.latency:.2f} ms",
+            **({"latency": f"{1e3 * each.latency:.2f} ms"} if each.latency else {}),
             **_network(each, report),
         }
         for each in report.front
@@ -196,10 +201,8 @@ def presets(report: Report) -> pd.DataFrame:
         cost = costs(preset.architecture, design, base.images).total
         stages = stages_line(preset.architecture, design)
         rows.append({"network": name, **_millions(cost.flops, cost.params), "stages": stages})
-    rows += [
-        {"network": f"trial {each.number}", **_costs(each), **_network(each, report)}
-        for each in report.best[:1]
-    ]
+    if best := report.winner:
+        rows.append({"network": best.name, **_costs(best), **_network(best, report)})
     return pd.DataFrame(rows).fillna("–")
 
 
@@ -213,6 +216,10 @@ def shares(report: Report) -> pd.DataFrame:
     return pd.DataFrame(
         {"setting": name, "share": f"{100 * share:.1f} %"} for name, share in named[:SHOWN]
     )
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"
 
 
 def _percent(value: float | None) -> str:

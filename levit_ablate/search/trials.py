@@ -207,6 +207,13 @@ def at_work(trials: Sequence[FrozenTrial]) -> list[str]:
     return [f"trial {t.number} on {t.user_attrs.get(HOST, 'a machine')}" for t in running]
 
 
+def settings_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The settings of a network that was drawn; its widths as they were fitted to the budget."""
+    stages = trial.user_attrs.get(ARCHITECTURE, {}).get("stages", [])
+    widths = {f"width.{number}": stage["width"] for number, stage in enumerate(stages, start=1)}
+    return {**trial.params, **widths}
+
+
 def found_of(trials: Sequence[FrozenTrial]) -> list[Found]:
     """The trials as a report needs them, in the order of their numbers."""
     return [_found(trial) for trial in sorted(trials, key=lambda trial: trial.number)]
@@ -227,7 +234,7 @@ def _found(trial: FrozenTrial) -> Found:
     return Found(
         number=trial.number,
         state="invalid" if INVALID in own else states[trial.state],  # type: ignore[arg-type]
-        params=dict(trial.params),
+        params=settings_of(trial),
         accuracy=accuracy,
         flops=own.get(FLOPS),
         num_params=own.get(PARAMS),

@@ -20,6 +20,7 @@ from levit_ablate.analysis import speed
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import Variant
 from levit_ablate.hardware import has_gpu
+from levit_ablate.interrupts import raise_if_interrupted
 from levit_ablate.search import trials
 from levit_ablate.search.curves import Watch, check_given_up, validation_curve
 from levit_ablate.search.plan import SearchPlan
@@ -112,6 +113,7 @@ class _Trials:
                     finally:
                         self.asking.release(force=True)
                 gc.collect()  # Lightning's cycles hold network and images, on a GPU too, for long
+                raise_if_interrupted()
                 while not answers():  # MLflow's store; what could not be recorded is tried again
                     time.sleep(RESTS)
 

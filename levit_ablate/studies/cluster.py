@@ -21,6 +21,7 @@ try:
 except ImportError:  # an extra
     ray = None
 
+from levit_ablate import interrupts
 from levit_ablate.errors import UserError
 from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
@@ -142,7 +143,9 @@ class Mailbox:
 def _work(work: Work[J], order: J, station: Station, mailbox: Any, folder: str) -> Outcome:
     """A job, on whichever machine, in the sweep's folder."""
     os.chdir(folder)
-    return work(order, station, lambda status: mailbox.put.remote(order.title, status))
+    with keeping_handlers():  # Ray's process does another job after this one
+        interrupts.listen()
+        return work(order, station, lambda status: mailbox.put.remote(order.title, status))
 
 
 def _outcome(task: Any) -> Outcome:

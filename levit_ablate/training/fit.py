@@ -22,7 +22,7 @@ from levit_ablate.data.module import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.distributed import SynchronizeAnywhere
-from levit_ablate.training.signals import StopOnSignal, interruptible
+from levit_ablate.training.signals import StopOnSignal, interruptible, stop_together
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -101,6 +101,7 @@ def fit(
         )
         resumed = last if last.is_file() else None
         interruptible(lambda: trainer.fit(module, data, ckpt_path=resumed, weights_only=False))
+    stop_together(trainer)  # told while Lightning tidied up
     return trainer
 
 

@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from levit_ablate.data.module import ImageData
 from levit_ablate.experiments import Variant
 from levit_ablate.hardware import is_first_process, own_threads
+from levit_ablate.interrupts import raise_if_interrupted
 from levit_ablate.locks import one_at_a_time
 from levit_ablate.tracking.record import GivenUpError, Recorder, record
 from levit_ablate.tracking.runs import TakenError, find, is_alive, reading_the_record
@@ -84,6 +85,7 @@ def train(
         while True:
             if result := recorded(variant):  # meanwhile, by the process that was waited for
                 return result
+            raise_if_interrupted()
             weights = ensure_teacher(variant, tell)
             folder.mkdir(parents=True, exist_ok=True)
             torch.set_num_threads(num_threads(variant))

@@ -23,6 +23,8 @@ from levit_ablate.commands.search import dotted
         ("equal_flops --trials 0", "--trials: 0"),
         ("equal_flops --trials many", "int needed"),
         ("equal_flops --trial-epochs x", "--trial-epochs: 'x'"),
+        ("equal_flops --trial-epochs 0", "--trial-epochs: '0'"),
+        ("equal_flops --trial-epochs 31", "31 are more than the 30 with which the best"),
         ("equal_flops --workers 0", "--workers: 0"),
         ("equal_flops --sampler foo", "--sampler: 'foo' is not a choice"),
         ("equal_flops --seeds 101", "--confirm-seeds: 101 is a seed of the trials"),

@@ -105,6 +105,9 @@ def test_an_export_does_not_write_over_another_file(done):
     )
     _, err = process.communicate(200)
     assert process.returncode == 2 and "other.yaml exists" in err
+    hiding = Started(FORKS, "search", "equal_flops", "--export", "1", "baseline", cwd=folder)
+    assert "would hide the ablation that ships" in hiding.communicate(200)[1]
+    assert hiding.returncode == 2 and not (folder / "ablations" / "baseline.yaml").exists()
     assert (folder / "other.yaml").read_text() == "summary: Mine\n"
     missing = Started(FORKS, "search", "equal_flops", "--export", "77", "x", cwd=folder)
     assert "a trial that was trained to its end: 0, 1, 2, 3" in missing.communicate(200)[1]

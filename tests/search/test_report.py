@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 
@@ -9,9 +10,10 @@ import optuna
 from optuna.trial import TrialState
 from searching import small
 
+from levit_ablate.analysis.results import Results, Row
 from levit_ablate.config import Design
 from levit_ablate.models.presets import PRESETS
-from levit_ablate.search import report
+from levit_ablate.search import report, tables
 from levit_ablate.search.importance import limits
 from levit_ablate.search.report import choices_line, stages_line
 from levit_ablate.search.storage import storage_of, study_of
@@ -38,6 +40,55 @@ def test_what_is_confirmed_of_a_front_is_in_the_report(monkeypatch):
     assert {0, 7} <= {each.number for each in shown.best} and len(shown.best) == 11
     accuracies = [each.accuracy for each in shown.best]
     assert accuracies == sorted(accuracies, reverse=True)
+
+
+def test_a_baseline_that_was_no_trial_stands_in_the_table_of_what_is_compared_with_it(monkeypatch):
+    planned = small(budget={"flops": "200k"}, space={"width": "4:8"})
+    study = study_of(planned, storage_of("", planned))
+    for width in (4, 8):
+        trial = study.ask()
+        stages = [replace(s, width=width) for s in planned.baseline.architecture.stages]
+        architecture = replace(planned.baseline.architecture, stages=tuple(stages))
+        describe(trial, planned.variant("x", "", architecture, Design(distillation="none")))
+        study.tell(trial, width / 10)
+    rows = [
+        row("baseline", {1: 0.5, 2: 0.7}),
+        row("trial 1", {1: 0.8}, errors={2: "killed"}),
+        row("trial 0", {1: 0.8, 2: 0.9}),
+    ]
+    found = Results(
+        study="",
+        summary="",
+        dataset="",
+        seeds=(1, 2),
+        conditions={"recipe": {"epochs": 1}},
+        rows=tuple(rows),
+        noise=None,
+        agreement=None,
+    )
+    monkeypatch.setattr(report, "confirmed", lambda *_: found)
+    shown = report.report_of(planned, study)
+    table = tables.best(shown)
+    assert list(table["trial"]) == ["baseline", "1", "0"]
+    assert list(table["confirmed"]) == ["60.00 %", "80.00 %", "85.00 %"]
+    assert table["in the search"][0] == "–" and table["multiply-adds"][0] != "0 M"
+    said = " ".join(tables.said(shown))
+    assert "Not all of that is there: trial 1 lacks seed 2." in said and "1 epoch," in said
+    assert shown.winner.name == "trial 0" == tables.presets(shown)["network"].iloc[-1]
+    assert json.loads(report.as_json(shown))["baseline"]["confirmed"]["mean"] == 0.6
+
+
+def row(name: str, accuracies: dict[int, float], errors: dict[int, str] | None = None) -> Row:
+    return Row(
+        name=name,
+        summary="",
+        paper={},
+        params=1,
+        flops=1,
+        accuracies=accuracies,
+        errors=errors or {},
+        runs={},
+    )
 
 
 def test_where_networks_were_given_up_shares_are_of_an_accuracy_that_all_have():

@@ -1,12 +1,15 @@
 """A search is a file, and what the command line says in place of it; what does not fit is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from levit_ablate.errors import UserError
 from levit_ablate.search import search as searches
+from levit_ablate.search.enqueued import points_of_named
+from levit_ablate.search.plan import plan
 from levit_ablate.search.recorded import said_of
 from levit_ablate.search.search import KEYS, Search, changed, read, read_file
 
@@ -107,6 +110,13 @@ def test_what_was_recorded_reads_back_as_it_was_asked(said):
     recorded = json.loads(json.dumps(said_of(asked)))
     base = Search(name=asked.name, path=asked.path, summary=asked.summary)
     assert changed(base, {key: recorded[key] for key in KEYS if key != "summary"}) == asked
+
+
+def test_the_example_of_the_documentation_is_a_search():
+    text = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    planned = plan(read_file(written(example)), {})
+    assert points_of_named(planned)[0].keys() == {"baseline", "no_pyramid"}
 
 
 def test_an_unknown_name_gets_the_closest():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from optuna.trial import TrialState
 from searching import small
 
+from levit_ablate import interrupts
 from levit_ablate.search import worker
 from levit_ablate.search.curves import Curve
 from levit_ablate.search.latency import measuring_alone
@@ -17,6 +21,7 @@ from levit_ablate.search.storage import storage_of, study_of
 from levit_ablate.search.trials import INVALID
 from levit_ablate.studies.orders import Station
 from levit_ablate.tracking import parents
+from levit_ablate.training.signals import keeping_handlers
 
 INVALID_FROM = 5
 """The depth, of all stages together, from which on networks are taken to be invalid."""
@@ -40,6 +45,7 @@ def made_up(monkeypatch):
     monkeypatch.setattr(worker, "train", lambda *_: None)
     curve = lambda variant: Curve([depth(variant) / 10], depth(variant) / 10)  # noqa: E731
     monkeypatch.setattr(worker, "validation_curve", curve)
+    monkeypatch.setattr(worker.gc, "collect", lambda: 0)  # of a test's own heap, for long
 
 
 def done(planned, store, before=lambda study: None):
@@ -95,3 +101,25 @@ def test_latency_is_measured_by_one_command_on_one_kind_of_machine(monkeypatch):
     assert "this is another machine; go on there" in refused[1]
     with pytest.raises(worker.UserError, match="--workers 1"), measuring_alone(planned, study, 2):
         pass
+
+
+def test_a_worker_that_is_told_to_end_while_garbage_is_collected_ends(store, made_up, monkeypatch):
+    """Python drops what is raised in a finalizer, and finalizers run there."""
+
+    class Dropping:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(worker.gc, "collect", lambda: Dropping() and None)
+    planned = small(trials=3, sampler="random")
+    with parents.at_work(planned.whole, Path(), lambda *_: None, lambda _: False) as parent:
+        told = worker.Worker(planned=planned, storage="", number=1, parent=parent.info.run_id)
+        with keeping_handlers():
+            interrupts.listen()
+            try:
+                outcome = worker.work(told, Station(uri=store), lambda _: None)
+            finally:
+                interrupts.came.clear()
+                sys.unraisablehook = sys.__unraisablehook__
+    assert outcome.interrupted
+    assert len(study_of(planned, storage_of("", planned)).get_trials()) == 1

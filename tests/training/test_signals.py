@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 from folders import draw
 from lightning import Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from processes import levit_ablate, wait_for
 
 from levit_ablate.experiments import variant
@@ -51,6 +52,14 @@ def test_sigterm_ends_the_asking_of_a_teacher_at_once(store, monkeypatch, call):
     assert len(asked) == call
     assert len(list(Path(".levit_ablate").rglob("epoch_*.npy"))) == call // 37
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_sigterm_while_lightning_tidies_up_ends_the_run_before_its_test(store, monkeypatch):
+    told_at(1, monkeypatch, SingleDeviceStrategy, "teardown")
+    tests = told_at(0, monkeypatch, Classifier, "test_step")
+    with pytest.raises(KeyboardInterrupt):
+        train(variant("no_distillation", SMOKE))
+    assert not tests
 
 
 def test_sigterm_in_a_validation_ends_the_training_before_the_next_epoch(store, monkeypatch):

@@ -1,0 +1,46 @@
+"""A process that is told to end does, also where Python drops the KeyboardInterrupt that says so.
+
+Python drops what is raised within a finalizer or a weak reference's callback, and the collection of
+garbage runs such ones for seconds. So what came is remembered, and asked for where a process would
+begin something long. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+came: list[int] = []
+"""The signals that came to end this process."""
+
+
+def listen() -> None:
+    """From now on Ctrl-C and SIGTERM, with which a cluster takes a machine back, are remembered.
+
+    To be called by a process of our own, in its main thread, at its start.
+    """
+    came.clear()
+    sys.unraisablehook = dropped
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as Ctrl-C is for a shell's background job
+            signal.signal(number, interrupt)
+
+
+def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    """A signal's handler."""
+    came.append(signum)
+    raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raise the KeyboardInterrupt that was dropped, if one was."""
+    if came:
+        raise KeyboardInterrupt
+
+
+def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+    """Say nothing of an interrupt that was dropped; a hook for Python."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
