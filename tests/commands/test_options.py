@@ -359,7 +359,7 @@ FILES = {
         "recipe: 'fast' is no name; valid: cifar, paper, paper_1000, quick, smoke",
     ),
     "a list": ("- recipe", "holds list, where keys and values are needed"),
-    "empty": ("", "holds NoneType, where keys and values are needed"),
+    "empty": ("", "is empty, where keys and values are needed"),
 }
 
 
