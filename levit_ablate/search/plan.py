@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,14 @@ from levit_ablate.experiments import Variant, conditions_of, explicit, identifie
 from levit_ablate.keys import hashed
 from levit_ablate.models import geometry
 from levit_ablate.models.budget import Budget, within
-from levit_ablate.models.cost import costs
-from levit_ablate.search.drawing import architecture_of, combinations_of
-from levit_ablate.search.readers import BASELINE
+from levit_ablate.search.budgets import budget_of, check_budget, latency_of
+from levit_ablate.search.drawing import combinations_of
 from levit_ablate.search.search import Search
-from levit_ablate.search.setting import SOLVED
 from levit_ablate.search.space import Space, space_from
 from levit_ablate.serialization import config_from, experiment_from, merge, plain, to_mapping
 from levit_ablate.studies.plan import dataset_name
 from levit_ablate.tracking.parents import Whole
 from levit_ablate.tracking.tags import SEARCH
-
-MOST_DESIGNS = 256
-"""Combinations of design choices of which the smallest network is sought."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,32 +169,19 @@ def plan(search: Search, given: Mapping[str, Any]) -> SearchPlan:
         given=given,
         baseline=baseline,
         space=space,
-        budget=_budget(search, baseline),
-        latency=_latency(search),
+        budget=budget_of(search, baseline),
+        latency=latency_of(search),
     )
     if not space.varied():
         raise UserError(
             f"{search.name}: everything in its space is fixed: there is nothing to search"
         )
-    if (not (budget := planned.budget).flops and not budget.params) or len(search.objectives) > 1:
-        _refuse_solved(search)
-    _check_budget(planned)
+    check_budget(search, planned.budget, space, baseline)
     for name in search.enqueue:
         planned.named(name)
     if search.sampler == "grid":
         assert planned.grid  # of which there are not too many
     return planned
-
-
-def _refuse_solved(search: Search) -> None:
-    """Without a budget that networks are brought up to nothing says how wide they are."""
-    said = search.space.get("width")
-    for width in said.values() if isinstance(said, Mapping) else [said]:
-        if width == SOLVED:
-            raise UserError(
-                "space.width: solved: by a budget, in a search for accuracy alone; give "
-                "--budget.flops or --budget.params, or a range"
-            )
 
 
 def _of_trials(search: Search, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,47 +201,3 @@ def _of_trials(search: Search, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _common(conditions: Mapping[str, Any]) -> dict[str, Any]:
     return {key: conditions[key] for key in ("design", "architecture") if conditions.get(key)}
-
-
-def _budget(search: Search, baseline: Variant) -> Budget:
-    def limit(cost: str) -> int | None:
-        most = search.budget.get(cost)
-        own: int = getattr(baseline.cost, cost)
-        return own if most == BASELINE else None if most is None else int(most)
-
-    return Budget(flops=limit("flops"), params=limit("params"))
-
-
-def _latency(search: Search) -> float | None:
-    most = search.budget.get("latency")
-    return None if most is None else float(most)
-
-
-def _check_budget(planned: SearchPlan) -> None:
-    """Refuse a budget below the cheapest network of the space. Raises UserError."""
-    space, base, budget = planned.space, planned.baseline, planned.budget
-    if budget.flops is None and budget.params is None:
-        return
-    count = space.num_stages.options[0]
-    stages = [
-        {k: s.options[0] for k, s in stage.items()} | {"width": space.widths(index)[0]}
-        for index, stage in enumerate(space.stages[:count])
-    ]
-    stem = space.stem_width.options[0] if space.stem_width else None
-    least: dict[str, int] = {}
-    choices = product(*(setting.options for setting in space.design.values()))
-    for chosen in islice(choices, MOST_DESIGNS):
-        try:
-            design = replace(base.experiment.design, **dict(zip(space.design, chosen, strict=True)))
-            smallest = architecture_of(base.architecture, design, stages, stem)
-            cost = costs(smallest, design, base.images).total
-        except UserError:  # choices that have no meaning together
-            continue
-        for name in ("flops", "params"):
-            least[name] = min(getattr(cost, name), least.get(name, getattr(cost, name)))
-    for name, limit in (("flops", budget.flops), ("params", budget.params)):
-        if limit is not None and least.get(name, 0) > limit:
-            raise UserError(
-                f"budget.{name}: {limit:,} is impossible: the smallest network of the space costs "
-                f"{least[name]:,}; raise it, or let the space go lower"
-            )
