@@ -97,12 +97,11 @@ class Report:
 
     def confirmation_of(self, each: Found) -> Row | None:
         """What fresh seeds say of a trial, or of the baseline."""
-        rows = self.confirmed.rows if self.confirmed else ()
-        own = (
-            rows[:1]
-            if each.key == self.planned.baseline.key
-            else [r for r in rows[1:] if r.name == each.name]
-        )
+        if self.confirmed is None:
+            return None
+        base, *others = self.confirmed.rows
+        is_base = each.key == self.planned.baseline.key
+        own = [base] if is_base else [row for row in others if row.name == each.name]
         return next((row for row in own if row.accuracies), None)
 
 
