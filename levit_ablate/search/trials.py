@@ -208,10 +208,13 @@ def at_work(trials: Sequence[FrozenTrial]) -> list[str]:
 
 
 def settings_of(trial: FrozenTrial) -> dict[str, Any]:
-    """The settings of a network that was drawn; its widths as they were fitted to the budget."""
+    """The settings of a network that was drawn; its widths as they were fitted to the budget.
+
+    A width that the space does not vary is no setting: it follows from the others.
+    """
     stages = trial.user_attrs.get(ARCHITECTURE, {}).get("stages", [])
     widths = {f"width.{number}": stage["width"] for number, stage in enumerate(stages, start=1)}
-    return {**trial.params, **widths}
+    return {name: widths.get(name, value) for name, value in trial.params.items()}
 
 
 def found_of(trials: Sequence[FrozenTrial]) -> list[Found]:

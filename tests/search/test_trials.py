@@ -4,6 +4,7 @@ import contextlib
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,19 @@ def test_a_search_ends_where_next_to_nothing_is_valid_but_not_for_what_was_inval
         assert is_hopeless(study, small(trials=1)) == (number == 19)
     study.tell(begun(study), 0.5)
     assert not is_hopeless(study, small(trials=1)) and is_done(study, small(trials=1))
+
+
+def test_settings_are_those_that_vary_with_the_widths_that_were_fitted(study):
+    planned = small()
+    trial = study.ask()
+    trial.suggest_int("width.1", 8, 64, step=8)
+    stages = [replace(stage, width=12) for stage in planned.baseline.architecture.stages]
+    architecture = replace(planned.baseline.architecture, stages=tuple(stages))
+    network = planned.variant("x", "", architecture, planned.baseline.experiment.design)
+    trials.describe(trial, network)
+    study.tell(trial, 0.5)
+    (found,) = trials.found_of(study.get_trials())
+    assert found.params == {"width.1": 12}  # nothing of the second's, which nobody asked for
 
 
 def test_a_search_is_done_with_as_many_trials_as_were_asked_for_unless_one_waits(study):
