@@ -51,9 +51,7 @@ def run_command(argv: list[str]) -> int:
     except BrokenPipeError:  # the reader has gone: `levit-ablate list | head -1`
         sys.stderr.close()
     except Exception:
-        if (
-            interrupts.came
-        ):  # within a library that was being loaded, which made another error of it
+        if interrupts.came:  # a library that was being loaded made another error of it
             return _complain(INTERRUPTED, EXIT_INTERRUPTED)
         raise
     return 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,3 +36,8 @@ class Found:
     def name(self) -> str:
         """Of its network: an ablation's where it was enqueued as one."""
         return self.ablation or f"trial {self.number}"
+
+
+def counts_of(found: Sequence[Found]) -> Counter[str]:
+    """How many trials ended how; those that were tried again are not counted."""
+    return Counter(each.state for each in found if each.state != "failed" or each.error)

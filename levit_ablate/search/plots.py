@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from levit_ablate.analysis.plots import OURS, STYLE
-from levit_ablate.search.found import Found
+from levit_ablate.search.found import Found, counts_of
 from levit_ablate.search.front import complete_of, front_of
 from levit_ablate.search.importance import Importance, limits
 from levit_ablate.search.names import name_points
@@ -214,7 +213,7 @@ def _write_names(axes: Axes, points: Sequence[tuple[float, Found]]) -> None:
 def _finish(figure: Figure, axes: Axes, found: Sequence[Found]) -> None:
     """What the plots of accuracy have in common: its axis, how the trials ended, the legend."""
     axes.set_ylabel("validation accuracy, %")
-    states = Counter(each.state for each in found if each.state != "failed" or each.error)
+    states = counts_of(found)
     ended = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     total = states.total()
     axes.set_title(f"{total} trial{'s' * (total != 1)}: {ended}", loc="left")

@@ -16,7 +16,7 @@ from levit_ablate.config import Architecture, Design, Stage, differences
 from levit_ablate.models import geometry
 from levit_ablate.search import trials
 from levit_ablate.search.confirm import best_of, confirmed, most_accurate, rank
-from levit_ablate.search.found import Found
+from levit_ablate.search.found import Found, counts_of
 from levit_ablate.search.front import FIELDS, front_of
 from levit_ablate.search.importance import Importance, importance
 from levit_ablate.search.plan import SearchPlan
@@ -48,7 +48,7 @@ class Report:
     @property
     def counts(self) -> Counter[str]:
         """How many trials ended how; those that were tried again are not counted."""
-        return Counter(f.state for f in self.found if f.state != "failed" or f.error)
+        return counts_of(self.found)
 
     @property
     def baseline(self) -> Found | None:
