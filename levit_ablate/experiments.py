@@ -16,6 +16,7 @@ from levit_ablate.config import (
     VARIANT_KEYS,
     Architecture,
     Experiment,
+    Hardware,
     Images,
     Recipe,
     differences,
@@ -124,6 +125,11 @@ def conditions_of(given: Mapping[str, Any]) -> dict[str, Any]:
     conditions = {key: value for key, value in given.items() if key not in VARIANT_KEYS}
     data = experiment_from({"data": conditions.get("data", {})}).data
     return merge(dataset_of(data).defaults, conditions)
+
+
+def hardware_of(given: Mapping[str, Any]) -> Hardware:
+    """The hardware among what is given."""
+    return experiment_from({"hardware": given.get("hardware", {})}).hardware
 
 
 def identified(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,19 +31,28 @@ def own_threads() -> int:
     return torch.get_num_threads()
 
 
-def is_first_process() -> bool:
-    """Whether this is the process that speaks and records for all processes of a training.
+def settle_rank(hardware: Hardware) -> None:
+    """Set the rank that Lightning and `is_first_process` know of this process.
 
-    Until Lightning's trainer is made, a process on another host that was started by hand knows its
-    place from NODE_RANK alone.
+    A training on one device is its own first process, whatever RANK or SLURM_PROCID say: tasks of
+    srun may each have a training of their own. Of several devices, a process that was started by
+    hand on another host knows its place from NODE_RANK alone until Lightning's trainer is made.
     """
-    host = os.environ.get("NODE_RANK", "0")
-    return not rank_zero_only.rank and host in ("", "0")  # type: ignore[attr-defined]
+    if hardware.devices * hardware.num_nodes == 1:
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
+    elif os.environ.get("NODE_RANK", "0") not in ("", "0"):
+        rank_zero_only.rank = rank_zero_only.rank or 1  # type: ignore[attr-defined]
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks and records for all processes of its training."""
+    return not rank_zero_only.rank  # type: ignore[attr-defined]
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
+def one_voice(hardware: Hardware) -> Iterator[None]:
     """Of the processes of a training only the first writes; an error of any is still raised."""
+    settle_rank(hardware)
     if is_first_process():
         yield
         return

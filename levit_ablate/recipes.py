@@ -30,6 +30,7 @@ PAPER = Recipe(
     cutmix_probability=0.5,
     mixing_group=256,
     repeats=3,
+    precision="32-true",
 )
 """The official code's defaults, each explained in docs/recipes.md; drop path is the model's."""
 
@@ -39,7 +40,8 @@ RECIPES = {
         batch_size=32,
         clipping="adaptive",
         clip=0.05,
-        ema_decay=0.98,
+        ema_horizon=0.05,
+        evaluate="average",
         flip=0.0,
         rand_augment="rand-m1-n1-mstd0.5-inc1",
         erasing=0.1,
@@ -56,7 +58,8 @@ RECIPES = {
         warmup_epochs=3.0,
         clipping="adaptive",
         clip=0.05,
-        ema_decay=0.998,
+        ema_horizon=0.05,
+        evaluate="average",
         rand_augment="rand-m5-mstd0.5-inc1",
         erasing=0.1,
         mixup=0.2,
@@ -64,7 +67,7 @@ RECIPES = {
         repeats=2,
     ),
     "paper": PAPER,
-    "paper_1000": replace(PAPER, epochs=1000),
+    "paper_1000": replace(PAPER, epochs=1000, batch_size=8192),
 }
 """quick: a minute a run on the digits, which are not to be mirrored. smoke: two epochs, to see that
 everything runs. cifar: the paper's parts on small photographs, for two CPU cores or a small GPU.

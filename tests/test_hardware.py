@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
 from levit_ablate.config import Experiment, Hardware
 from levit_ablate.errors import UserError
-from levit_ablate.hardware import PLACES, check_hardware, is_first_process
+from levit_ablate.hardware import PLACES, check_hardware, is_first_process, settle_rank
 
 
 @pytest.mark.parametrize("work_dir", ["file.txt", "file.txt/inside", "/proc/nowhere"])
@@ -29,6 +30,23 @@ def test_several_hosts_need_to_know_their_places(monkeypatch):
         check_hardware(hosts)
     monkeypatch.setenv("NODE_RANK", "1")
     check_hardware(hosts)
-    assert not is_first_process()
-    monkeypatch.setenv("NODE_RANK", "0")
-    assert is_first_process()
+
+
+@pytest.mark.parametrize(
+    ("hardware", "rank", "node_rank", "is_first"),
+    [
+        (Hardware(), 1, "1", True),  # a task of srun with a training of its own
+        (Hardware(), 0, "", True),
+        (Hardware(devices=2), 1, "", False),
+        (Hardware(devices=2), 0, "", True),
+        (Hardware(num_nodes=2), 0, "1", False),  # started by hand on the second host
+        (Hardware(num_nodes=2), 0, "0", True),
+    ],
+)
+def test_a_training_on_one_device_is_its_own_first_process(
+    monkeypatch, hardware, rank, node_rank, is_first
+):
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    monkeypatch.setenv("NODE_RANK", node_rank)
+    settle_rank(hardware)
+    assert is_first_process() == is_first

@@ -14,17 +14,21 @@ from rich.table import Table
 
 from levit_ablate.ablations import Ablation
 from levit_ablate.commands.options import print_config
-from levit_ablate.experiments import Variant, check_changes, identified, variant
+from levit_ablate.experiments import Variant, check_changes, hardware_of, identified, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.store import open_store, tracking_uri
-from levit_ablate.training.conditions import check_conditions
+from levit_ablate.training.conditions import check_conditions, report_horizon
 from levit_ablate.training.train import Result, recorded, train
 
 
-@one_voice()
 def run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Check everything, train what is not recorded yet, the baseline first, and print both."""
+    with one_voice(hardware_of(given)):
+        _run(ablation, given, options)
+
+
+def _run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     if not options.get("print_config"):
         given = identified(given)
     own = variant(ablation, given)
@@ -32,7 +36,7 @@ def run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]
         print_config(own.ablation, own.experiment)
         return
     check_changes(own)
-    check_conditions(own.experiment)
+    report_horizon(own.experiment, check_conditions(own.experiment))
     uri = tracking_uri(options.get("tracking_uri"))
     open_store(uri)
     deliver_pending(Path(own.experiment.hardware.work_dir))

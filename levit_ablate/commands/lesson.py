@@ -10,16 +10,20 @@ from rich.console import Console
 
 from levit_ablate.ablations import Ablation
 from levit_ablate.commands.options import print_config
-from levit_ablate.experiments import identified, variant
+from levit_ablate.experiments import hardware_of, identified, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.keys import teacher_key
 from levit_ablate.training.conditions import check_conditions, check_distilled
 from levit_ablate.training.teaching import ensure_teacher, teacher_figures
 
 
-@one_voice()
 def teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Train, or find, the teacher of what is given, and print what it is worth."""
+    with one_voice(hardware_of(given)):
+        _teach(ablation, given, options)
+
+
+def _teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     if options.get("print_config"):
         shown = variant(ablation, given)
         print_config(shown.ablation, shown.experiment)

@@ -94,7 +94,15 @@ class Recipe:
     """The norm, or the share of the weights' norm, that gradients are clipped to."""
 
     ema_decay: float = 0.0
-    """Decay, a step, of the moving average of the weights that is evaluated and kept. 0: none."""
+    """Decay, a step, of a moving average of the weights. 0: none, unless `ema_horizon` is set."""
+
+    ema_horizon: float = 0.0
+    """The average's time constant as a share of the training, where `ema_decay` is 0: the decay
+    follows the number of steps, 1 - 1 / (ema_horizon * steps)."""
+
+    evaluate: Literal["network", "average"] = "network"
+    """Which weights are validated, tested and kept: the network's own, or their moving average. The
+    metrics of the other, where there is an average, are recorded beside them."""
 
     crop: bool = True
     """Random crops: padded by an eighth of the side for images in memory, resized (8 to 100 % of
@@ -143,12 +151,18 @@ class Recipe:
         check_range(self, 0, "warmup_learning_rate", "final_learning_rate", "mixup", "cutmix")
         check_range(self, 0, "label_smoothing", high=0.99)
         check_range(self, 0, "ema_decay", high=0.999999)
+        check_range(self, 0, "ema_horizon", high=1)
         check_range(self, 0, "flip", "erasing", "cutmix_probability", high=1)
         check_range(self, 0, "color_jitter", high=1)
         if self.warmup_epochs > self.epochs:
             raise UserError(
                 f"recipe.warmup_epochs: {self.warmup_epochs} is more than recipe.epochs: "
                 f"{self.epochs}; lower it, or train longer"
+            )
+        if self.evaluate == "average" and not (self.ema_decay or self.ema_horizon):
+            raise UserError(
+                "recipe.evaluate: average: there is none; set recipe.ema_horizon (0.05) or "
+                "recipe.ema_decay, or evaluate the network"
             )
 
 

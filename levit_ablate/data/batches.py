@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 from levit_ablate.data import augment
 from levit_ablate.data.mixing import mixed
 from levit_ablate.data.stream import Stream
+from levit_ablate.errors import UserError
 from levit_ablate.streams import stream_seed
 
 
@@ -33,6 +34,32 @@ class Batch(NamedTuple):
     """(B,) float32: the weight of an image's own label; its partner's has the rest."""
     positions: Tensor
     """(B,) int64, on the CPU: the positions in the epoch, by which a teacher's answers are kept."""
+
+
+def as_batch(given: Any) -> Batch:
+    """A training batch as a `Batch`: itself, or made of (images, labels).
+
+    Raises UserError where it is neither.
+    """
+    if isinstance(given, Batch):
+        return given
+    if not (
+        isinstance(given, list | tuple)
+        and len(given) == 2
+        and all(isinstance(each, Tensor) for each in given)
+    ):
+        raise UserError(
+            f"a training batch is (images, labels), two tensors, and not {type(given).__name__}; "
+            f"let the DataLoader's collate_fn give that"
+        )
+    images, labels = given
+    if labels.dtype != torch.int64 or labels.shape != (len(images),):
+        raise UserError(
+            f"labels are class numbers, ({len(images)},) int64, and not {tuple(labels.shape)} "
+            f"{str(labels.dtype).removeprefix('torch.')}; mixed labels come with ImageData alone"
+        )
+    share = torch.ones(len(labels), device=labels.device)
+    return Batch(images, labels, labels, share, torch.arange(len(labels)))
 
 
 Plan = Sequence[tuple[int, Tensor]]

@@ -35,7 +35,7 @@ from levit_ablate.tracking import parents
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
-from levit_ablate.training.conditions import check_conditions
+from levit_ablate.training.conditions import check_conditions, report_horizon
 
 TICK = 0.5
 """Seconds between two looks at the workers."""
@@ -48,7 +48,8 @@ MOST_DEATHS = 3
 def check(planned: SearchPlan) -> None:
     """Refuse a search whose networks could not be trained here. Raises UserError."""
     enqueued.points_of_named(planned)
-    check_conditions(planned.baseline.experiment)
+    experiment = planned.baseline.experiment
+    report_horizon(experiment, check_conditions(experiment))
 
 
 def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> list[Found]:

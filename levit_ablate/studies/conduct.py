@@ -33,7 +33,7 @@ from levit_ablate.tracking.parents import link_recorded
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.tracking.tags import PARENT
-from levit_ablate.training.conditions import check_conditions
+from levit_ablate.training.conditions import check_conditions, report_horizon
 
 REFRESH = 10.0
 """Seconds between two writings of the table, while jobs are at work."""
@@ -42,8 +42,8 @@ REFRESH = 10.0
 def check(planned: Plan) -> None:
     """Refuse a study of which a variant could not be trained here. Raises UserError."""
     by_kind = {v.experiment.design.distillation: v for v in planned.variants}
-    for variant in by_kind.values():
-        check_conditions(variant.experiment)
+    data = [check_conditions(variant.experiment) for variant in by_kind.values()]
+    report_horizon(planned.baseline.experiment, data[0])
 
 
 def conduct(planned: Plan, launcher: Launcher[Order]) -> tuple[list[str], Results]:

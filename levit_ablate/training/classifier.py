@@ -1,24 +1,24 @@
-"""What the training of every network shares: optimizer, schedule, clipping, evaluation."""
+"""What the training of every network shares: optimizer, schedule, clipping, average, evaluation."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import lightning
 import torch
 from timm.scheduler import CosineLRScheduler
-from timm.utils.clip_grad import dispatch_clip_grad
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from levit_ablate.config import Recipe
+from levit_ablate.errors import UserError
 from levit_ablate.streams import stream_seed
+from levit_ablate.training.averaging import averaged, decay_of, follow
+from levit_ablate.training.clipping import clip_adaptively
 from levit_ablate.training.distributed import batch_norms
-
-CLIPPING_MODES = {"norm": "norm", "adaptive": "agc"}
-"""recipe.clipping → timm's word for it."""
 
 
 class Classifier(lightning.LightningModule):
@@ -26,6 +26,10 @@ class Classifier(lightning.LightningModule):
 
     A subclass has the `training_step`, which gives its loss to `log_loss`. Everything that a
     resumed training needs is in a checkpoint, the running mean of the loss too.
+
+    With `recipe.ema_decay` or `recipe.ema_horizon` there is an `average` beside the network. Both
+    are evaluated; `recipe.evaluate` says whose metrics are `val_loss`, `test_accuracy`, …, which
+    the best epoch is chosen by. The other's have `network_` or `average_` before their names.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, num_classes: int, seed: int) -> None:
@@ -36,16 +40,29 @@ class Classifier(lightning.LightningModule):
         self.seed = seed
         self.train_loss = MeanMetric(nan_strategy="disable")  # no number is to be seen as none
         self.taken_up: Tensor | None = None  # each process's sum, of the epoch of a checkpoint
+        self.average = averaged(network) if recipe.ema_decay or recipe.ema_horizon else None
+        other = {"network": "average", "average": "network"}[recipe.evaluate]
+        self.weights = {"": recipe.evaluate} | ({f"{other}_": other} if self.average else {})
+        names = [f"{prefix}{part}" for prefix in self.weights for part in ("val", "test")]
         self.accuracies = nn.ModuleDict(
-            {part: MulticlassAccuracy(num_classes, average="micro") for part in ("val", "test")}
+            {name: MulticlassAccuracy(num_classes, average="micro") for name in names}
         )
-        self.losses = nn.ModuleDict(
-            {part: MeanMetric(nan_strategy="disable") for part in ("val", "test")}
-        )
+        self.losses = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits: (B, channels, height, width) → (B, num_classes)."""
-        return self.network(images)
+        """Logits of the evaluated weights: (B, channels, height, width) → (B, num_classes)."""
+        return self.evaluated(images)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network, or its average, as `recipe.evaluate` says."""
+        return self._weights_of(self.recipe.evaluate)
+
+    def _weights_of(self, name: str) -> nn.Module:
+        """`network` or `average`; an average of no steps yet is the network."""
+        if name == "average" and self.average is not None and self.average.n_averaged:
+            return self.average.module
+        return self.network
 
     def log_loss(self, loss: Tensor) -> None:
         """Count a batch's loss into the epoch's `train_loss`."""
@@ -61,9 +78,15 @@ class Classifier(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.taken_up = checkpoint["losses"]
+        if self.average and "average.n_averaged" not in checkpoint["state_dict"]:
+            # up to version 0.1 the average stood in the network's place
+            own = {f"average.{name}": value for name, value in self.average.state_dict().items()}
+            checkpoint["state_dict"] |= own
 
     def on_train_start(self) -> None:
         """Take up the losses; where there are not as many processes as before, the first does."""
+        if self.average:
+            follow(self.average, decay_of(self.recipe, self.num_steps))
         if self.taken_up is None:
             return
         rank, count = self.trainer.global_rank, self.trainer.world_size
@@ -97,7 +120,7 @@ class Classifier(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """All processes evaluate with the running statistics of the first, which are kept."""
         if self.trainer.world_size > 1:
-            for norm in batch_norms(self.network):
+            for norm in batch_norms(self):
                 for statistic in (norm.running_mean, norm.running_var):
                     if statistic is not None:
                         torch.distributed.broadcast(statistic, 0)
@@ -111,12 +134,14 @@ class Classifier(lightning.LightningModule):
     def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> None:
         """Count cross-entropy and accuracy, image by image: exact however a set is dealt out."""
         images, labels = batch
-        logits = self(images).float()
-        accuracy = cast(MulticlassAccuracy, self.accuracies[part])
-        loss = cast(MeanMetric, self.losses[part])
-        accuracy.update(logits, labels)
-        loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
-        self.log_dict({f"{part}_loss": loss, f"{part}_accuracy": accuracy})
+        for prefix, weights in self.weights.items():
+            name = f"{prefix}{part}"
+            logits = self._weights_of(weights)(images).float()
+            accuracy = cast(MulticlassAccuracy, self.accuracies[name])
+            loss = cast(MeanMetric, self.losses[name])
+            accuracy.update(logits, labels)
+            loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
+            self.log_dict({f"{name}_loss": loss, f"{name}_accuracy": accuracy})
 
     @property
     def highest_learning_rate(self) -> float:
@@ -127,6 +152,17 @@ class Classifier(lightning.LightningModule):
         )
         return recipe.learning_rate * scale
 
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the training. Raises UserError where the trainer does not know."""
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < math.inf:  # Lightning says -1 of data without a length
+            raise UserError(
+                "the schedule needs the number of steps, and the training data have no length; "
+                "give Trainer(max_steps=…, max_epochs=-1), or a DataLoader with a length"
+            )
+        return int(steps)
+
     def configure_optimizers(self) -> Any:
         """AdamW; a linear warm-up, then a cosine, by timm, by the step or by the epoch."""
         recipe = self.recipe
@@ -134,10 +170,10 @@ class Classifier(lightning.LightningModule):
             self.parameter_groups(),
             lr=self.highest_learning_rate,
             eps=1e-8,
-            fused=recipe.precision != "16-mixed",  # fused, gradients would be clipped still scaled
+            fused=self.trainer.precision
+            != "16-mixed",  # fused, gradients would be clipped still scaled
         )
-        total = int(self.trainer.estimated_stepping_batches)
-        unit = total / recipe.epochs if recipe.schedule == "step" else 1
+        unit = self.num_steps / recipe.epochs if recipe.schedule == "step" else 1
         schedule = CosineLRScheduler(
             optimizer,
             t_initial=round(recipe.epochs * unit),
@@ -150,6 +186,12 @@ class Classifier(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": recipe.schedule},
         }
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take a step, and the network after it into the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average:
+            self.average.update_parameters(self.network)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Tell timm's schedule what is done.
@@ -166,9 +208,15 @@ class Classifier(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the recipe, with timm; adaptively every parameter, as the official code does."""
-        if self.recipe.clipping != "none":
-            mode = CLIPPING_MODES[self.recipe.clipping]
-            dispatch_clip_grad(self.network.parameters(), self.recipe.clip, mode=mode)
+        clip, network = self.recipe.clip, self.network
+        if self.recipe.clipping == "norm":
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+        elif self.recipe.clipping == "adaptive":
+            clip_adaptively(network.parameters(), self.joint_vectors(), clip)
+
+    def joint_vectors(self) -> list[tuple[nn.Parameter, ...]]:
+        """Vectors of the network that adaptive clipping takes as one; none unless overridden."""
+        return []
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Decay the weights of linear layers and convolutions, and nothing else."""

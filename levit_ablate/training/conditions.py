@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from levit_ablate.config import Experiment
 from levit_ablate.data.catalog import images_of
 from levit_ablate.data.module import ImageData
@@ -9,6 +11,7 @@ from levit_ablate.errors import UserError
 from levit_ablate.experiments import Variant
 from levit_ablate.hardware import check_hardware
 from levit_ablate.training import teacher
+from levit_ablate.training.averaging import horizon_warning
 
 
 def check_conditions(experiment: Experiment) -> ImageData:
@@ -17,6 +20,13 @@ def check_conditions(experiment: Experiment) -> ImageData:
     if experiment.design.distillation != "none":
         check_teacher(experiment)
     return data
+
+
+def report_horizon(experiment: Experiment, data: ImageData) -> None:
+    """Say on standard error, in one line, that an average will not have converged."""
+    steps = data.stream.steps * experiment.recipe.epochs
+    if warning := horizon_warning(experiment.recipe, steps):
+        print(warning, file=sys.stderr)
 
 
 def ready_data(experiment: Experiment) -> ImageData:

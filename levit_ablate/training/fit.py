@@ -12,10 +12,9 @@ from typing import Any
 from zipfile import is_zipfile
 
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from lightning.pytorch.plugins import TorchCheckpointIO
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from levit_ablate.config import Hardware, Recipe
 from levit_ablate.data.module import ImageData
@@ -23,6 +22,7 @@ from levit_ablate.errors import RunError
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.distributed import SynchronizeAnywhere
 from levit_ablate.training.signals import StopOnSignal, interruptible, stop_together
+from levit_ablate.training.trainer_checks import TrainerWarning
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -68,12 +68,13 @@ def fit(
             part.compile()
     several = hardware.devices * hardware.num_nodes > 1
     plugins: list[Any] = [AtomicCheckpoints()]
+    if not several:
+        plugins.append(LightningEnvironment())  # no cluster is looked for
     if hardware.sync_batchnorm and several:
         plugins.append(SynchronizeAnywhere())
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
     every: list[Callback] = [
-        *([averaging(recipe.ema_decay)] if recipe.ema_decay else []),
-        StopOnSignal(last),  # with the step's average in the checkpoint, before an epoch is begun
+        StopOnSignal(last),  # before an epoch is begun
         *callbacks,
         ModelCheckpoint(
             filename="best", monitor="val_loss", save_on_train_epoch_end=True, **common
@@ -112,11 +113,6 @@ def tested(trainer: Trainer, module: Classifier, data: ImageData) -> dict[str, f
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def averaging(decay: float) -> WeightAveraging:
-    """Lightning's `EMAWeightAveraging`, but for one operation a step in place of one a tensor."""
-    return WeightAveraging(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(decay))
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without Lightning's notices: what this project chose (no workers, no logger) is no news."""
@@ -131,4 +127,5 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*all_gather", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=TrainerWarning)  # the commands say it in a line
         yield

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from levit_ablate.config import Architecture, Design, Images, Recipe, Stage
-from levit_ablate.data.batches import Batch
+from levit_ablate.data.batches import Batch, as_batch
+from levit_ablate.errors import UserError
 from levit_ablate.models import weights
+from levit_ablate.models.attention import Attention
 from levit_ablate.models.layers import DropPath
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.presets import preset
 from levit_ablate.streams import stream_seed
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.objective import OBJECTIVES, Answers, Objective
+from levit_ablate.training.teacher import LiveTeacher, pretrained_teacher
+from levit_ablate.training.trainer_checks import warn_of_ignored
 
 # a checkpoint holds the configs themselves, and opens without trusting any other pickled class
 torch.serialization.add_safe_globals([Architecture, Design, Images, Recipe, Stage])
@@ -34,12 +38,18 @@ class LeViTModule(Classifier):
         seed: seed of the initialisation.
         pretrained: start from the released weights, fetched through timm: for the paper's five
             sizes, with the baseline's design and 224 px images.
+        teacher: who is asked about every training batch, where the design has distillation: a
+            network, images as the student is given them → logits (B, num_classes), or the name of
+            a model of timm's with its pretrained weights. It is in no checkpoint.
 
-    A checkpoint restores all of them: `LeViTModule.load_from_checkpoint(path)`. To train with
-    distillation, set `teacher`: what answers for a batch.
+    Trains on batches of `ImageData`, or of any DataLoader that gives (images, labels): float
+    images (B, channels, height, width), int64 labels (B,). In a `Trainer` of yours it brings
+    optimizer, schedule, clipping, label smoothing and moving average; augmentation, epochs and
+    precision are your DataLoader's and Trainer's, and a recipe that says otherwise is warned of.
+
+    A checkpoint restores all arguments but the teacher: `LeViTModule.load_from_checkpoint(path)`.
+    Raises UserError for a name that is not known and, when a training begins, for what cannot work.
     """
-
-    teacher: Callable[[Batch], Answers] | None = None
 
     def __init__(
         self,
@@ -50,23 +60,60 @@ class LeViTModule(Classifier):
         recipe: Recipe | None = None,
         seed: int = 0,
         pretrained: bool = False,
+        teacher: nn.Module | str | None = None,
     ) -> None:
         self.design = design or Design()
         self.images = images or preset(model).images
         architecture = architecture or preset(model).architecture
         network = LeViT(architecture, self.design, self.images, seed)
         super().__init__(network, recipe or Recipe(), self.images.num_classes, seed)
-        self.save_hyperparameters(ignore=["pretrained"])
+        self.save_hyperparameters(ignore=["pretrained", "teacher"])
+        self.teacher: Callable[[Batch], Answers] | None = self._live(teacher)
         if pretrained:
             weights.load_pretrained(network, model)
         layers = (layer for layer in network.modules() if isinstance(layer, DropPath))
         self.drop_paths = [layer for layer in layers if layer.probability]
         self.objective: Objective = OBJECTIVES[self.design.distillation]
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def _live(self, teacher: nn.Module | str | None) -> LiveTeacher | None:
+        if teacher is None:
+            return None
+        if isinstance(teacher, str):
+            teacher = pretrained_teacher(teacher, self.images)
+        return LiveTeacher(teacher, 1 if self.design.distillation == "hard" else self.num_classes)
+
+    def on_fit_start(self) -> None:
+        """Check that there is a teacher where one is needed, and move it to the device."""
+        if self.design.distillation != "none" and self.teacher is None:
+            raise UserError(
+                f"design.distillation: {self.design.distillation} needs a teacher: give "
+                f"LeViTModule(teacher=…) a network or the name of a model of timm's, or train "
+                f"without one, Design(distillation='none')"
+            )
+        if isinstance(self.teacher, LiveTeacher):
+            self.teacher.network.to(self.device)
+        warn_of_ignored(self, self.trainer)
+
+    def joint_vectors(self) -> list[tuple[nn.Parameter, ...]]:
+        """The norms and biases of queries and of keys and values, one layer in the official code.
+
+        There a shrinking block's queries have a layer of their own, as here.
+        """
+        blocks = [m for m in self.network.modules() if isinstance(m, Attention)]
+        layers = [
+            (b.queries, b.keys_values) for b in blocks if isinstance(b.subsample, nn.Identity)
+        ]
+        return [
+            pair
+            for queries, keys_values in layers
+            for pair in zip(queries.parameters(), keys_values.parameters(), strict=True)
+            if pair[0].ndim == 1
+        ]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Drop paths by image and step, however the batch is dealt to devices and parts."""
         super().on_train_batch_start(batch, batch_idx)
-        if not self.drop_paths:
+        if not self.drop_paths or not isinstance(batch, Batch):
             return
         place = (self.current_epoch, batch_idx // self.trainer.accumulate_grad_batches)
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "drop_path", *place))
@@ -81,7 +128,8 @@ class LeViTModule(Classifier):
         for layer in self.drop_paths:
             layer.draws = None
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch | Sequence[Tensor], batch_idx: int) -> Tensor:
+        batch = as_batch(batch)
         heads = cast(LeViT, self.network).forward_heads(batch.images)
         answers = self.teacher(batch) if self.teacher else None
         loss = self.objective(heads, batch, answers, self.recipe.label_smoothing)

@@ -36,7 +36,7 @@ class TeacherModule(Classifier):
         super().__init__(network, teacher.recipe, images.num_classes, seed=0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = label_loss(self(batch.images), batch, self.recipe.label_smoothing)
+        loss = label_loss(self.network(batch.images), batch, self.recipe.label_smoothing)
         self.log_loss(loss)
         return loss
 
@@ -128,6 +128,19 @@ def check_pretrained(model: str, images: Images) -> None:
         )
 
 
+def pretrained_teacher(model: str, images: Images) -> nn.Module:
+    """A model of timm's with its weights. Raises UserError where it does not fit or has none."""
+    check_pretrained(model, images)
+    try:
+        with quiet():  # the hub's attempts, one by one
+            return build(model, images, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"teacher.weights: timm's weights of {model} cannot be had "
+            f"({str(error).splitlines()[0][:120]}); give a file"
+        ) from error
+
+
 def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.Module:
     """The experiment's teacher as a network, with its weights.
 
@@ -141,15 +154,8 @@ def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.M
     teacher = experiment.teacher
     if teacher.weights == "pretrained":
         dataset = dataset_of(experiment.data)
-        try:
-            with quiet():  # the hub's attempts, one by one
-                network = build(teacher.model, images, pretrained=True)
-            return renormalized(network, dataset.mean, dataset.deviation)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"teacher.weights: timm's weights of {teacher.model} cannot be had "
-                f"({str(error).splitlines()[0][:120]}); give a file"
-            ) from error
+        network = pretrained_teacher(teacher.model, images)
+        return renormalized(network, dataset.mean, dataset.deviation)
     network = build(teacher.model, images)
     path = weights or Path(teacher.weights)
     if not path.is_file():

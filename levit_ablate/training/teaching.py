@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from levit_ablate.config import Experiment, Images
 from levit_ablate.experiments import Variant
-from levit_ablate.hardware import is_first_process, own_threads
+from levit_ablate.hardware import is_first_process, own_threads, settle_rank
 from levit_ablate.locks import one_at_a_time
 from levit_ablate.training import answers, teacher
 from levit_ablate.training.conditions import ready_data
@@ -31,6 +32,7 @@ def ensure_teacher(variant: Variant, tell: Tell | None = None) -> Path | None:
     experiment = variant.experiment
     if experiment.design.distillation == "none":
         return None
+    settle_rank(experiment.hardware)
     path = teacher.trained_weights(experiment) if experiment.teacher.weights == "trained" else None
     if path:
         with one_at_a_time(path, "trains it"):
@@ -66,7 +68,7 @@ def train_teacher(experiment: Experiment, images: Images, path: Path, tell: Tell
     if is_first_process():
         said = {"model": experiment.teacher.model, **figures}
         _figures(path).write_text(json.dumps(said, indent=2), encoding="utf-8")
-        weights = {k: v.cpu() for k, v in module.network.state_dict().items()}
+        weights = {k: v.cpu() for k, v in module.evaluated.state_dict().items()}
         temporary = path.with_suffix(".tmp")
         torch.save(weights, temporary)
         temporary.replace(path)  # last: what is there is whole
@@ -95,6 +97,7 @@ def teacher_figures(variant: Variant, weights: Path | None) -> dict[str, float]:
         trainer = Trainer(
             accelerator=lesson.hardware.accelerator,
             devices=1,
+            plugins=[LightningEnvironment()],
             precision=lesson.recipe.precision,  # type: ignore[arg-type]
             logger=False,
             enable_checkpointing=False,

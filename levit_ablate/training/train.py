@@ -16,7 +16,7 @@ from mlflow.entities import Run
 
 from levit_ablate.data.module import ImageData
 from levit_ablate.experiments import Variant
-from levit_ablate.hardware import is_first_process, own_threads
+from levit_ablate.hardware import is_first_process, own_threads, settle_rank
 from levit_ablate.interrupts import raise_if_interrupted
 from levit_ablate.locks import one_at_a_time
 from levit_ablate.tracking.record import GivenUpError, Recorder, record
@@ -79,6 +79,7 @@ def train(
         callbacks: further ones; one that raises GivenUpError ends the training for good.
     """
     tell = tell or Bar()
+    settle_rank(variant.experiment.hardware)
     data = check_conditions(variant.experiment)
     folder = run_folder(variant)
     with one_at_a_time(folder, "trains it"):
@@ -171,6 +172,6 @@ def _train(
     module.load_state_dict(best["state_dict"])
     figures = tested(trainer, module, data)
     recorder.checkpoint(folder / BEST)
-    recorder.model(module.network.cpu(), variant.images)
+    recorder.model(module.evaluated.cpu(), variant.images)
     trainer.strategy.barrier()
     return {**figures, "best_epoch": best["epoch"], "train_seconds": record.seconds}

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from processes import levit_ablate
+from processes import CLI, Started, levit_ablate
 
 from levit_ablate.cli import run_command
 
@@ -131,6 +131,32 @@ def test_no_baseline_trains_the_ablation_alone(store, capsys):
     result = result_in(capsys.readouterr().out)
     assert result["baseline_accuracy"] is None and result["difference"] is None
     assert len(mlflow.search_runs(output_format="list")) == 1
+
+
+AS_LOADED = """
+from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
+rank_zero_only.rank = _get_rank() or 0  # which lightning reads when it is loaded
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "1", "WORLD_SIZE": "2"},
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"},
+        {"NODE_RANK": "1"},
+    ],
+)
+def test_a_run_on_one_device_is_recorded_whatever_its_environment_says(tmp_path, environment):
+    """Tasks of srun may each have a run of their own."""
+    arguments = ("run", "no_distillation", "--no-baseline", "--recipe", "smoke")
+    process = Started(AS_LOADED + CLI, *arguments, "--format", "json", env=environment)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    result = result_in(out)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert MlflowClient().get_run(result["run_id"]).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
