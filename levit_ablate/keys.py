@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from levit_ablate.config import Experiment, Hardware, Recipe
 from levit_ablate.errors import UserError
-from levit_ablate.serialization import to_mapping
 
-KEYLESS = ("model", "match", "hardware")
-"""The parts of an explicit experiment that do not change its outcome."""
+VERSION = 2
+"""Raised when the same settings come to another result, or a default changes. Results that were
+recorded under an earlier version are not found again. 2: adaptive clipping in the official code's
+units, moving averages of floating-point state alone, what is evaluated is a setting."""
 PLACES = ("root", "on_error")
 """Fields of `Data` that say where images lie; which they are is in its fingerprint."""
 STREAM = (
@@ -34,9 +36,13 @@ def key_of(experiment: Experiment) -> str:
     for the number of images that a BatchNorm sees. Settings of the recipe count even where others
     make them idle. Raises UserError where the teacher's weights are a file that cannot be read.
     """
-    mapping = {k: v for k, v in to_mapping(experiment).items() if k not in KEYLESS}
-    mapping["data"] = _data(experiment, experiment.seed)
-    del mapping["teacher"]
+    mapping = {
+        "architecture": changed(experiment.architecture),
+        "design": changed(experiment.design),
+        "recipe": changed(experiment.recipe),
+        "data": _data(experiment, experiment.seed),
+        "seed": experiment.seed,
+    }
     if experiment.design.distillation != "none":
         mapping["teacher"] = teacher_key(experiment)
     if experiment.design.distillation == "soft":
@@ -49,13 +55,13 @@ def key_of(experiment: Experiment) -> str:
 def teacher_key(experiment: Experiment) -> str:
     """The name of an experiment's teacher, whatever the seeds of the experiment.
 
-    Of its weights' origin; and for one that is trained here, of its recipe, the dataset, and the
-    number of images that a BatchNorm sees. Raises UserError as `key_of`.
+    The hash of its weights' origin; and for one that is trained here, of its recipe, the dataset,
+    and the number of images that a BatchNorm sees. Raises UserError as `key_of`.
     """
     teacher = experiment.teacher
     mapping: dict[str, Any] = {"model": teacher.model, "weights": teacher.weights}
     if teacher.weights == "trained":
-        mapping["recipe"] = to_mapping(experiment)["teacher"]["recipe"]
+        mapping["recipe"] = changed(teacher.recipe)
         mapping["data"] = _data(experiment, seed=0) | {"seed": 0}
         mapping["norm_batch_size"] = norm_batch_size(teacher.recipe, experiment.hardware)
     elif teacher.weights != "pretrained":
@@ -70,11 +76,11 @@ def stream_key(experiment: Experiment, versions: Mapping[str, str]) -> str:
         experiment: of it, the data, the data seed and the recipe's augmentation count.
         versions: of the packages that make the pixels.
     """
-    recipe = to_mapping(experiment)["recipe"]
+    recipe = changed(experiment.recipe)
     return hashed(
         {
             "data": _data(experiment, experiment.seed),
-            "recipe": {name: recipe[name] for name in STREAM},
+            "recipe": {name: value for name, value in recipe.items() if name in STREAM},
             "versions": dict(versions),
         }
     )
@@ -86,16 +92,28 @@ def norm_batch_size(recipe: Recipe, hardware: Hardware) -> int:
     return recipe.batch_size // (devices * hardware.accumulate)
 
 
+def changed(value: Any) -> Any:
+    """A config as plain data, without the fields that stand at their default.
+
+    They are in no key, so that a field that is added later leaves the keys of what was recorded
+    before as they are.
+    """
+    if is_dataclass(value):
+        own = {field: getattr(value, field.name) for field in fields(value)}
+        return {f.name: changed(each) for f, each in own.items() if each != f.default}
+    return [changed(each) for each in value] if isinstance(value, tuple) else value
+
+
 def hashed(mapping: Mapping[str, Any]) -> str:
     """16 hexadecimal digits of plain data; equal numbers hash alike, and keys in any order."""
-    text = json.dumps(_floats(mapping), sort_keys=True)
+    text = json.dumps(_floats({"version": VERSION, **mapping}), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _data(experiment: Experiment, seed: int) -> dict[str, Any]:
-    mapping = to_mapping(experiment)["data"]
-    own = {name: value for name, value in mapping.items() if name not in PLACES}
-    return {**own, "seed": seed if own["seed"] is None else own["seed"]}
+    own = changed(experiment.data)
+    given = {name: value for name, value in own.items() if name not in PLACES}
+    return {"seed": seed, **given}
 
 
 def _digest(path: Path) -> str:

@@ -46,6 +46,7 @@ RANGES = {
     "warmup_learning_rate": st.floats(0, 1),
     "final_learning_rate": st.floats(0, 1),
     "ema_decay": shares,
+    "ema_horizon": shares,
     "flip": shares,
     "color_jitter": shares,
     "erasing": shares,
@@ -95,6 +96,9 @@ def instances(config):
     )
     if config is Design:
         parts = parts.filter(lambda d: d["pyramid"] or d["downsampling"] == "attention")
+    if config is Recipe:
+        averaged = ("ema_decay", "ema_horizon")
+        parts = parts.filter(lambda r: r["evaluate"] == "network" or any(map(r.get, averaged)))
     return parts.map(lambda values: config(**values))
 
 

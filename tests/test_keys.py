@@ -1,0 +1,91 @@
+"""Keys stay: what was recorded once is found for ever."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, make_dataclass, replace
+
+import pytest
+
+from levit_ablate import ablations
+from levit_ablate.config import Data, Design, Experiment, Recipe
+from levit_ablate.experiments import variant
+from levit_ablate.keys import changed, key_of, stream_key, teacher_key
+from levit_ablate.models.presets import PRESETS
+from levit_ablate.recipes import RECIPES
+
+FLOAT32 = {"precision": "32-true"}  # the hardware's choice unless set
+ABLATIONS = {
+    "baseline": "2f780fe0e8edee63",
+    "class_token": "c5a17b0370c6aa70",
+    "no_attention_activation": "89980d4a2b4f6c9f",
+    "no_attention_bias": "f595e950af43a122",
+    "no_batch_norm": "b430e65f7c8c7590",
+    "no_distillation": "0b86e149d4bd2828",
+    "no_hardswish": "3eb02633d071cae7",
+    "no_patch_conv": "c6701da2a8260fb0",
+    "no_pyramid": "e2884958d4caa5e7",
+    "no_shrinking_attention": "684e38345a46e140",
+    "no_small_keys": "e00b7096d0103e97",
+    "no_small_mlp": "10911a9fbefe0693",
+    "no_wider_blocks": "ac38f82b4278c341",
+    "no_zero_init": "6f515cf85f2699d1",
+}
+RECIPE_KEYS = {
+    "quick": "0b86e149d4bd2828",
+    "smoke": "cdba1739753cc770",
+    "cifar": "c4272991bec66c75",
+    "paper": "ef9764174bf8b7f8",
+    "paper_1000": "e6ae7be470da754c",
+}
+DATA_KEYS = {
+    "digits": "0b86e149d4bd2828",
+    "cifar10": "7979d32ee126b5ce",
+    "cifar100": "83ccc47c752b246c",
+    "fashion_mnist": "b37cba5fe8105ae1",
+}
+WHY = "a key changed: results recorded under the old one are lost; if that is meant, raise VERSION"
+
+
+@pytest.mark.parametrize("name", ablations.names())
+def test_the_key_of_a_shipped_ablation_stays(name):
+    experiment = variant(name, {"recipe": FLOAT32, "teacher": {"recipe": FLOAT32}}).experiment
+    assert key_of(experiment) == ABLATIONS[name], WHY
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_key_of_a_recipe_stays(name):
+    recipe = asdict(RECIPES[name]) | FLOAT32
+    experiment = variant("no_distillation", {"recipe": recipe}).experiment
+    assert key_of(experiment) == RECIPE_KEYS[name], WHY
+
+
+@pytest.mark.parametrize("name", DATA_KEYS)
+def test_the_key_of_a_dataset_stays(name):
+    experiment = variant("no_distillation", {"data": {"name": name}, "recipe": FLOAT32}).experiment
+    assert key_of(experiment) == DATA_KEYS[name], WHY
+
+
+def test_the_keys_of_a_teacher_and_of_a_stream_stay():
+    given = {"recipe": FLOAT32, "teacher": {"recipe": FLOAT32}}
+    experiment = variant("baseline", given | {"data": {"name": "cifar10"}}).experiment
+    assert teacher_key(experiment) == "3e645a723cf00df0", WHY
+    assert stream_key(experiment, {"torch": "2.15.0"}) == "20910d435fcb737c", WHY
+
+
+def test_a_setting_that_is_added_later_leaves_old_keys_as_they_are():
+    added = [("talking_heads", bool, False)]
+    options = {"bases": (Design,), "frozen": True, "kw_only": True}
+    later = make_dataclass("Design", added, **options)
+    experiment = Experiment(architecture=PRESETS["levit_nano"].architecture)
+    for design in (Design(), Design(stem="patch", mlp_expansion=3)):
+        before = key_of(replace(experiment, design=design))
+        grown = replace(experiment, design=later(**asdict(design)))
+        assert key_of(grown) == before
+        assert key_of(replace(grown, design=replace(grown.design, talking_heads=True))) != before
+
+
+def test_what_stands_at_its_default_is_in_no_key():
+    assert changed(Recipe()) == changed(Data()) == {}
+    assert changed(Design(mlp_expansion=2)) == {}
+    architecture = PRESETS["levit_nano"].architecture
+    assert changed(architecture)["stages"][0] == {"depth": 1, "width": 32, "num_heads": 2}
