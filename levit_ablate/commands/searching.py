@@ -17,7 +17,7 @@ from levit_ablate.commands.launching import launcher
 from levit_ablate.commands.tabulating import write_pictures
 from levit_ablate.config import Experiment
 from levit_ablate.errors import RunError, UserError
-from levit_ablate.search.conduct import check, conduct, hopeless, keep
+from levit_ablate.search.conduct import check, conduct, failure_of, keep
 from levit_ablate.search.confirm import best_of, confirmation, exported
 from levit_ablate.search.plan import SearchPlan, plan
 from levit_ablate.search.recorded import latest, storage_recorded
@@ -43,8 +43,8 @@ def run(
         options: the user's.
         is_plain: whether no option says how it is searched: what is read is then the latest record.
 
-    Raises RunError, after the report, where a training of the confirmation has no result, or the
-    search ended before its time.
+    Raises RunError, after the report, where a training of the confirmation has no result, or
+    where the search failed (`failure_of`).
     """
     reading = options.get("report") or "export" in options
     if not reading and options.get("launcher", "local") == "local":
@@ -108,7 +108,7 @@ def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, A
             said = f"no result: {'; '.join(without_result)}"
             failed.append(f"{said}; given again, search runs what is missing")
     keep(planned, report_of(planned, study))
-    if why := hopeless(planned, study):
+    if why := failure_of(planned, study):
         failed.append(why)
     return failed
 
