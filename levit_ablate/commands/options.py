@@ -183,7 +183,7 @@ def _named_first(argv: Sequence[str]) -> list[str]:
         named = NAMED.get(section, {})
         if value in named:
             mapping = dict(named[value])
-        elif value.endswith((".yaml", ".yml")) or Path(value).is_file():
+        elif value.endswith(ablations.SUFFIXES) or Path(value).is_file():
             mapping = read_yaml(Path(value))
             check_keys(mapping, SECTIONS[section], value, f"{section}.")
         else:

@@ -126,13 +126,14 @@ def _export(report: Report, study: Study, which: str, name: str) -> None:
     else:
         known = ", ".join(map(str, trained)) or "none yet"
         raise UserError(f"--export {which}: best, or a trial that was trained to its end: {known}")
-    if not Path(name).stem.removeprefix("."):
+    if Path(name).name[:1] in ("", "."):
         raise UserError(f"--export: {name!r} is no name of a file")
-    path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    path = Path(name if name.endswith(ablations.SUFFIXES) else f"{name}.yaml")
     path = path if path.parent != Path() else Path("ablations") / path
     shipped = ablations.names().get(path.stem, path)
     if path.parent == Path("ablations") and shipped.resolve() != path.resolve():
-        raise UserError(f"--export: {path.stem} would hide the ablation that ships; name another")
+        which = f"in {shipped}" if shipped.parent == path.parent else "that ships"
+        raise UserError(f"--export: {path.stem} would hide the ablation {which}; name another")
     planned = report.planned
     said = f"Trial {chosen.number} of search {planned.search.name} on {planned.dataset}"
     text = exported(planned, study, chosen.number, said)
