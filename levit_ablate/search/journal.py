@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from levit_ablate.errors import RunError
+from levit_ablate.errors import DamagedError
 from levit_ablate.locks import lock_of
 
 PATIENCE = 10.0
@@ -26,13 +26,14 @@ PATIENCE = 10.0
 def journal_storage(path: Path) -> JournalStorage:
     """The trials in a file, which is made where it is missing.
 
-    Raises RunError, with the line, where the file is damaged; OSError where it cannot be opened.
+    Raises DamagedError, with the line, where the file is damaged; OSError where it cannot be
+    opened.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     journal = Journal(path)
     try:
         return JournalStorage(journal)
-    except (RunError, OSError):
+    except (DamagedError, OSError):
         raise
     except Exception as error:  # Optuna raises whatever comes up on a line with something missing
         raise journal.damaged() from error
@@ -56,10 +57,10 @@ class Journal(JournalFileBackend):
         except ValueError as error:
             raise self.damaged() from error
 
-    def damaged(self) -> RunError:
+    def damaged(self) -> DamagedError:
         """The error for the line that was read last."""
         kept = self.line - 1
-        return RunError(
+        return DamagedError(
             f"{self.path}:{self.line}: the line is damaged; restore the file from a copy, or keep "
             f"the lines before it (head -n {kept}): the search goes on from there, and trains "
             f"nothing again that MLflow has"

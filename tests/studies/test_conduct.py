@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from networks import SMALL
 
+from levit_ablate.analysis.results import description_of
 from levit_ablate.config import Experiment
+from levit_ablate.errors import DamagedError
 from levit_ablate.recipes import RECIPES
 from levit_ablate.serialization import plain
 from levit_ablate.studies.conduct import conduct
 from levit_ablate.studies.orders import Event, Order, Outcome
+from levit_ablate.studies.parent import study_runs
 from levit_ablate.studies.plan import plan
 from levit_ablate.studies.study import narrowed, read
 
@@ -49,3 +53,17 @@ def test_a_job_that_tells_of_a_result_and_records_none_has_none(store):
     ]
     assert all("MLflow has no result of it" in line for line in failed)
     assert not results.is_complete
+
+
+def test_a_description_that_was_written_in_part_is_written_anew(store, tmp_path, capsys):
+    planned = plan(narrowed(read("paper"), ["no_patch_conv"], [0]), GIVEN)
+    conduct(planned, TrainsNothing())
+    (path,) = tmp_path.rglob("study.json")
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) // 2])
+    (parent,) = study_runs("paper")
+    with pytest.raises(DamagedError, match=r"its artifact study\.json is damaged; the command"):
+        description_of(parent)
+    conduct(planned, TrainsNothing())
+    assert "its study.json is damaged, and written anew" in capsys.readouterr().err
+    assert path.read_text() == whole
