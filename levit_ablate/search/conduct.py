@@ -114,7 +114,11 @@ def failure_of(planned: SearchPlan, study: Study) -> str:
     if complete_of(found):
         return ""
     ends = ", ".join(f"{number} {state}" for state, number in counts_of(found).items())
-    errors = [f"trial {f.number}: {f.error}" for f in found if f.state == "failed" and f.error]
+    errors = [
+        f"trial {each.number}: {each.error.rstrip(': ')}"
+        for each in found
+        if each.state == "failed" and each.error
+    ]
     first = f"; the first error, of {errors[0]}" if errors else ""
     return f"no network was trained to its end ({ends or 'no trials'}){first}"
 
