@@ -1,23 +1,29 @@
-"""Ablations are files: find, read, check and list `ablations/*.yaml`.
+"""Ablations are files: find, read, check and list `ablations/*.yaml` (or `.yml`).
 
 The user's own `./ablations` comes first, then those that ship with the package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from levit_ablate.config import Architecture, Design, Experiment, Match
 from levit_ablate.errors import UserError, closest
-from levit_ablate.serialization import check_keys, config_from, experiment_from, read_yaml
+from levit_ablate.serialization import (
+    check_keys,
+    config_from,
+    experiment_from,
+    read_yaml,
+    yaml_of,
+)
 from levit_ablate.serialization import to_yaml as experiment_yaml
 
 BASELINE = "baseline"
+SUFFIXES = (".yaml", ".yml")
+"""Of the files of ablations, studies and searches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ class Ablation:
     architecture: Mapping[str, Any] | None = None
     """The geometry that it brings along, in place of the model's."""
     name: str
-    """The file's name, without .yaml."""
+    """The file's name, without its suffix."""
     path: Path
     """The file."""
 
@@ -68,7 +74,7 @@ class Ablation:
 
 def recorded_yaml(ablation: Ablation, experiment: Experiment) -> str:
     """An explicit experiment and what it came from, as YAML that `run --config` takes by itself."""
-    return yaml.safe_dump(ablation.header(), sort_keys=False) + experiment_yaml(experiment)
+    return yaml_of(ablation.header()) + experiment_yaml(experiment)
 
 
 def to_yaml(ablation: Ablation) -> str:
@@ -76,7 +82,7 @@ def to_yaml(ablation: Ablation) -> str:
     said = {"summary": ablation.summary, "match": ablation.match, "design": dict(ablation.design)}
     if ablation.architecture:
         said["architecture"] = _set(ablation.architecture)
-    return yaml.safe_dump({key: value for key, value in said.items() if value}, sort_keys=False)
+    return yaml_of({key: value for key, value in said.items() if value})
 
 
 def _set(value: Any) -> Any:
@@ -98,18 +104,42 @@ def folders() -> list[Path]:
 
 def names() -> dict[str, Path]:
     """Every ablation that can be named, and its file."""
-    found = {
-        path.stem: path
-        for folder in reversed(folders())
-        for path in folder.glob("*.yaml")
-        if path.is_file()
-    }
+    return named_files(folders())
+
+
+def named_files(folders: Sequence[Path]) -> dict[str, Path]:
+    """The YAML files of some folders by their names; those of an earlier folder come first.
+
+    Hidden files, such as a Mac's `._mine.yaml`, are none. Raises UserError where a folder has two
+    files of one name, `mine.yaml` and `mine.yml`, or cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for folder in reversed(folders):
+        own: dict[str, Path] = {}
+        for path in _visible(folder):
+            if path.suffix not in SUFFIXES or path.is_dir():
+                continue
+            if path.stem in own:
+                raise UserError(
+                    f"{own[path.stem]} and {path} have one name; rename or remove one of them"
+                )
+            own[path.stem] = path
+        found |= own
     return dict(sorted(found.items()))
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
 
 
 def read(name: str) -> Ablation:
     """The ablation of this name, or in this file. Raises UserError, with the closest name."""
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(SUFFIXES):
         return read_file(Path(name))
     paths = names()
     if name not in paths:

@@ -14,6 +14,10 @@ class RunError(RuntimeError):
     """A run that failed by itself: one line that says how, and what to try."""
 
 
+class DamagedError(RunError):
+    """A file that is not whole: its writer was killed, the disk was full, or it was changed."""
+
+
 def closest(name: object, valid: Iterable[str]) -> str:
     """Say what might have been meant by `name`, and what could have been: for error messages."""
     names = sorted(valid)

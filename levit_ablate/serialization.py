@@ -19,20 +19,35 @@ from levit_ablate.errors import UserError, closest
 T = TypeVar("T")
 
 
-def _without_sixties(pattern: re.Pattern[str]) -> re.Pattern[str]:
-    """A resolver of PyYAML's without its alternatives for numbers of base 60."""
-    kept = [each for each in pattern.pattern.split("|") if ":[0-5]" not in each]
-    text = "|".join(kept).rstrip()
-    return re.compile(text if text.endswith("$") else f"{text})$", re.VERBOSE)
+_DIGITS = "[0-9]+(?:_[0-9]+)*"
+_SCALARS = {
+    "null": ("~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": ("true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (
+        f"[-+]?{_DIGITS}|0o[0-7]+(?:_[0-7]+)*|0x[0-9a-fA-F]+(?:_[0-9a-fA-F]+)*|0b[01]+(?:_[01]+)*",
+        list("-+0123456789"),
+    ),
+    "float": (
+        rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    "merge": ("<<", ["<"]),
+}
+"""What is no text in YAML 1.2, and Python's own 1_000 and 0b11; with the first characters."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once, and 2:5 is text and not, as in YAML 1.1, 125."""
+    """YAML in which a key stands once, and words and numbers are as in YAML 1.2.
 
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, _without_sixties(pattern)) for tag, pattern in resolvers]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    In YAML 1.1, which PyYAML reads, 010 is 8, 2:5 is 125, `no` and `on` are no text.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, 0) if text[:2] in ("0b", "0o", "0x") else int(text)  # 010 is 10
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -43,6 +58,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts text between quotes that would not be text here, or in YAML 1.1."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+for _name, (_pattern, _first) in _SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), _first
+        )
+
+
+def yaml_of(mapping: Mapping[str, Any]) -> str:
+    """Plain data as YAML that `read_yaml` reads back, and every other reader of YAML too."""
+    return yaml.dump(mapping, Dumper=_Dumper, sort_keys=False)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError, with the line, where there is none."""
     try:
@@ -51,7 +83,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text") from error
-    except yaml.YAMLError as error:
+    except Exception as error:  # YAML's errors, and Python's: too many digits, !!bool x
         mark = getattr(error, "problem_mark", None)
         line = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError(f"{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
@@ -145,7 +177,8 @@ def _check_value(value: Any, hint: Any, key: str) -> None:
         for index, item in enumerate(value):
             _check_value(item, get_args(hint)[0], f"{key}[{index}]")
     elif type(_number(value, hint)) is not hint:
-        raise UserError(f"{key}: {hint.__name__} needed, not {value!r}")
+        remedy = "; write true or false" if hint is bool else ""
+        raise UserError(f"{key}: {hint.__name__} needed, not {value!r}{remedy}")
     elif hint is float and not math.isfinite(_number(value, hint)):
         raise UserError(f"{key}: a finite number needed, not {value!r}")
 
@@ -172,7 +205,7 @@ def _required(hint: Any) -> Any:
 
 
 def _number(value: Any, hint: Any) -> Any:
-    """A whole number or text as the float that it is meant to be; YAML reads 1e-3 as text."""
+    """A whole number or text as the float that it is meant to be."""
     try:
         return float(value) if hint is float and type(value) in (int, str) else value
     except ValueError:
@@ -185,7 +218,7 @@ def _names(config: Any) -> str:
 
 def to_yaml(experiment: Experiment) -> str:
     """The experiment as YAML that `experiment_from` reads back to an equal one."""
-    return yaml.safe_dump(to_mapping(experiment), sort_keys=False)
+    return yaml_of(to_mapping(experiment))
 
 
 def to_mapping(experiment: Experiment) -> dict[str, Any]:

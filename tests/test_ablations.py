@@ -10,6 +10,8 @@ import pytest
 from levit_ablate import ablations
 from levit_ablate.ablations import PaperRow
 from levit_ablate.errors import UserError
+from levit_ablate.search import search
+from levit_ablate.studies import study
 
 # row, parameters, FLOPs, top-1, difference: the paper's Table 4
 TABLE_4 = {
@@ -282,3 +284,57 @@ def test_an_unknown_name_is_refused_with_the_closest_and_all_valid_ones():
 def test_a_name_like_no_other_is_refused_without_a_guess():
     with pytest.raises(UserError, match=r"'xyzzy': not in \./ablations, nor shipped; valid: base"):
         ablations.read("xyzzy")
+
+
+KINDS = [
+    (ablations, "ablations", "summary: Mine\ndesign: {stem: patch}\n"),
+    (study, "ablations/studies", "summary: Mine\nvariants: [no_pyramid]\n"),
+    (search, "ablations/searches", "summary: Mine\nspace: {depth: '1:3'}\n"),
+]
+
+
+@pytest.mark.parametrize(("kind", "folder", "content"), KINDS)
+def test_a_file_is_named_with_either_suffix_and_hidden_files_and_folders_are_not(
+    kind, folder, content
+):
+    shipped = set(kind.names())
+    Path(folder).mkdir(parents=True)
+    Path(folder, "mine.yml").write_text(content)
+    Path(folder, "other.yaml").write_text(content)
+    Path(folder, "._other.yaml").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    Path(folder, ".yaml").write_text(content)
+    Path(folder, "notes.txt").write_text("")
+    Path(folder, "folder.yaml").mkdir()
+    assert set(kind.names()) == shipped | {"mine", "other"}
+    assert kind.read("mine").summary == "Mine"
+    assert kind.read("mine").name == "mine"
+
+
+@pytest.mark.parametrize(("kind", "folder", "content"), KINDS)
+def test_two_files_of_one_name_are_refused_with_both(kind, folder, content):
+    Path(folder).mkdir(parents=True)
+    Path(folder, "mine.yaml").write_text(content)
+    Path(folder, "mine.yml").write_text(content)
+    with pytest.raises(UserError, match=rf"^{folder}/mine\.yaml and {folder}/mine\.yml have one"):
+        kind.read("mine")
+
+
+@pytest.mark.parametrize(("kind", "folder", "content"), KINDS)
+def test_a_folder_that_cannot_be_read_is_said(kind, folder, content):
+    Path(folder).parent.mkdir(parents=True, exist_ok=True)
+    Path(folder).symlink_to(Path(folder).name)  # a link to itself
+    with pytest.raises(UserError, match=rf"^{folder}: cannot be read: Too many levels"):
+        kind.read("mine")
+
+
+@pytest.mark.parametrize(("kind", "folder", "content"), KINDS)
+def test_a_link_that_leads_nowhere_is_named_and_cannot_be_read(kind, folder, content):
+    Path(folder).mkdir(parents=True)
+    Path(folder, "mine.yaml").symlink_to("nowhere.yaml")
+    with pytest.raises(UserError, match=r"mine\.yaml: cannot be read: No such file"):
+        kind.read("mine")
+
+
+def test_a_file_in_place_of_the_folder_is_no_folder():
+    Path("ablations").write_text("notes")
+    assert ablations.read("no_pyramid").name == "no_pyramid"

@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Stage
@@ -294,3 +294,104 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path):
     path.write_text("design:\n  stem: patch\n  stem: convolution\n")
     with pytest.raises(UserError, match=r"twice\.yaml:3: .*the key stem stands twice"):
         read_yaml(path)
+
+
+# --- numbers and words
+
+
+def read(tmp_path: Path, text: str):
+    """What a file reads of `a`, and of `b`, where it stands in a list."""
+    (tmp_path / "f.yaml").write_text(f"a: {text}\nb: [{text}]\n", encoding="utf-8")
+    content = read_yaml(tmp_path / "f.yaml")
+    assert repr(content["b"]) == repr([content["a"]])
+    return content["a"]
+
+
+in_a_folder = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
+)
+
+
+@in_a_folder
+@given(st.integers(0), st.integers(0, 4), st.sampled_from(["", "+", "-"]))
+def test_a_whole_number_is_decimal_however_many_zeros_lead_it(tmp_path, number, zeros, sign):
+    for digits in (str(number), f"{number:_}"):
+        text = sign + "0" * zeros + digits
+        assert read(tmp_path, text) == int(text)
+
+
+@in_a_folder
+@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["r", "e", "g", ".3f"]))
+def test_a_number_is_a_float_as_python_writes_it(tmp_path, number, way):
+    text = repr(number) if way == "r" else format(number, way)
+    found = read(tmp_path, text)
+    assert found == float(text)
+    assert type(found) is (int if set(text) <= set("-0123456789") else float)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("08", 8),
+        ("0o10", 8),
+        ("0x1F", 31),
+        ("0b11", 3),
+        ("1_000", 1000),
+        ("1e-3", 0.001),
+        ("1e3", 1000.0),
+        ("-.5", -0.5),
+        ("2:5", "2:5"),
+        ("190:20:30", "190:20:30"),
+        ("2:5.5", "2:5.5"),
+        ("2024-01-31", "2024-01-31"),
+        ("2024-13-45", "2024-13-45"),
+        ("=", "="),
+        *((word, word) for word in ("yes", "no", "on", "off", "No", "ON", "y", "n")),
+        ("true", True),
+        ("False", False),
+        ("~", None),
+        ("null", None),
+        ("none", "none"),
+    ],
+)
+def test_words_and_numbers_are_those_of_yaml_1_2(tmp_path, text, value):
+    assert repr(read(tmp_path, text)) == repr(value)
+
+
+@in_a_folder
+@given(
+    st.text(st.sampled_from("0123456789abefonxyzNOFS_+-.:~=<! #'\""), max_size=6)
+    | st.sampled_from(["010", "08", "no", "1e3", "1e-3", "true", "~", "2024-01-31", "<<", "0o7"])
+)
+def test_text_that_looks_like_something_else_comes_back_as_text_by_any_reader(tmp_path, text):
+    work_dir = text if text.strip() else "."
+    experiment = Experiment(hardware=Hardware(work_dir=work_dir))
+    written = to_yaml(experiment)
+    (tmp_path / "f.yaml").write_text(written, encoding="utf-8")
+    assert experiment_from(read_yaml(tmp_path / "f.yaml")) == experiment
+    assert experiment_from(yaml.safe_load(written)) == experiment  # PyYAML's own, of YAML 1.1
+
+
+def test_a_seed_with_a_leading_zero_is_decimal_and_a_flag_is_true_or_false(tmp_path):
+    path = tmp_path / "f.yaml"
+    path.write_text("seed: 010\nrecipe: {learning_rate: 1e-3}\n")
+    experiment = experiment_from(read_yaml(path))
+    assert experiment.seed == 10 and experiment.recipe.learning_rate == 0.001
+    path.write_text("design: {pyramid: no}\n")
+    with pytest.raises(UserError, match="bool needed, not 'no'; write true or false"):
+        experiment_from(read_yaml(path))
+    path.write_text("design: {stem: no}\n")
+    with pytest.raises(UserError, match=r"design\.stem: 'no' is not a choice"):
+        experiment_from(read_yaml(path))
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 5000, "!!int abc", "!!timestamp x", "!!python/name:os.system"]
+)
+def test_what_cannot_be_read_as_a_value_is_one_line_with_the_file(tmp_path, text):
+    path = tmp_path / "f.yaml"
+    path.write_text(f"seed: {text}\n")
+    with pytest.raises(UserError, match=r"f\.yaml.*: not YAML: ") as refused:
+        read_yaml(path)
+    assert len(str(refused.value).splitlines()) == 1

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from levit_ablate.analysis import statistics
 from levit_ablate.analysis.statistics import Agreement, Difference, Noise
-from levit_ablate.tracking.runs import children, reading_the_record
+from levit_ablate.tracking.runs import children, read_json
 from levit_ablate.tracking.tags import ERROR, KEY, TAG
 
 DESCRIPTION = "study.json"
@@ -114,10 +110,7 @@ class Results:
 
 def description_of(parent: Run) -> dict[str, Any]:
     """What a study's run says of the study. Raises RunError where it cannot be read."""
-    with reading_the_record(), tempfile.TemporaryDirectory() as folder:
-        path = MlflowClient().download_artifacts(parent.info.run_id, DESCRIPTION, folder)
-        described: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return described
+    return read_json(parent, DESCRIPTION)
 
 
 def results_of(parent: Run, described: Mapping[str, Any] | None = None) -> Results:

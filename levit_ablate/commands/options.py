@@ -41,6 +41,7 @@ SECTIONS = {
     "recipe": Recipe,
     "design": Design,
     "teacher": Teacher,
+    "teacher.recipe": Recipe,
     "hardware": Hardware,
     "architecture": Architecture,
 }
@@ -49,6 +50,8 @@ SECTIONS = {
 RECORDED = ("name", "summary", "paper")
 """What a recorded experiment says beside the experiment: `Ablation.header`."""
 
+SHOWN = 60
+"""Characters of a value in an error."""
 Format = Literal["text", "json"]
 
 
@@ -183,14 +186,22 @@ def _named_first(argv: Sequence[str]) -> list[str]:
         named = NAMED.get(section, {})
         if value in named:
             mapping = dict(named[value])
-        elif value.endswith((".yaml", ".yml")) or Path(value).is_file():
+        elif value.endswith(ablations.SUFFIXES) or _is_file(value):
             mapping = read_yaml(Path(value))
             check_keys(mapping, SECTIONS[section], value, f"{section}.")
         else:
             kinds = f"neither a YAML file nor a name; {closest(value, named)}"
-            raise UserError(f"--{section}: {value!r} is {kinds if named else 'no YAML file'}")
+            shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
+            raise UserError(f"--{section}: {shown!r} is {kinds if named else 'no YAML file'}")
         first += [f"--{section}", json.dumps(mapping)]
     return first + rest
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # too long for a name, or in a folder that may not be read
+        return False
 
 
 def _explained(message: str, parser: ArgumentParser) -> str:

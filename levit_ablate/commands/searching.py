@@ -17,7 +17,7 @@ from levit_ablate.commands.launching import launcher
 from levit_ablate.commands.tabulating import write_pictures
 from levit_ablate.config import Experiment
 from levit_ablate.errors import RunError, UserError
-from levit_ablate.search.conduct import check, conduct, hopeless, keep
+from levit_ablate.search.conduct import check, conduct, failure_of, keep
 from levit_ablate.search.confirm import best_of, confirmation, exported
 from levit_ablate.search.plan import SearchPlan, plan
 from levit_ablate.search.recorded import latest, storage_recorded
@@ -43,8 +43,8 @@ def run(
         options: the user's.
         is_plain: whether no option says how it is searched: what is read is then the latest record.
 
-    Raises RunError, after the report, where a training of the confirmation has no result, or the
-    search ended before its time.
+    Raises RunError, after the report, where a training of the confirmation has no result, or
+    where the search failed (`failure_of`).
     """
     reading = options.get("report") or "export" in options
     if not reading and options.get("launcher", "local") == "local":
@@ -108,7 +108,7 @@ def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, A
             said = f"no result: {'; '.join(without_result)}"
             failed.append(f"{said}; given again, search runs what is missing")
     keep(planned, report_of(planned, study))
-    if why := hopeless(planned, study):
+    if why := failure_of(planned, study):
         failed.append(why)
     return failed
 
@@ -126,13 +126,14 @@ def _export(report: Report, study: Study, which: str, name: str) -> None:
     else:
         known = ", ".join(map(str, trained)) or "none yet"
         raise UserError(f"--export {which}: best, or a trial that was trained to its end: {known}")
-    if not Path(name).stem.removeprefix("."):
+    if Path(name).name[:1] in ("", "."):
         raise UserError(f"--export: {name!r} is no name of a file")
-    path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    path = Path(name if name.endswith(ablations.SUFFIXES) else f"{name}.yaml")
     path = path if path.parent != Path() else Path("ablations") / path
     shipped = ablations.names().get(path.stem, path)
     if path.parent == Path("ablations") and shipped.resolve() != path.resolve():
-        raise UserError(f"--export: {path.stem} would hide the ablation that ships; name another")
+        which = f"in {shipped}" if shipped.parent == path.parent else "that ships"
+        raise UserError(f"--export: {path.stem} would hide the ablation {which}; name another")
     planned = report.planned
     said = f"Trial {chosen.number} of search {planned.search.name} on {planned.dataset}"
     text = exported(planned, study, chosen.number, said)

@@ -16,7 +16,8 @@ from optuna import Study
 from levit_ablate.errors import RunError
 from levit_ablate.search import enqueued, trials
 from levit_ablate.search.display import SearchDisplay
-from levit_ablate.search.found import Found
+from levit_ablate.search.found import Found, counts_of
+from levit_ablate.search.front import complete_of
 from levit_ablate.search.latency import measuring_alone
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.recorded import write_asked
@@ -76,8 +77,8 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
 
     def is_complete(parent: Run) -> bool:
         there = study.get_trials(deepcopy=False)
-        is_over = is_done(study, planned) and not is_hopeless(study, planned)
-        return is_over and not trials.at_work(there)
+        is_over = is_done(study, planned) and not trials.at_work(there)
+        return is_over and not failure_of(planned, study)
 
     with (
         measuring_alone(planned, study, launcher.places),
@@ -97,17 +98,30 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
     return found
 
 
-def hopeless(planned: SearchPlan, study: Study) -> str:
-    """Why a search has ended before its time: next to nothing that it draws is valid; or empty."""
-    if not is_hopeless(study, planned):
-        return ""
+def failure_of(planned: SearchPlan, study: Study) -> str:
+    """Why a search has failed, in a line; empty where it has not.
+
+    It ended before its time, as next to nothing that it draws is valid; or no network was trained
+    to its end.
+    """
     found = trials.found_of(study.get_trials(deepcopy=False))
-    reasons = Counter(each.error for each in found if each.state == "invalid")
-    ((reason, _),) = reasons.most_common(1)
-    return (
-        f"{reasons.total()} networks were drawn that are not valid ({reason}); let the space go "
-        f"lower, or raise the budget"
-    )
+    if is_hopeless(study, planned):
+        reasons = Counter(each.error for each in found if each.state == "invalid")
+        ((reason, _),) = reasons.most_common(1)
+        return (
+            f"{reasons.total()} networks were drawn that are not valid ({reason}); let the space "
+            f"go lower, or raise the budget"
+        )
+    if complete_of(found):
+        return ""
+    ends = ", ".join(f"{number} {state}" for state, number in counts_of(found).items())
+    errors = [
+        f"trial {each.number}: {each.error.rstrip(': ')}"
+        for each in found
+        if each.state == "failed" and each.error
+    ]
+    first = f"; the first error, of {errors[0]}" if errors else ""
+    return f"no network was trained to its end ({ends or 'no trials'}){first}"
 
 
 def link(planned: SearchPlan, study: Study, parent: Run) -> None:

@@ -10,6 +10,7 @@ from optuna import Study, Trial
 from optuna.exceptions import TrialPruned
 from optuna.trial import TrialState
 
+from levit_ablate.errors import RunError
 from levit_ablate.experiments import Variant
 from levit_ablate.search import trials
 from levit_ablate.tracking.record import GivenUpError
@@ -58,13 +59,22 @@ class Curve(NamedTuple):
 
 @reading_the_record()
 def validation_curve(variant: Variant) -> Curve:
-    """Of the variant's recorded run, which there is."""
+    """The curve of the variant's recorded run.
+
+    Raises RunError where there is none, or where it lacks the epoch whose weights were kept.
+    """
     result = recorded(variant)
-    assert result is not None
+    if result is None:
+        raise RunError(f"{variant.name}: it was trained, and MLflow has no result of it")
     client = MlflowClient()
-    best = int(client.get_run(result.run_id).data.metrics["best_epoch"])
+    best = client.get_run(result.run_id).data.metrics.get("best_epoch", 0)
     history = client.get_metric_history(result.run_id, "val_accuracy")
     by_epoch = {metric.step: float(metric.value) for metric in history}
+    if best not in by_epoch:
+        raise RunError(
+            f"{variant.name}: MLflow lacks the curve of run {result.run_id}; delete that run "
+            f"there, and the network is trained again"
+        )
     return Curve([by_epoch[epoch] for epoch in sorted(by_epoch)], by_epoch[best])
 
 

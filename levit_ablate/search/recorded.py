@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,13 +10,14 @@ from typing import Any, NamedTuple
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from levit_ablate.errors import UserError
+from levit_ablate.errors import DamagedError, UserError
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.readers import amount_said
 from levit_ablate.search.search import KEYS, Search, changed
+from levit_ablate.search.storage import journal_of
 from levit_ablate.serialization import plain
 from levit_ablate.tracking import parents
-from levit_ablate.tracking.runs import reading_the_record
+from levit_ablate.tracking.runs import read_json, reading_the_record
 from levit_ablate.tracking.runs import search as search_runs
 from levit_ablate.tracking.tags import DATASET, SEARCH
 
@@ -57,7 +56,7 @@ def latest(name: str) -> Asked | None:
     runs = search_runs(f"tags.`{SEARCH}` = '{name}'")
     if not runs:
         return None
-    content = _read(runs[0])
+    content = read_json(runs[0], ASKED)
     said = content["search"]
     base = Search(name=said["name"], path=Path(said["path"]), summary=said["summary"])
     try:
@@ -70,17 +69,18 @@ def latest(name: str) -> Asked | None:
 
 @reading_the_record()
 def storage_recorded(planned: SearchPlan) -> str:
-    """The URL of a search's trials in the open store; empty for the journal, or if it is new."""
+    """The URL of a search's trials in the open store; empty for the journal, or if it is new.
+
+    Raises DamagedError where it cannot be read and there is no journal.
+    """
     run = parents.found(planned.whole)
     artifacts = MlflowClient().list_artifacts(run.info.run_id) if run else []
     if run is None or ASKED not in {each.path for each in artifacts}:
         return ""  # it is new, or was killed before it wrote that
-    storage: str = _read(run).get("storage", "")
+    try:
+        storage: str = read_json(run, ASKED).get("storage", "")
+    except DamagedError:
+        if journal_of(planned).exists():
+            return ""
+        raise
     return storage
-
-
-def _read(run: Run) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = MlflowClient().download_artifacts(run.info.run_id, ASKED, folder)
-        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return content

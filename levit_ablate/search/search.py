@@ -27,7 +27,7 @@ class Search:
     """What is searched, and how."""
 
     name: str
-    """The file's name, without .yaml."""
+    """The file's name, without its suffix."""
     path: Path
     """The file."""
     summary: str
@@ -71,13 +71,12 @@ def folders() -> list[Path]:
 
 def names() -> dict[str, Path]:
     """Every search that can be named, and its file."""
-    found = {p.stem: p for folder in reversed(folders()) for p in sorted(folder.glob("*.yaml"))}
-    return dict(sorted(found.items()))
+    return ablations.named_files(folders())
 
 
 def read(name: str) -> Search:
     """The search of this name, or in this file. Raises UserError, with the closest name."""
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(ablations.SUFFIXES):
         return read_file(Path(name))
     paths = names()
     if name not in paths:

@@ -25,17 +25,16 @@ from optuna.samplers import (
 from optuna.storages import (
     BaseStorage,
     GrpcStorageProxy,
-    JournalStorage,
     RDBStorage,
     run_grpc_proxy_server,
 )
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.keys import hashed
 from levit_ablate.search import trials
+from levit_ablate.search.journal import journal_storage
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.pruning import pruner_of
 
@@ -48,15 +47,14 @@ def storage_of(url: str, planned: SearchPlan) -> BaseStorage:
 
     `postgresql://`, `mysql://` and other databases that SQLAlchemy reaches, for many hosts; and
     `grpc://HOST:PORT`, a proxy that `serve` runs. Raises UserError, in a line, where it cannot be
-    had.
+    had; RunError where the journal cannot be read.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats and grouped TPE are
     if not url:
-        path = journal_of(planned)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path)))
+        with reading_the_trials():
+            return journal_storage(journal_of(planned))
     if url.startswith("grpc://"):
         return _proxy(url)
     return database(url)

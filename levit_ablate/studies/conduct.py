@@ -27,7 +27,7 @@ from levit_ablate.studies.display import Display
 from levit_ablate.studies.orders import Launcher, Order
 from levit_ablate.studies.parent import at_work, refresh
 from levit_ablate.studies.plan import Plan
-from levit_ablate.studies.sweep import orders_of, sweep
+from levit_ablate.studies.sweep import Sweep, orders_of, sweep
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.parents import link_recorded
 from levit_ablate.tracking.runs import reading_the_record, search, settle
@@ -37,6 +37,7 @@ from levit_ablate.training.conditions import check_conditions, report_horizon
 
 REFRESH = 10.0
 """Seconds between two writings of the table, while jobs are at work."""
+UNRECORDED = "its process ended without an error, and MLflow has no result of it"
 
 
 def check(planned: Plan) -> None:
@@ -76,8 +77,16 @@ def conduct(planned: Plan, launcher: Launcher[Order]) -> tuple[list[str], Result
         results = refresh(parent)
         if state.is_interrupted:
             raise KeyboardInterrupt
-        lost = [(order, error) for order, error in state.failed if order.variant.key not in done]
+        failed = [*state.failed, *_unrecorded(orders, state)]
+        lost = [(order, error) for order, error in failed if order.variant.key not in done]
         return [f"{order.title}: {error}" for order, error in lost], results
+
+
+def _unrecorded(orders: Sequence[Order], state: Sweep) -> list[tuple[Order, str]]:
+    """The runs that told of no error."""
+    failed = {order.variant.key for order, _ in state.failed}
+    runs = [order for order in orders if not order.only_teacher]
+    return [(run, UNRECORDED) for run in runs if run.variant.key not in failed]
 
 
 def _settle_orphans(planned: Plan) -> None:

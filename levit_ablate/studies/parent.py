@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from levit_ablate.analysis.results import (
     metric_name,
     results_of,
 )
+from levit_ablate.errors import DamagedError
 from levit_ablate.studies.plan import Plan
 from levit_ablate.tracking import parents
 from levit_ablate.tracking.runs import reading_the_record, search
@@ -57,9 +59,19 @@ def _all_studies() -> list[Run]:
 
 
 def _said(parent: Run) -> dict[str, Any] | None:
-    """What a study's run says of the study; None where it was killed before it said anything."""
+    """What a study's run says of the study; None where it was killed before it had said it."""
     names = [artifact.path for artifact in MlflowClient().list_artifacts(parent.info.run_id)]
-    return description_of(parent) if DESCRIPTION in names else None
+    if DESCRIPTION not in names:
+        return None
+    try:
+        return description_of(parent)
+    except DamagedError:
+        print(
+            f"run {parent.info.run_id}: its {DESCRIPTION} is damaged, and written anew: the table "
+            f"has what is swept now",
+            file=sys.stderr,
+        )
+        return None
 
 
 @reading_the_record()

@@ -28,7 +28,7 @@ class Study:
     """Variants that are compared with one baseline, each over the same seeds."""
 
     name: str
-    """The file's name, without .yaml."""
+    """The file's name, without its suffix."""
     path: Path
     """The file."""
     summary: str
@@ -52,13 +52,12 @@ def folders() -> list[Path]:
 
 def names() -> dict[str, Path]:
     """Every study that can be named, and its file."""
-    found = {p.stem: p for folder in reversed(folders()) for p in sorted(folder.glob("*.yaml"))}
-    return dict(sorted(found.items()))
+    return ablations.named_files(folders())
 
 
 def read(name: str) -> Study:
     """The study of this name, or in this file. Raises UserError, with the closest name."""
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(ablations.SUFFIXES):
         return read_file(Path(name))
     paths = names()
     if name not in paths:

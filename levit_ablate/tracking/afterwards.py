@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
+from levit_ablate.errors import DamagedError
 from levit_ablate.experiments import Variant
 from levit_ablate.locks import lock_of
 from levit_ablate.tracking import outbox, runs
@@ -23,7 +24,8 @@ from levit_ablate.tracking.tags import PARENT, tags_of
 def deliver_pending(work_dir: Path) -> None:
     """Send what earlier runs could not record in the open store, and forget what it took.
 
-    What it refuses is set aside, with a line. Runs that are at work send what is theirs.
+    What it refuses, or cannot be read, is set aside, with a line. Runs that are at work send what
+    is theirs.
     """
     for path in sorted((work_dir / "runs").glob(f"*/{outbox.FILE}")):
         folder = path.parent
@@ -32,7 +34,11 @@ def deliver_pending(work_dir: Path) -> None:
             contextlib.suppress(Timeout, FileNotFoundError),
             FileLock(lock_of(folder), timeout=0),
         ):
-            _deliver(folder)
+            try:
+                _deliver(folder)
+            except DamagedError as error:
+                kept = path.replace(path.with_suffix(".damaged"))
+                print(f"{error}; the file is now {kept}", file=sys.stderr)
 
 
 def _deliver(folder: Path) -> None:

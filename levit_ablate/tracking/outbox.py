@@ -18,7 +18,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
-from levit_ablate.errors import RunError
+from levit_ablate.errors import DamagedError, RunError
 from levit_ablate.tracking.store import STORE_ERRORS, reason
 
 FILE = "outbox.jsonl"
@@ -75,11 +75,22 @@ class Outbox:
 
     @property
     def waiting(self) -> list[dict[str, Any]]:
-        """The writes that the store has not taken yet, the first first."""
+        """The writes that the store has not taken yet, the first first.
+
+        Raises DamagedError where one cannot be read.
+        """
         if not self.path.is_file():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut off
+        *lines, _ = self.path.read_bytes().split(b"\n")  # the last may be cut off
+        try:
+            found = [json.loads(line) for line in lines]
+        except ValueError:
+            found = [None]
+        if not all(isinstance(write, dict) and {"kind", "uri"} <= write.keys() for write in found):
+            raise DamagedError(
+                f"{self.path}: is damaged; what it holds of a run cannot be recorded"
+            )
+        return found
 
     def put(self, kind: str, **content: Any) -> None:
         """Write, now if the store takes it, and else as soon as it does.

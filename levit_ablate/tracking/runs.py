@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus
 
-from levit_ablate.errors import RunError
+from levit_ablate.errors import DamagedError, RunError
 from levit_ablate.locks import is_held
 from levit_ablate.tracking.store import STORE_ERRORS, reason
 from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, KEY, LOCK, ORIGINAL, PARENT
@@ -123,3 +126,23 @@ def end(run_id: str, status: str, error: str = "") -> None:
     if error:
         client.set_tag(run_id, ERROR, error[:500])
     client.set_terminated(run_id, status)
+
+
+def read_json(run: Run, name: str) -> dict[str, Any]:
+    """An artifact of a run, which is a mapping.
+
+    Raises RunError where it cannot be read, DamagedError where it is cut or is something else.
+    """
+    with reading_the_record(), tempfile.TemporaryDirectory() as folder:
+        path = MlflowClient().download_artifacts(run.info.run_id, name, folder)
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise DamagedError(
+            f"run {run.info.run_id}: its artifact {name} is damaged; the command that recorded "
+            f"it, given again, writes it anew"
+        )
+    return content

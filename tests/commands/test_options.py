@@ -173,6 +173,13 @@ def test_a_section_can_be_a_file(resolved, section, content, expected):
     assert getattr(resolved(f"--{section}", path), section) == expected
 
 
+def test_a_teachers_recipe_can_be_a_file(resolved):
+    path = write("mine.yaml", "epochs: 9\n")
+    usual = resolved().teacher
+    found = resolved("--teacher.recipe", path, "--teacher.top_k", "3").teacher
+    assert found == replace(usual, top_k=3, recipe=replace(usual.recipe, epochs=9))
+
+
 def test_a_single_field_wins_over_a_recipe_in_a_file_in_either_order(resolved):
     path = write("mine.yaml", "epochs: 9\nclip: 2\n")
     for options in (
@@ -255,6 +262,32 @@ def test_a_printed_config_reproduces_the_experiment_and_its_key(told, options, g
 
 
 # --- mistakes
+
+SECTIONS = ("architecture", "data", "design", "hardware", "recipe", "teacher", "teacher.recipe")
+LONG = "".join(f"setting_{number}: {number}, " for number in range(300))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("value", ["x" * 300, f"{{{LONG}}}", "a/" * 3000, "\udcff", "", "some"])
+def test_a_section_that_is_no_file_is_one_short_line_however_long_it_is(complaint, section, value):
+    Path("some").mkdir()
+    said = complaint(*NANO, f"--{section}", value)
+    assert said.startswith(f"--{section}: ") and "YAML file" in said and len(said) < 250
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_in_a_file_that_cannot_be_read_names_it(complaint, section):
+    Path("folder.yaml").mkdir()
+    for name, why in (("folder.yaml", "Is a directory"), (f"{'x' * 300}.yaml", "name too long")):
+        assert f"cannot be read: {'File ' * ('name' in why)}{why}" in complaint(
+            *NANO, f"--{section}", name
+        )
+
+
+@pytest.mark.parametrize("option", ["", "--config"])
+def test_a_file_with_a_name_too_long_is_one_line(complaint, option):
+    words = [option, f"{'x' * 300}.yaml"] if option else [f"{'x' * 300}.yaml"]
+    assert "cannot be read: File name too long" in complaint("show", *words)
 
 
 MISTAKES = {

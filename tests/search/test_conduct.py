@@ -146,12 +146,16 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_tried_again(tmp_path)
     assert len(trained(tmp_path)) == 3 and set(trained(tmp_path).values()) == {1}
 
 
-def test_a_search_that_fails_says_why_and_ends(tmp_path):
+def test_a_search_in_which_every_trial_fails_says_why_and_has_failed(tmp_path):
     diverging = ("--recipe.learning_rate", "1e30", "--recipe.clipping", "none")
     process = search(tmp_path, "--trials", "2", *diverging)
-    printed = result_of(process)
+    printed = result_of(process, code=1)
     assert printed["counts"] == {"failed": 2} and printed["best"] == []
-    assert "diverged" in process.said()[1]
+    said = process.said()[1].splitlines()[-1]
+    assert "no network was trained to its end (2 failed)" in said and "diverged" in said
+    assert "the first error, of trial 0: RunError: " in said
+    (parent,) = [run for run in runs(tmp_path) if tag(run, "search")]
+    assert parent.info.status == "FAILED"
 
 
 def test_the_last_trial_that_was_killed_is_tried_again(tmp_path):

@@ -8,10 +8,12 @@ from pathlib import Path
 import mlflow
 import optuna
 import pytest
+from mlflow import MlflowClient
 from optuna.exceptions import TrialPruned
 from optuna.pruners import ThresholdPruner
 from searching import small
 
+from levit_ablate.errors import RunError
 from levit_ablate.search import trials
 from levit_ablate.search.curves import Watch, check_given_up, validation_curve
 from levit_ablate.tracking.record import GivenUpError
@@ -47,6 +49,21 @@ def test_every_epoch_is_told_and_the_last_is_not_given_up(store, network):
     assert list(told.values) == [1, 2, 3, 4]
     assert list(told.values.values()) == pytest.approx(curve.accuracies)
     assert curve.best in curve.accuracies
+
+
+def test_a_curve_that_the_record_lacks_is_one_line(store, network):
+    with pytest.raises(RunError, match="MLflow has no result of it"):
+        validation_curve(network)
+    client = MlflowClient()
+    run_id = client.create_run("0", tags={"levit_ablate.key": network.key}).info.run_id
+    for name in ("test_accuracy", "test_loss", "train_seconds", "best_epoch"):
+        client.log_metric(run_id, name, 1.0)
+    client.log_metric(run_id, "val_accuracy", 0.5, step=2)
+    client.set_terminated(run_id, "FINISHED")
+    with pytest.raises(RunError, match=f"lacks the curve of run {run_id}; delete that run"):
+        validation_curve(network)
+    client.log_metric(run_id, "val_accuracy", 0.25, step=1)
+    assert validation_curve(network) == ([0.25, 0.5], 0.25)
 
 
 def test_a_training_that_is_given_up_is_recorded_so_and_leaves_no_folder(store, network):

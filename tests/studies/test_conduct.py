@@ -1,0 +1,69 @@
+"""From the plan of a study to its table: what is not recorded has no result, whatever it told."""
+
+from __future__ import annotations
+
+import pytest
+from networks import SMALL
+
+from levit_ablate.analysis.results import description_of
+from levit_ablate.config import Experiment
+from levit_ablate.errors import DamagedError
+from levit_ablate.recipes import RECIPES
+from levit_ablate.serialization import plain
+from levit_ablate.studies.conduct import conduct
+from levit_ablate.studies.orders import Event, Order, Outcome
+from levit_ablate.studies.parent import study_runs
+from levit_ablate.studies.plan import plan
+from levit_ablate.studies.study import narrowed, read
+
+GIVEN = {
+    "architecture": SMALL,
+    "design": {"distillation": "none"},
+    "recipe": plain(RECIPES["smoke"]),
+    "hardware": {**plain(Experiment().hardware), "accelerator": "cpu"},
+}
+
+
+class TrainsNothing:
+    """A launcher whose jobs end at once, as if all were well."""
+
+    places = 1
+
+    def __init__(self) -> None:
+        self.running: list[Order] = []
+
+    def start(self, order: Order) -> None:
+        self.running.append(order)
+
+    def events(self, timeout: float) -> list[Event[Order]]:
+        ended, self.running = self.running, []
+        return [Event(order, Outcome(seconds=1.0, accuracy=0.9)) for order in ended]
+
+    def stop(self, at_once: bool) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_job_that_tells_of_a_result_and_records_none_has_none(store):
+    planned = plan(narrowed(read("paper"), ["no_patch_conv"], [0]), GIVEN)
+    failed, results = conduct(planned, TrainsNothing())
+    assert [line.partition(":")[0] for line in failed] == [
+        "baseline seed 0",
+        "no_patch_conv seed 0",
+    ]
+    assert all("MLflow has no result of it" in line for line in failed)
+    assert not results.is_complete
+
+
+def test_a_description_that_was_written_in_part_is_written_anew(store, tmp_path, capsys):
+    planned = plan(narrowed(read("paper"), ["no_patch_conv"], [0]), GIVEN)
+    conduct(planned, TrainsNothing())
+    (path,) = tmp_path.rglob("study.json")
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) // 2])
+    (parent,) = study_runs("paper")
+    with pytest.raises(DamagedError, match=r"its artifact study\.json is damaged; the command"):
+        description_of(parent)
+    conduct(planned, TrainsNothing())
+    assert "its study.json is damaged, and written anew" in capsys.readouterr().err
+    assert path.read_text() == whole
