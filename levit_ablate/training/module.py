@@ -19,7 +19,7 @@ from levit_ablate.models.presets import preset
 from levit_ablate.streams import stream_seed
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.objective import OBJECTIVES, Answers, Objective
-from levit_ablate.training.teacher import LiveTeacher, pretrained_teacher
+from levit_ablate.training.teacher import LiveTeacher, check_pretrained, pretrained_teacher
 from levit_ablate.training.trainer_checks import warn_of_ignored
 
 # a checkpoint holds the configs themselves, and opens without trusting any other pickled class
@@ -79,6 +79,7 @@ class LeViTModule(Classifier):
         if teacher is None:
             return None
         if isinstance(teacher, str):
+            check_pretrained(teacher, self.images)
             teacher = pretrained_teacher(teacher, self.images)
         return LiveTeacher(teacher, 1 if self.design.distillation == "hard" else self.num_classes)
 

@@ -129,8 +129,7 @@ def check_pretrained(model: str, images: Images) -> None:
 
 
 def pretrained_teacher(model: str, images: Images) -> nn.Module:
-    """A model of timm's with its weights. Raises UserError where it does not fit or has none."""
-    check_pretrained(model, images)
+    """A model of timm's with its weights. Raises UserError where they cannot be had."""
     try:
         with quiet():  # the hub's attempts, one by one
             return build(model, images, pretrained=True)
@@ -158,8 +157,10 @@ def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.M
         return renormalized(network, dataset.mean, dataset.deviation)
     network = build(teacher.model, images)
     path = weights or Path(teacher.weights)
-    if not path.is_file():
-        raise UserError(NO_WEIGHTS.format(path))
+    try:
+        path.open("rb").close()
+    except OSError as error:  # not there, or no name of a file at all
+        raise UserError(NO_WEIGHTS.format(path)) from error
     try:
         network.load_state_dict(load_state_dict(str(path)))
     except Exception as error:  # a file of the user's: torch and safetensors raise what comes up
