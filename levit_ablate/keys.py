@@ -36,6 +36,7 @@ def key_of(experiment: Experiment) -> str:
     """
     mapping = {k: v for k, v in to_mapping(experiment).items() if k not in KEYLESS}
     mapping["data"] = _data(experiment, experiment.seed)
+    mapping["order"] = _order(experiment.recipe)
     del mapping["teacher"]
     if experiment.design.distillation != "none":
         mapping["teacher"] = teacher_key(experiment)
@@ -56,6 +57,7 @@ def teacher_key(experiment: Experiment) -> str:
     mapping: dict[str, Any] = {"model": teacher.model, "weights": teacher.weights}
     if teacher.weights == "trained":
         mapping["recipe"] = to_mapping(experiment)["teacher"]["recipe"]
+        mapping["order"] = _order(teacher.recipe)
         mapping["data"] = _data(experiment, seed=0) | {"seed": 0}
         mapping["norm_batch_size"] = norm_batch_size(teacher.recipe, experiment.hardware)
     elif teacher.weights != "pretrained":
@@ -75,6 +77,7 @@ def stream_key(experiment: Experiment, versions: Mapping[str, str]) -> str:
         {
             "data": _data(experiment, experiment.seed),
             "recipe": {name: recipe[name] for name in STREAM},
+            "order": _order(experiment.recipe),
             "versions": dict(versions),
         }
     )
@@ -84,6 +87,14 @@ def norm_batch_size(recipe: Recipe, hardware: Hardware) -> int:
     """Images that a BatchNorm takes its statistics over."""
     devices = 1 if hardware.sync_batchnorm else hardware.devices * hardware.num_nodes
     return recipe.batch_size // (devices * hardware.accumulate)
+
+
+def _order(recipe: Recipe) -> int | None:
+    """The version of a stream's order of images (`data.stream.Stream.order`); None for the first.
+
+    The first mixed two views of one image where a batch is not made of two halves of whole images.
+    """
+    return 2 if recipe.repeats > 1 and recipe.batch_size % (2 * recipe.repeats) else None
 
 
 def hashed(mapping: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from levit_ablate import ablations
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Stage, Teacher
 from levit_ablate.errors import UserError
 from levit_ablate.experiments import check_changes, variant
-from levit_ablate.keys import key_of, teacher_key
+from levit_ablate.keys import key_of, stream_key, teacher_key
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.recipes import RECIPES
 from levit_ablate.serialization import to_mapping, to_yaml
@@ -293,6 +293,21 @@ def test_how_much_of_an_answer_is_kept_is_a_part_of_the_key_of_soft_distillation
 def test_a_data_seed_that_is_the_runs_seed_needs_not_be_said():
     assert key_of(replace(KEYED, data=Data(seed=0))) == key_of(KEYED)
     assert key_of(replace(KEYED, data=Data(seed=1))) != key_of(KEYED)
+
+
+@pytest.mark.parametrize(("batch_size", "is_new"), [(32, True), (24, False), (27, True)])
+def test_what_was_recorded_with_partners_that_were_one_image_is_not_found_again(
+    batch_size, is_new, monkeypatch
+):
+    recipe = Recipe(batch_size=batch_size, repeats=3)
+    experiment = replace(KEYED, recipe=recipe, teacher=Teacher(recipe=recipe))
+
+    def names():
+        return key_of(experiment), teacher_key(experiment), stream_key(experiment, {})
+
+    now = names()
+    monkeypatch.setattr("levit_ablate.keys._order", lambda _: None)  # as it was
+    assert [a != b for a, b in zip(now, names(), strict=True)] == [is_new] * 3
 
 
 KEYLESS_HARDWARE = [
