@@ -67,18 +67,19 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         try:
-            with waiting():
+            with _answering():
                 batches = iter(self.loader)
-        except (OSError, RuntimeError) as error:
-            raise _failure(error) from error
+        except OSError as error:
+            raise RunError(
+                f"hardware.num_workers: no worker process can be started: {error}; give "
+                f"{SHARED_MEMORY} room (docker run --shm-size), or take 0 workers"
+            ) from error
         while True:
-            try:
-                with waiting():
-                    images, labels = next(batches)
-            except StopIteration:
+            with _answering():
+                batch = next(batches, None)
+            if batch is None:
                 return
-            except RuntimeError as error:
-                raise _failure(error) from error
+            images, labels = batch
             if isinstance(images, numpy.ndarray):
                 self._tell_of_shared_memory(images.nbytes)
             yield self._moved(images), self._moved(labels)
@@ -142,29 +143,30 @@ def _apart(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _failure(error: OSError | RuntimeError) -> Exception:
-    """What a loader's error means, in a line; an error of another kind as it is."""
-    said = str(error).strip()
-    if isinstance(error, RunError):  # raised in a worker, with its traceback in the text
-        return RunError(said.splitlines()[-1].rpartition("RunError: ")[2])
-    if isinstance(error, OSError):
-        return RunError(
-            f"hardware.num_workers: no worker process can be started: {said}; give {SHARED_MEMORY} "
-            f"room (docker run --shm-size), or take 0 workers"
-        )
-    if "timed out" in said:
-        return RunError(
-            f"hardware.num_workers: no batch came from the worker processes for "
-            f"{ANSWER_WITHIN:.0f} s; look whether the images' disk answers; "
-            f"--hardware.num_workers 0 reads them without workers"
-        )
-    if said.startswith("DataLoader worker"):
-        return RunError(
-            f"hardware.num_workers: {said.splitlines()[0].rstrip('.')}; where memory is short, "
-            f"take fewer workers"
-        )
-    return error
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """Within, the workers are waited for. What is wrong with one is a RunError of one line."""
+    try:
+        with waiting():
+            yield
+    except RunError as error:  # raised in a worker, with its traceback in the text
+        line = str(error).strip().splitlines()[-1]
+        raise RunError(line.rpartition("RunError: ")[2]) from error
+    except RuntimeError as error:
+        said = str(error).strip()
+        if said.startswith("DataLoader timed out"):
+            raise RunError(
+                f"hardware.num_workers: no batch came from the worker processes for "
+                f"{ANSWER_WITHIN:.0f} s; look whether the images' disk answers; "
+                f"--hardware.num_workers 0 reads them without workers"
+            ) from error
+        if said.startswith("DataLoader worker"):  # is killed by signal, exited unexpectedly
+            raise RunError(
+                f"hardware.num_workers: {said.splitlines()[0].rstrip('. ')}; where memory is "
+                f"short, take fewer workers"
+            ) from error
+        raise
 
 
 def _megabytes(size: int) -> str:
-    return f"{size / 2**20:,.4g} MB"
+    return f"{size / 2**20:,.1f} MB"

@@ -68,7 +68,7 @@ def test_without_room_in_shared_memory_the_batches_are_the_same_and_it_is_said()
     lines = said.splitlines()
     assert len(lines) == 2  # of the training and of the evaluation
     for line in lines:
-        assert line.startswith("hardware.num_workers: /dev/shm (0.25 MB) has no room for the ")
+        assert line.startswith("hardware.num_workers: /dev/shm (0.2 MB) has no room for the ")
         assert "docker run --shm-size" in line
 
 
