@@ -144,6 +144,8 @@ def identified(given: Mapping[str, Any]) -> dict[str, Any]:
     if data.name == "folder":
         index = index_of(data, experiment.hardware)
         found = index.fingerprint
+        for line in index.left_out:
+            print(line, file=sys.stderr)
         if index.skipped:
             print(
                 f"data.root: {len(index.skipped)} images of {index.root} are left out: "

@@ -7,13 +7,18 @@ begin something long. Imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
 came: list[int] = []
 """The signals that came to end this process."""
+_waits: list[float] = []
+"""When this process began to wait for others, `time.monotonic`; empty while it does not."""
 
 
 def listen() -> None:
@@ -44,3 +49,18 @@ def dropped(unraisable: sys.UnraisableHookArgs) -> None:
     """Say nothing of an interrupt that was dropped; a hook for Python."""
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Within, this process waits for others, which may never answer: `waited` says how long."""
+    _waits.append(time.monotonic())
+    try:
+        yield
+    finally:
+        _waits.pop()
+
+
+def waited() -> float:
+    """Seconds since this process began to wait; 0 while it does not. Any thread may ask."""
+    return max((time.monotonic() - began for began in tuple(_waits)), default=0.0)

@@ -16,9 +16,10 @@ from levit_ablate.config import Experiment, Hardware, Recipe
 from levit_ablate.errors import UserError
 
 VERSION = 2
-"""Raised when the same settings come to another result, or a default changes. Results that were
-recorded under an earlier version are not found again. 2: adaptive clipping in the official code's
-units, moving averages of floating-point state alone, what is evaluated is a setting."""
+"""Raised when the same settings come to another result, or a default changes: results that were
+recorded under an earlier version are not found again. Since version 2 adaptive clipping has the
+official code's units, only floating-point state is averaged, what is evaluated is a setting, and
+partners in mixing are never two views of one image."""
 PLACES = ("root", "on_error")
 """Fields of `Data` that say where images lie; which they are is in its fingerprint."""
 STREAM = (

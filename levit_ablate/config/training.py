@@ -16,7 +16,7 @@ class Data:
     name: Literal["digits", "cifar10", "cifar100", "fashion_mnist", "folder"] = "digits"
     """The dataset: `digits` ships with scikit-learn (1,797 handwritten digits); `cifar10`,
     `cifar100` and `fashion_mnist` come through torchvision; `folder` is any in the ImageNet layout:
-    train/CLASS/IMAGE with val/ or test/ beside it."""
+    train/CLASS/IMAGE with val/ (or valid/, validation/) or test/ beside it."""
 
     root: str = "data"
     """Folder of the dataset: torchvision's are found there, or downloaded to it once."""

@@ -14,6 +14,7 @@ from PIL import Image
 
 from levit_ablate.config import Data, Hardware, Images, Recipe
 from levit_ablate.data.index import Index, class_names, open_index
+from levit_ablate.data.layout import is_image
 from levit_ablate.errors import UserError
 from levit_ablate.recipes import RECIPES
 
@@ -152,7 +153,7 @@ def images_of(data: Data) -> Images:
 def first_image_side(root: Path) -> int:
     """The longer side in pixels of the first image of the first class."""
     folder = root / "train" / class_names(root)[0]
-    for path in map(Path, sorted(map(str, folder.iterdir()))):
+    for path in sorted(path for path in folder.iterdir() if is_image(path.name)):
         with contextlib.suppress(OSError, Image.DecompressionBombError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of images that are large
             with Image.open(path) as image:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy
 import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import Compose
 
 from levit_ablate.config import Data
 from levit_ablate.data.batches import Normalization, Plan
 from levit_ablate.data.decoding import decoded
 from levit_ablate.data.index import Index, Part
+from levit_ablate.data.loader import Loader
 from levit_ablate.data.sources import evaluation_parts, held_out
 from levit_ablate.data.stream import Stream
-from levit_ablate.errors import RunError
 
 CROP_SHARE = 224 / 256
 """Of the shorter side, in evaluation: resize to 256, then the central 224 (the official code)."""
 EVALUATION_BATCH = 256
-PREFETCH = 4
-"""Batches that a worker makes ahead."""
 
 BELOW_HIGHEST = 9.99
 """Magnitude at which posterizing keeps one bit."""
@@ -65,17 +60,9 @@ class FileSource:
         num_workers: int,
     ) -> None:
         self.stream = stream
-        self.device = device
         self.planned = _Planned()
-        self.loader = DataLoader(
-            _Views(part, chosen.numpy(), stream, side, mean),
-            batch_sampler=self.planned,
-            collate_fn=_collated,
-            generator=torch.Generator(),  # not the global one, from which a loader seeds workers
-            num_workers=num_workers,
-            pin_memory=device.type == "cuda",
-            **_for_workers(num_workers),
-        )
+        views = _Views(part, chosen.numpy(), stream, side, mean)
+        self.loader = Loader(views, device, num_workers, batch_sampler=self.planned)
 
     def follow(self, epoch: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.stream.order(epoch)
@@ -91,7 +78,7 @@ class FileSource:
             ]
             for step, places in plan
         ]
-        yield from _served(self.loader, self.device)
+        yield from self.loader
 
 
 class _Planned(Sampler[list[Slot]]):
@@ -197,60 +184,15 @@ class FileEvaluationBatches:
     ) -> None:
         index, count = shard
         self.normalization = normalization
-        self.device = device
-        self.loader = DataLoader(
-            _Whole(part, chosen[index::count].numpy(), normalization.side),
-            EVALUATION_BATCH,
-            collate_fn=_collated,
-            generator=torch.Generator(),  # not the global one, from which a loader seeds workers
-            num_workers=num_workers,
-            pin_memory=device.type == "cuda",
-            **_for_workers(num_workers),
-        )
+        images = _Whole(part, chosen[index::count].numpy(), normalization.side)
+        self.loader = Loader(images, device, num_workers, batch_size=EVALUATION_BATCH)
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in _served(self.loader, self.device):
+        for images, labels in self.loader:
             yield self.normalization(images), labels
-
-
-def _collated(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*items, strict=True)
-    return torch.stack(images), torch.tensor(labels)
-
-
-def _served(
-    loader: DataLoader[tuple[Tensor, int]], device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """A loader's batches on a device. A worker's RunError is raised again in its one line."""
-    try:
-        for images, labels in loader:
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-    except RunError as error:
-        line = str(error).strip().splitlines()[-1]
-        raise RunError(line.rpartition("RunError: ")[2]) from error
-
-
-def _for_workers(num_workers: int) -> dict[str, Any]:
-    """Options that only workers take: they outlive an epoch, and work ahead."""
-    if not num_workers:
-        return {}
-    return {
-        "persistent_workers": True,
-        "prefetch_factor": PREFETCH,
-        "worker_init_fn": _apart,
-    }
-
-
-def _apart(worker: int) -> None:
-    """A worker's end is its parent's matter: what is sent to all of a job does not reach it.
-
-    Nor has it the handlers that it was forked with: its parent ends it by SIGTERM.
-    """
-    os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

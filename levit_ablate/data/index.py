@@ -1,8 +1,8 @@
 """The index of an image folder: which files there are, checked once, opened again at once.
 
-The layout is ImageNet's: `train/CLASS/IMAGE`, and `val/` or `test/` beside it with the same
-classes. No image is held. An image costs its path from the root and 12 bytes: twice while the index
-is made, once when it is open, and then they are mapped from the disk and shared by all processes.
+The layout is ImageNet's, `data.layout`. No image is held. An image costs its path from the root and
+12 bytes: twice while the index is made, once when it is open, and then they are mapped from the
+disk and shared by all processes.
 
 An index is opened as it was made until one of these folders changes: a file is added, removed or
 renamed. An image that is overwritten in place goes unnoticed, unless it could not be read before.
@@ -28,7 +28,7 @@ from levit_ablate.data.indexing import (
     make_index,
     read_header,
 )
-from levit_ablate.data.layout import folders, reading_folders, shown, some
+from levit_ablate.data.layout import class_folders, reading_folders, shown, some
 from levit_ablate.errors import RunError, UserError
 
 Array = numpy.ndarray[Any, Any]
@@ -36,7 +36,7 @@ Array = numpy.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """The images of train, val or test, ordered by class and name.
+    """The images of a part, ordered by class and name.
 
     Its arrays are mapped from the disk when they are first used, read-only, in each process anew.
     """
@@ -100,6 +100,8 @@ class Index:
     """16 hexadecimal digits, of relative paths and contents, wherever the folder lies."""
     skipped: tuple[str, ...]
     """Path and reason of the unreadable images that are left out."""
+    left_out: tuple[str, ...]
+    """What else lies there and is not used, in lines: when the index was made."""
 
 
 def class_names(root: Path) -> tuple[str, ...]:
@@ -111,7 +113,7 @@ def class_names(root: Path) -> tuple[str, ...]:
             )
         if not (root / "train").is_dir():
             raise UserError(f"data.root: {root} has no folder train; train/CLASS/IMAGE is needed")
-        names = folders(root / "train")
+        names = list(class_folders(root / "train").values())
     if len(names) < 2:
         found = f"only one class, {some(names)}" if names else "no class folders"
         raise UserError(f"data.root: {root / 'train'} has {found}; at least two are needed")
@@ -153,6 +155,7 @@ def open_index(
         max_side=header["max_side"],
         fingerprint=header["fingerprint"],
         skipped=tuple(f"{shown(path)}: {reason}" for path, reason, _ in header["unreadable"]),
+        left_out=tuple(header["left_out"]),
     )
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy
 
 from levit_ablate.data.layout import Listing, folder_state, list_parts, shown
+from levit_ablate.data.left_out import left_out
 from levit_ablate.data.parallel import over_files
 from levit_ablate.data.verify import check_image
 
-FORMAT = 2
+FORMAT = 3
 """Of what is written; an index of another format is made anew."""
 UNREADABLE = "unreadable.txt"
 
@@ -74,12 +75,14 @@ def make_index(
     """List, check and write, in place of what `folder` holds, all at once or not at all."""
     state = folder_state(root)
     listed = list_parts(root, classes)
+    unused = left_out(root, listed, classes)
     making, old = folder.with_suffix(".making"), folder.with_suffix(".old")
     for left in (making, old):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     making.mkdir()
     try:
-        header = _write(root, classes, listed, making, num_workers) | {"state": state}
+        header = _write(root, classes, listed, making, num_workers)
+        header |= {"state": state, "left_out": unused}
         text = json.dumps(header)
         (making / "header").write_text(f"{_header_digest(text)}\n{text}", encoding="utf-8")
         if folder.exists():

@@ -1,12 +1,15 @@
 """The layout of an image folder, ImageNet's: which images it has, or what is wrong with it.
 
-`train/CLASS/IMAGE`, and `val/` or `test/` beside it with the same classes.
+`train/CLASS/IMAGE`, and `val/` or `test/` beside it with the same classes. `val` may be called
+`valid` or `validation` too. Names are the same class where they are in Unicode's normal form: a
+Mac writes an accent as a character of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,11 +17,13 @@ from typing import Any
 
 from levit_ablate.errors import UserError
 
-PARTS = ("train", "val", "test")
+VALIDATION = ("val", "valid", "validation")
+"""The names of the validation images' folder, of which a dataset has one."""
+PARTS = ("train", *VALIDATION, "test")
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
+    ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jfif", ".gif",
 )  # fmt: skip
-"""torchvision's."""
+"""torchvision's, and two more; of an animation the first picture is used."""
 NAMED = 5
 """Of many bad things, those that an error names."""
 
@@ -63,6 +68,32 @@ def folders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
+def class_folders(folder: Path) -> dict[str, str]:
+    """The class folders of a part, sorted: their names in normal form → as they are written.
+
+    Raises UserError where two of them look the same.
+    """
+    found: dict[str, str] = {}
+    for name in folders(folder):
+        other = found.setdefault(in_normal_form(name), name)
+        if other != name:
+            raise UserError(
+                f"data.root: {folder} has two class folders that look the same, {shown(name)}: "
+                f"their names differ in Unicode's normal form alone; merge them, or rename one"
+            )
+    return found
+
+
+def in_normal_form(name: str) -> str:
+    """A name as it is compared, whichever way its accents are written."""
+    return unicodedata.normalize("NFC", name)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name. A hidden one, as a Mac's `._1.jpg`, is none."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
 def folder_state(root: Path) -> list[list[Any]]:
     """What changes when an image is added, removed or renamed: its folders and their times.
 
@@ -78,7 +109,14 @@ def folder_state(root: Path) -> list[list[Any]]:
 
 
 def _parts(root: Path) -> list[Path]:
-    return [part for name in PARTS if (part := root / name).is_dir()]
+    parts = [part for name in PARTS if (part := root / name).is_dir()]
+    several = [part.name for part in parts if part.name in VALIDATION]
+    if several[1:]:
+        raise UserError(
+            f"data.root: {root} has {' and '.join(several)}, which all are names of the validation "
+            f"images; keep one of them"
+        )
+    return parts
 
 
 def list_parts(root: Path, classes: tuple[str, ...]) -> dict[str, Listing]:
@@ -98,22 +136,21 @@ def list_parts(root: Path, classes: tuple[str, ...]) -> dict[str, Listing]:
 
 
 def _list_part(root: Path, part: str, classes: tuple[str, ...]) -> Listing:
-    own = folders(root / part)
+    own = class_folders(root / part)
+    wanted = {in_normal_form(name) for name in classes}
     for names, said in (
-        (set(own) - set(classes), "has classes that train has not"),
-        (set(classes) - set(own), "has not all classes of train, it lacks"),
+        (own.keys() - wanted, "has classes that train has not"),
+        (wanted - own.keys(), "has not all classes of train, it lacks"),
     ):
         if names:
             raise UserError(f"data.root: {root / part} {said}: {some(sorted(names))}")
     listing, empty = Listing(), []
-    for label, name in enumerate(classes):
+    for label, name in enumerate(own[in_normal_form(name)] for name in classes):
         with os.scandir(root / part / name) as entries:
             paths = sorted(
                 os.fsencode(f"{part}/{name}/{entry.name}")
                 for entry in entries
-                if entry.name.lower().endswith(IMAGE_SUFFIXES)
-                and not entry.name.startswith(".")
-                and not entry.is_dir(follow_symlinks=False)
+                if is_image(entry.name) and not entry.is_dir(follow_symlinks=False)
             )
         for path in paths:
             listing.add(path, label)
@@ -121,8 +158,9 @@ def _list_part(root: Path, part: str, classes: tuple[str, ...]) -> Listing:
             empty.append(name)
     if empty:
         raise UserError(
-            f"data.root: {root / part} has class folders without images: {some(empty)}; "
-            f"fill or remove them"
+            f"data.root: {root / part} has class folders without images: {some(empty)}; they lie "
+            f"directly in it, with a suffix of images ({', '.join(IMAGE_SUFFIXES)}); fill or "
+            f"remove them"
         )
     return listing
 

@@ -22,6 +22,7 @@ from levit_ablate.data import idx
 from levit_ablate.data.decoding import pixels
 from levit_ablate.data.index import Array, Index, Part
 from levit_ablate.data.indexing import array_name
+from levit_ablate.data.layout import PARTS
 from levit_ablate.data.parallel import over_files
 from levit_ablate.errors import UserError
 
@@ -163,12 +164,12 @@ def small_folder(index: Index, data: Data) -> Splits:
 
 
 def evaluation_parts(index: Index) -> list[str]:
-    """Which parts are the validation and the test images: ["val", "test"].
+    """Which parts are the validation and the test images: ["val", "test"], or ["valid", "test"] …
 
     Where only one of them is there it is the test set, as the paper uses ImageNet's validation
     images.
     """
-    return [name for name in ("val", "test") if name in index.parts]
+    return [name for name in PARTS[1:] if name in index.parts]
 
 
 def _decoded(part: Part, side: int) -> Labelled:

@@ -6,9 +6,10 @@ run was taken up again. So variants are paired, a teacher's answers can be store
 resumed run sees what the uninterrupted one would have seen.
 
 An epoch is a sequence of positions, a batch of them a step. Positions i and B − 1 − i of a batch
-(B positions) are partners in mixing. Shards, whether devices or parts of a batch that accumulate,
-take whole pairs in turn, so that the views of an image go to different devices, as in the official
-code's `RASampler`, and a shard mixes its images among themselves.
+(B positions) are partners in mixing, and never two views of one image, unless that image has more
+than half of the batch. Shards, whether devices or parts of a batch that accumulate, take whole
+pairs in turn, so that the views of an image go to different devices, as in the official code's
+`RASampler`, and a shard mixes its images among themselves.
 """
 
 from __future__ import annotations
@@ -78,11 +79,19 @@ class Stream:
         A permutation of the images, each repeated `recipe.repeats` times in a row; with repeats an
         epoch keeps its length, so that it sees only a share of the images (Hoffer et al. 2020, as
         in the official code).
+
+        A batch in which partners would be two views of one image, in the middle of the batch, has
+        its second half in reverse, so that partners are half a batch apart in that row.
         """
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
         needed = -(-self.num_positions // self.recipe.repeats)
         shuffled = torch.randperm(self.num_images, generator=generator)[:needed]
-        return shuffled.repeat_interleave(self.recipe.repeats)[: self.num_positions]
+        order = shuffled.repeat_interleave(self.recipe.repeats)[: self.num_positions]
+        half = self.recipe.batch_size // 2
+        batches = order.view(self.steps, -1)
+        alike = (batches == batches.flip(1))[:, :half].any(dim=1)
+        batches[alike, -half:] = batches[alike, -half:].flip(1)
+        return order
 
     def draws(self, use: str, epoch: int, step: int, num_draws: int) -> Tensor:
         """Uniform numbers in [0, 1) for a use in a step, a row a place: (B, num_draws) float32."""

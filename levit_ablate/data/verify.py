@@ -11,7 +11,11 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from levit_ablate.data.decoding import in_rgb, is_deep
 from levit_ablate.data.layout import shown
+
+SCALED = b"deep, scaled"
+"""What tells the digests of deep images from those of when their pixels were clipped."""
 
 
 class Checked(NamedTuple):
@@ -20,7 +24,8 @@ class Checked(NamedTuple):
     side: int
     """The larger of height and width, in pixels."""
     digest: bytes
-    """Of the file's content, 16 bytes; none where it could not be read at all."""
+    """Of the file's content, 16 bytes; none where it could not be read at all. Of a deep image it
+    is another than before such were scaled, so that what was recorded of it is not found again."""
     error: str
     """Why it cannot be used, in a line; empty where it can."""
 
@@ -36,13 +41,15 @@ def check_image(path: Path) -> Checked:
         if not stat.S_ISREG(path.stat().st_mode):
             return Checked(0, b"", "not a file")
         content = path.read_bytes()
-        digest = hashlib.blake2b(content, digest_size=16).digest()
+        digest = _digest(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # opening a large image warns already
             with Image.open(io.BytesIO(content)) as image:
                 side = max(image.size)
                 image.draft("RGB", (1, 1))
-                image.convert("RGB")
+                in_rgb(image)
+                if is_deep(image):
+                    digest = _digest(content, SCALED)
     except UnidentifiedImageError:
         return Checked(0, digest, "not an image" if content else "empty file")
     except MemoryError:  # no fault of the file: without a digest it is tried again
@@ -51,3 +58,7 @@ def check_image(path: Path) -> Checked:
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Checked(0, digest, shown(said))
     return Checked(side, digest, "")
+
+
+def _digest(content: bytes, person: bytes = b"") -> bytes:
+    return hashlib.blake2b(content, digest_size=16, person=person).digest()

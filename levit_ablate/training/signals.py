@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -11,11 +12,17 @@ from typing import NoReturn
 
 from lightning import Callback, LightningModule, Trainer
 
+from levit_ablate.interrupts import waited
+
+PATIENCE = 20.0
+"""Seconds that a training told to end waits for a batch, so that its step can have a checkpoint."""
+
 
 class StopOnSignal(Callback):
     """SIGTERM, with which a cluster takes a machine back, ends a training after the step it is in.
 
-    It leaves a checkpoint. Of several processes, whichever is told, all stop at the same step.
+    It leaves a checkpoint, but for a training whose next batch has not come for `PATIENCE` seconds:
+    that ends where it is. Of several processes, whichever is told, all stop at the same step.
     Ctrl-C ends it at once; where Python drops the KeyboardInterrupt, for it came within a finalizer
     or a weak reference's callback, the training ends after its step too.
     """
@@ -23,17 +30,36 @@ class StopOnSignal(Callback):
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.told = False
+        self.ended = threading.Event()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        threading.Thread(target=self._watch, daemon=True).start()
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGTERM, self._tell)
             if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell's background job has
                 signal.signal(signal.SIGINT, self._tell)
 
     def _tell(self, signum: int, frame: FrameType | None) -> None:
+        at_once = signum == signal.SIGINT or (self.told and waited() >= PATIENCE)
         self.told = True
-        if signum == signal.SIGINT:
+        if at_once:
             raise KeyboardInterrupt
+
+    def _watch(self) -> None:
+        """A thread: tell the main one again, which is woken by it, where a batch does not come."""
+        main = threading.main_thread().ident
+        assert main is not None
+        while not self.ended.wait(1.0):
+            if self.told and waited() >= PATIENCE:
+                signal.pthread_kill(main, signal.SIGTERM)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.ended.set()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.ended.set()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Told in the validation of the epoch before, which left a checkpoint."""

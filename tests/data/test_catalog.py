@@ -34,6 +34,14 @@ def test_a_first_image_that_cannot_be_opened_is_passed_over(tmp_path, monkeypatc
     assert catalog.first_image_side(root) == 9
 
 
+def test_files_that_are_not_used_are_said_in_a_line(capsys):
+    root = fill(Path("set"))
+    draw(root / "train" / "cat" / "below" / "0.jpg")
+    identified({"data": {"name": "folder", "root": str(root)}})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("data.root: ") and line.endswith(": 1 in folders below")
+
+
 def test_what_is_left_out_is_said_in_a_line(capsys):
     root = fill(Path("set"))
     (root / "train" / "cat" / "bad.jpg").write_bytes(b"no image")

@@ -6,14 +6,17 @@ import errno
 import os
 import shutil
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import numpy
 import pytest
 from folders import draw, fill
+from PIL import Image
 
 from levit_ablate.data import indexing
 from levit_ablate.data.index import class_names, open_index
+from levit_ablate.data.sources import evaluation_parts
 from levit_ablate.errors import UserError
 
 BROKEN = b"no image"
@@ -111,6 +114,66 @@ def test_a_wrong_layout_is_an_error_in_a_line(spoil, said, root, cache):
     with pytest.raises(UserError, match=said) as caught:
         open_index(root, cache)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_images_are_found_by_each_of_their_names(name, root, cache):
+    fill(root, parts=[name], count=2)
+    index = open_index(root, cache)
+    assert list(index.parts) == ["train", name, "test"]
+    assert evaluation_parts(index) == [name, "test"]
+    assert [len(part) for part in index.parts.values()] == [6, 4, 6]
+    shutil.rmtree(root / "test")
+    assert evaluation_parts(open_index(root, cache)) == [name]
+
+
+def test_two_folders_of_validation_images_are_refused(root, cache):
+    open_index(root, cache)
+    fill(root, parts=["val", "valid"])
+    with pytest.raises(UserError, match="has val and valid, which all are names of the validation"):
+        open_index(root, cache)
+
+
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Ménagère") for form in ("NFC", "NFD"))
+
+
+def test_class_names_are_compared_in_unicodes_normal_form(root, cache):
+    fill(root, parts=["train"], classes=[COMPOSED])
+    fill(root, parts=["test"], classes=[DECOMPOSED])
+    index = open_index(root, cache)
+    assert index.classes == (COMPOSED, "cat", "dog")
+    test = index.parts["test"]
+    assert test.path(0) == root / "test" / DECOMPOSED / "test0.jpg" and test.labels[0] == 0
+    fill(root, parts=["train"], classes=[DECOMPOSED])
+    with pytest.raises(UserError, match="train has two class folders that look the same, Ménagère"):
+        class_names(root)
+
+
+def test_what_is_left_out_is_counted(root, cache):
+    assert not open_index(root, cache).left_out
+    folder = root / "train" / "cat"
+    for name in ("a.heic", "b.HEIC", "notes.txt", "README", ".DS_Store"):
+        (folder / name).write_bytes(b"")
+    for name in ("._train1.jpg", ".hidden.png", ".thumbs/1.jpg", "more/1.jpg", "more/yet/2.jpg"):
+        draw(folder / name)
+    draw(root / "test" / "loose.jpg")
+    draw(root / "train" / "dog" / "taken.jfif")
+    Image.open(folder / "train1.jpg").save(root / "train" / "dog" / "taken.gif")
+    fill(root, parts=["holdout"], classes=["dog", "eel"])
+    fill(root, parts=["annotations", ".git"], classes=["xml"])
+    index = open_index(root, cache)
+    assert len(index.parts["train"]) == 8 and len(index.parts["test"]) == 6
+    unused, files = index.left_out
+    assert unused.startswith(f"data.root: {root}: holdout: with classes of train, but not used")
+    assert "10 files left out" in files
+    assert files.endswith(
+        ": 2 .heic, 1 .txt, 3 hidden, 2 in folders below, 1 outside of class folders, "
+        "1 without a suffix"
+    )
+    assert open_index(root, cache).left_out == (unused, files)
+    empty(root / "train" / "dog")
+    with pytest.raises(UserError, match=r"without images: dog; they lie directly in it, .*\.jpg"):
+        open_index(root, cache)
 
 
 def test_unreadable_images_stop_or_are_left_out_without_being_checked_again(

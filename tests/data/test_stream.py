@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from levit_ablate.config import Recipe
@@ -68,6 +68,44 @@ def test_the_views_of_an_image_go_to_different_devices():
     for index in range(3):
         shard = images[whole.shard(index, 3)[:8]]  # of the first half: eight triples
         assert len(shard.unique()) == len(shard)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    batch_size=st.integers(2, 40),
+    more=st.integers(0, 100),
+    repeats=st.integers(1, 45),
+    mixing_group=st.integers(1, 40),
+    epoch=st.integers(0, 5),
+)
+@example(batch_size=32, more=68, repeats=3, mixing_group=8, epoch=0)
+@example(batch_size=7, more=100, repeats=4, mixing_group=8, epoch=0)  # one image has 4 of 7 places
+@example(batch_size=8, more=0, repeats=9, mixing_group=8, epoch=0)  # only one image in the batch
+def test_partners_are_two_views_of_one_image_only_where_it_has_more_than_half_of_the_batch(
+    batch_size, more, repeats, mixing_group, epoch
+):
+    recipe = replace(MIXED, batch_size=batch_size, repeats=repeats, mixing_group=mixing_group)
+    whole = stream(num_images=batch_size + more, recipe=recipe)
+    order = whole.order(epoch)
+    assert order.equal(whole.order(epoch))
+    half = batch_size // 2
+    for batch in order.view(whole.steps, batch_size):
+        alike = (batch == batch.flip(0))[:half].sum()  # an odd batch's middle place has no partner
+        most = batch.unique(return_counts=True)[1].max()
+        assert alike == max(0, most - (batch_size - half))  # the fewest that there can be
+    counts = order.unique(return_counts=True)[1]
+    assert counts.max() <= repeats
+    assert (counts == repeats).sum() >= len(counts) - 1  # the epoch may end within an image's views
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_no_device_mixes_two_views_of_one_image_and_of_enough_devices_none_has_two(count):
+    whole = stream(recipe=replace(MIXED, batch_size=32))  # 32 is not a multiple of 3
+    for batch in whole.order(0).view(whole.steps, -1):
+        for index in range(count):
+            images = batch[whole.shard(index, count)]
+            assert not (images == images.flip(0)).any()
+            assert count < 3 or len(images.unique()) == len(images)
 
 
 def test_a_batch_that_cannot_be_dealt_out_in_pairs_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from pathlib import Path
@@ -62,6 +63,23 @@ def test_a_sound_image_passes_with_its_larger_side(kind, scratch):
     assert not checked.error
     assert checked.side == (5 if kind == "tiny" else 80)
     assert len(checked.digest) == 16
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_an_image_whose_values_have_no_known_range_cannot_be_used(mode, scratch):
+    scratch.write_bytes(encoded(Image.new(mode, (8, 6), 300), "TIFF"))
+    error = check_image(scratch).error
+    assert f"unknown range (Pillow's mode {mode})" in error and "\n" not in error
+
+
+def test_a_deep_image_has_another_digest_than_its_content_and_others_have_not(scratch):
+    for content, is_deep in (
+        (encoded(Image.new("I;16", (8, 6), 300), "PNG"), True),
+        (WHOLE["png"], False),
+    ):
+        scratch.write_bytes(content)
+        plain = hashlib.blake2b(content, digest_size=16).digest()  # as it was of all images
+        assert (check_image(scratch).digest != plain) == is_deep
 
 
 @settings(max_examples=150, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -12,8 +13,9 @@ import pytest
 from folders import draw
 from lightning import Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from processes import levit_ablate, wait_for
+from processes import CLI, Started, levit_ablate, wait_for
 
+from levit_ablate.data.index import open_index
 from levit_ablate.experiments import variant
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.module import LeViTModule
@@ -26,6 +28,14 @@ SMOKE = {
     "teacher": {"model": "test_resnet", "recipe": {"epochs": 1, "warmup_epochs": 0.5}},
     "hardware": {"accelerator": "cpu"},
 }
+
+
+IMPATIENT = """
+import multiprocessing
+from levit_ablate.training import signals
+multiprocessing.set_start_method("fork", force=True)  # as where it was not started by a test
+signals.PATIENCE = 0.1
+"""
 
 
 def told_at(call: int, monkeypatch: pytest.MonkeyPatch, kind: type, method: str) -> list[int]:
@@ -88,6 +98,42 @@ def test_a_signal_to_a_whole_job_ends_a_training_that_decodes_in_processes(tmp_p
     time.sleep(0.5)
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "levit-ablate: interrupted; what was recorded is kept"
+    assert "Traceback" not in said
+
+
+def test_sigterm_ends_a_training_whose_batch_never_comes(tmp_path):
+    root = tmp_path / "set"
+    for part in ("train", "val"):
+        for name in ("ant", "bee"):
+            for index in range(24):
+                draw(root / part / name / f"{part}{index}.jpg", 96, 96)
+    open_index(root, tmp_path / ".levit_ablate" / "indexes")
+    folder = root / "train" / "bee"
+    pipes = sorted(folder.iterdir())
+    time_of = folder.stat().st_mtime_ns
+    for path in pipes:
+        path.unlink()
+        os.mkfifo(path)  # as a network's disk that does not answer
+    os.utime(folder, ns=(time_of, time_of))  # the index holds
+    options = """--no-baseline --data folder --data.root set --data.image_size 96 --model levit_nano
+    --recipe smoke --recipe.batch_size 32 --hardware.num_workers 1 --hardware.accelerator cpu
+    --data.validation 0.2""".split()
+    process = Started(IMPATIENT + CLI, "run", "no_distillation", *options)
+    held: list[int] = []
+
+    def is_read() -> bool:
+        for path in pipes:
+            with contextlib.suppress(OSError):  # by nobody yet
+                held.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(held)
+
+    wait_for(is_read, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    for descriptor in held:
+        os.close(descriptor)
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == "levit-ablate: interrupted; what was recorded is kept"
     assert "Traceback" not in said
