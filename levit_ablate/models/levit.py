@@ -171,7 +171,8 @@ class LeViT(nn.Module):
             layer start with the same weights in it.
 
     `forward` gives the mean of the heads' logits, `forward_heads` each head's: the objective of
-    distillation needs them apart (paper 4.4).
+    distillation needs them apart (paper 4.4). `torch.export.export` and `torch.onnx.export` take
+    every design with a batch of any size (docs/models.md).
     """
 
     def __init__(
