@@ -14,11 +14,13 @@ from levit_ablate.config import Architecture, Design, Stage
 from levit_ablate.models.folding import fold_batch_norms
 from levit_ablate.models.levit import LeViT
 
-SMALL = Architecture(  # every kind of block, as few of them as there can be: an export takes a second
-    stages=(Stage(depth=1, width=16, num_heads=1), Stage(depth=1, width=24, num_heads=2)),
-    value_dim=16,
-    stem_depth=2,
-    drop_path=0.1,
+SMALL = (
+    Architecture(  # every kind of block, as few of them as there can be: an export takes a second
+        stages=(Stage(depth=1, width=16, num_heads=1), Stage(depth=1, width=24, num_heads=2)),
+        value_dim=16,
+        stem_depth=2,
+        drop_path=0.1,
+    )
 )
 BESIDE = {
     "relu": {"activation": "relu"},
