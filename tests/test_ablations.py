@@ -265,9 +265,13 @@ def test_a_file_anywhere_can_be_named_by_its_path(tmp_path, suffix):
 
 def test_an_architecture_is_a_change_too():
     own("mine", f"summary: Mine\narchitecture: {{{ARCHITECTURE}}}\n")
+    stage = {"depth": 1, "width": 16, "num_heads": 2}
     assert ablations.read("mine").changes()["architecture"] == {
-        "stages": [{"depth": 1, "width": 16, "num_heads": 2}],
+        "stages": [{**stage, "value_dim": None, "mlp_expansion": None}],
         "value_dim": 16,
+        "stem_depth": 4,
+        "stem_width": None,
+        "drop_path": 0.0,
     }
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 
 from levit_ablate.ablations import Ablation
-from levit_ablate.commands.options import print_config
 from levit_ablate.experiments import identified, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.keys import teacher_key
@@ -22,7 +21,7 @@ def teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, An
     """Train, or find, the teacher of what is given, and print what it is worth."""
     if options.get("print_config"):
         shown = variant(ablation, given)
-        print_config(shown.ablation, shown.experiment)
+        print(shown.recorded_yaml, end="")
         return
     wanted = variant(ablation, identified(given))
     check_distilled(wanted)
