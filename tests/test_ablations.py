@@ -37,6 +37,12 @@ CHANGES = {
     "no_hardswish": {"activation": "gelu"},
     "no_shrinking_attention": {"downsampling": "convolution"},
     "no_zero_init": {"zero_init": False},
+    "no_batch_norm_but_stem": {"norm": "layer", "stem_norm": "batch", "zero_init": False},
+    "no_batch_norm_vit_init": {
+        "norm": "layer",
+        "zero_init": False,
+        "linear_init": "truncated_normal",
+    },
 }
 ARCHITECTURE = "stages: [{depth: 1, width: 16, num_heads: 2}], value_dim: 16"
 
@@ -104,7 +110,7 @@ BAD = {
     "a key that the file's name sets": ("summary: x\nname: mine", "unknown key name; .*valid: "),
     "unknown design key": (
         "summary: x\ndesign: {steam: patch}",
-        r"unknown key design\.steam; did you mean stem\? valid: activation, .*, stem, zero_init",
+        r"unknown key design\.steam; did you mean stem\? valid: activation, .*, stem, stem_norm, zero_init",
     ),
     "unknown paper key": (
         "summary: x\npaper: {rwo: A1}",

@@ -28,6 +28,8 @@ SHIPPED = [
     "no_attention_activation",
     "no_attention_bias",
     "no_batch_norm",
+    "no_batch_norm_but_stem",
+    "no_batch_norm_vit_init",
     "no_distillation",
     "no_hardswish",
     "no_patch_conv",

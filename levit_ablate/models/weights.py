@@ -70,8 +70,9 @@ BLOCKS = {
     "mlp": (Names("mlp{number}.branch", "blocks.{number}.mlp", "m"), MLP),
 }
 
-FREE = ("zero_init", "distillation")
-"""The design choices that released weights fit either way: the start, and the objective."""
+FREE = ("zero_init", "linear_init", "distillation", "stem_norm")
+"""The design choices that released weights fit either way: the start, the objective, and the stem's
+norm, which with that of LeViT everywhere else can only be the same."""
 
 
 def load_weights(network: LeViT, weights: str | Path | Mapping[str, Any]) -> None:

@@ -22,6 +22,8 @@ PAPER_ROWS = {
 }
 OTHERS = [
     "class_token",
+    "no_batch_norm_but_stem",
+    "no_batch_norm_vit_init",
     "no_hardswish",
     "no_shrinking_attention",
     "no_small_keys",
