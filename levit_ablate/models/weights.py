@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count, product
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import timm
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from levit_ablate.config import Design, differences
+from levit_ablate.config import Architecture, Design, Images, Recipe, Stage, differences
 from levit_ablate.errors import UserError, closest
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.presets import preset
@@ -70,6 +70,20 @@ BLOCKS = {
     "mlp": (Names("mlp{number}.branch", "blocks.{number}.mlp", "m"), MLP),
 }
 
+SAFE: list[Any] = [
+    argparse.Namespace,  # the official code's `args`
+    *(  # in them, with submitit; as pure paths, which every system can make of any other's
+        (PureWindowsPath if "Windows" in name else PurePosixPath, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")  # the latter is Python 3.13's
+        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    ),
+    *(Architecture, Design, Images, Recipe, Stage),  # what `LeViTModule` was made with
+]
+"""What a checkpoint may hold beside tensors and plain data: classes that only hold values."""
+WRAPPERS = ("module.", "_orig_mod.", "network.")
+"""What DistributedDataParallel and torch's average, torch.compile and `LeViTModule` put before the
+names of the network's tensors."""
+
 FREE = ("zero_init", "linear_init", "distillation", "stem_norm")
 """The design choices that released weights fit either way: the start, the objective, and the stem's
 norm, which with that of LeViT everywhere else can only be the same."""
@@ -80,8 +94,9 @@ def load_weights(network: LeViT, weights: str | Path | Mapping[str, Any]) -> Non
 
     Args:
         network: a network of LeViT's design; its start and its drop path do not matter.
-        weights: a `.pth`, `.pt` or `.safetensors` file, or what is in one: a state dict in timm's
-            layout, the official one or our own, by itself or as `model` or `state_dict`.
+        weights: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file, or what is in one: a state dict in
+            timm's layout, the official one or our own, by itself or as `model` or `state_dict`; of
+            the network, or of what wraps it (`WRAPPERS`).
 
     Raises UserError, in one line that says what differs.
     """
@@ -141,7 +156,7 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the official code's `args`
+        with torch.serialization.safe_globals(SAFE):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the bytes decide what is raised
         raise UserError(f"weights: {path}: no checkpoint, or not of tensors alone") from error
@@ -157,7 +172,16 @@ def _tensors(contents: Any, where: str) -> dict[str, Tensor]:
     for key, value in contents.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
             raise UserError(f"{where}: holds no state dict: {key!r} is {type(value).__name__}")
-    return dict(contents)
+    return _unwrapped(contents)
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's tensors by their own names; what a wrapper has beside them is left out."""
+    found = dict(tensors)
+    while wrapper := next((w for w in WRAPPERS if any(key.startswith(w) for key in found)), ""):
+        inside = {key: tensor for key, tensor in found.items() if key.startswith(wrapper)}
+        found = {key.removeprefix(wrapper): tensor for key, tensor in inside.items()}
+    return {key.replace("._orig_mod.", "."): tensor for key, tensor in found.items()}
 
 
 def _check(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
@@ -166,6 +190,12 @@ def _check(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: s
     unexpected = [key for key in given if key not in expected and "attention_bias_idxs" not in key]
     if len(missing) == len(expected):
         raise UserError(f"{where}: holds {[*given, 'nothing'][0]}, and no weights of LeViT")
+    normed = [key.rsplit(".", 2)[0] for key in expected if key.endswith(".running_var")]
+    if folded := [layer for layer in normed if f"{layer}.weight" in given]:
+        raise UserError(
+            f"{where}: BatchNorm is folded into its neighbours ({folded[0]}.weight), which cannot "
+            f"be undone; give the checkpoint from before that"
+        )
     for key, tensor in expected.items():
         file, network = tuple(given.get(key, tensor).shape), tuple(tensor.shape)
         if file != network and key.startswith("head") and file[1:] == network[1:]:
