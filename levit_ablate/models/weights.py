@@ -8,19 +8,18 @@ in a head queries, keys, values. BatchNorm works row by row, so its tensors spli
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count, product
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from levit_ablate.config import Architecture, Design, Images, Recipe, Stage, differences
+from levit_ablate.config import Design, differences
 from levit_ablate.errors import UserError, closest
+from levit_ablate.models.checkpoints import read, tensors_of
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.presets import preset
 
@@ -70,20 +69,6 @@ BLOCKS = {
     "mlp": (Names("mlp{number}.branch", "blocks.{number}.mlp", "m"), MLP),
 }
 
-SAFE: list[Any] = [
-    argparse.Namespace,  # the official code's `args`
-    *(  # in them, with submitit; as pure paths, which every system can make of any other's
-        (PureWindowsPath if "Windows" in name else PurePosixPath, f"{module}.{name}")
-        for module in ("pathlib", "pathlib._local")  # the latter is Python 3.13's
-        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-    ),
-    *(Architecture, Design, Images, Recipe, Stage),  # what `LeViTModule` was made with
-]
-"""What a checkpoint may hold beside tensors and plain data: classes that only hold values."""
-WRAPPERS = ("module.", "_orig_mod.", "network.")
-"""What DistributedDataParallel and torch's average, torch.compile and `LeViTModule` put before the
-names of the network's tensors."""
-
 FREE = ("zero_init", "linear_init", "distillation", "stem_norm")
 """The design choices that released weights fit either way: the start, the objective, and the stem's
 norm, which with that of LeViT everywhere else can only be the same."""
@@ -96,7 +81,7 @@ def load_weights(network: LeViT, weights: str | Path | Mapping[str, Any]) -> Non
         network: a network of LeViT's design; its start and its drop path do not matter.
         weights: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file, or what is in one: a state dict in
             timm's layout, the official one or our own, by itself or as `model` or `state_dict`; of
-            the network, or of what wraps it (`WRAPPERS`).
+            the network, or of what wraps it (`checkpoints.WRAPPERS`).
 
     Raises UserError, in one line that says what differs.
     """
@@ -138,7 +123,7 @@ def from_released(weights: str | Path | Mapping[str, Any], network: LeViT) -> di
     Raises UserError, in one line that says what differs.
     """
     where = "weights" if isinstance(weights, Mapping) else f"weights: {weights}"
-    given = _tensors(weights if isinstance(weights, Mapping) else _read(Path(weights)), where)
+    given = tensors_of(weights if isinstance(weights, Mapping) else read(Path(weights)), where)
     layouts = [_sources(network, layout) for layout in Names._fields]
     sources = max(layouts, key=lambda sources: len(sources.keys() & given.keys()))
     _check(given, _joined(network, sources), where)
@@ -147,41 +132,6 @@ def from_released(weights: str | Path | Mapping[str, Any], network: LeViT) -> di
     for key, names in sources.items():
         converted.update(zip(names, _split(given[key], names, ours), strict=True))
     return converted
-
-
-def _read(path: Path) -> Any:
-    """What a file of weights holds, without running any code in it."""
-    if not path.is_file():
-        raise UserError(f"weights: {path}: there is no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(SAFE):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the bytes decide what is raised
-        raise UserError(f"weights: {path}: no checkpoint, or not of tensors alone") from error
-
-
-def _tensors(contents: Any, where: str) -> dict[str, Tensor]:
-    """The state dict in a file's contents: all of them, or what is under a usual key."""
-    for key in ("model", "state_dict"):
-        if isinstance(contents, Mapping) and isinstance(contents.get(key), Mapping):
-            contents = contents[key]
-    if not isinstance(contents, Mapping):
-        raise UserError(f"{where}: holds no state dict but {type(contents).__name__}")
-    for key, value in contents.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise UserError(f"{where}: holds no state dict: {key!r} is {type(value).__name__}")
-    return _unwrapped(contents)
-
-
-def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The network's tensors by their own names; what a wrapper has beside them is left out."""
-    found = dict(tensors)
-    while wrapper := next((w for w in WRAPPERS if any(key.startswith(w) for key in found)), ""):
-        inside = {key: tensor for key, tensor in found.items() if key.startswith(wrapper)}
-        found = {key.removeprefix(wrapper): tensor for key, tensor in inside.items()}
-    return {key.replace("._orig_mod.", "."): tensor for key, tensor in found.items()}
 
 
 def _check(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
