@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from levit_ablate.config import Architecture, Design, Experiment, Match
+from levit_ablate.config import VARIANT_KEYS, Architecture, Design, Experiment, Match
 from levit_ablate.errors import UserError, closest
 from levit_ablate.serialization import (
     check_keys,
     config_from,
     experiment_from,
+    plain,
     read_yaml,
     yaml_of,
 )
@@ -67,14 +68,46 @@ class Ablation:
         return {"name": self.name, "summary": self.summary, **paper}
 
     def changes(self) -> dict[str, Any]:
-        """The part of an experiment that it sets."""
-        architecture = {"architecture": self.architecture} if self.architecture else {}
-        return {"design": dict(self.design), "match": self.match, **architecture}
+        """The part of an experiment that it sets; a geometry with all its fields."""
+        changes = {"design": dict(self.design), "match": self.match}
+        if self.architecture:
+            own = config_from(Architecture, self.architecture, str(self.path), "architecture")
+            changes["architecture"] = plain(own)
+        return changes
 
 
-def recorded_yaml(ablation: Ablation, experiment: Experiment) -> str:
-    """An explicit experiment and what it came from, as YAML that `run --config` takes by itself."""
-    return yaml_of(ablation.header()) + experiment_yaml(experiment)
+RECORDED = ("name", "summary", "paper", "geometry")
+"""What a recorded experiment says beside the experiment."""
+
+
+def recorded_yaml(
+    ablation: Ablation, experiment: Experiment, geometry: Architecture | None = None
+) -> str:
+    """An explicit experiment and what it came from, as YAML that `run --config` takes by itself.
+
+    Args:
+        ablation: where the experiment comes from.
+        experiment: explicit, so that its geometry is the one after design and matching.
+        geometry: the one before, where it is not that of the shipped model that it names.
+    """
+    header = ablation.header() | ({"geometry": plain(geometry)} if geometry else {})
+    return yaml_of(header) + experiment_yaml(experiment)
+
+
+def from_recorded(content: Mapping[str, Any], path: Path) -> tuple[Ablation, dict[str, Any]]:
+    """The ablation and the conditions of a recorded experiment, which `path` holds.
+
+    Its design and its geometry, which is matched already, are the ablation's own, so that the file
+    which it came from is not needed. Raises UserError as `read_file`.
+    """
+    conditions = dict(content)
+    header = {key: conditions.pop(key) for key in RECORDED if key in conditions}
+    own = {key: conditions.pop(key) for key in ("architecture", *VARIANT_KEYS) if key in conditions}
+    name, geometry = str(header.pop("name")), header.pop("geometry", None)
+    if geometry is not None:
+        config_from(Architecture, geometry, str(path), "geometry")  # checks it
+        conditions["architecture"] = geometry
+    return from_mapping({**header, **own}, name, path), conditions
 
 
 def to_yaml(ablation: Ablation) -> str:
@@ -175,9 +208,7 @@ def from_mapping(content: dict[str, Any], name: str, path: Path) -> Ablation:
     for key in content:
         if key not in FILE_KEYS:
             raise UserError(f"{where}: unknown key {key}; {closest(key, FILE_KEYS)}")
-    summary = content.get("summary")
-    if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
-        raise UserError(f"{where}: summary: a line that says what is removed is needed")
+    summary = summary_of(content, where, "what is removed")
     match = content.get("match", "none")
     if match not in get_args(Match):
         raise UserError(
@@ -193,9 +224,17 @@ def from_mapping(content: dict[str, Any], name: str, path: Path) -> Ablation:
     return Ablation(
         name=name,
         path=path,
-        summary=summary.strip(),
+        summary=summary,
         match=match,
         design=content["design"] or {},
         architecture=content["architecture"],
         paper=config_from(PaperRow, content["paper"], where, "paper") if content["paper"] else None,
     )
+
+
+def summary_of(content: Mapping[str, Any], where: str, what: str) -> str:
+    """The line under `summary` in a file, which is to say `what`. Raises UserError without one."""
+    summary = content.get("summary")
+    if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
+        raise UserError(f"{where}: summary: a line that says {what} is needed")
+    return summary.strip()

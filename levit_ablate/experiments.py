@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from levit_ablate import ablations
-from levit_ablate.ablations import Ablation
+from levit_ablate.ablations import Ablation, recorded_yaml
 from levit_ablate.config import (
+    OWN_GEOMETRY,
     VARIANT_KEYS,
     Architecture,
     Experiment,
@@ -30,10 +30,9 @@ from levit_ablate.hardware import best_precision
 from levit_ablate.keys import key_of
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs
-from levit_ablate.models.levit import LeViT
 from levit_ablate.models.matching import match
-from levit_ablate.models.presets import preset
-from levit_ablate.serialization import experiment_from, flat, merge
+from levit_ablate.models.presets import PRESETS, preset
+from levit_ablate.serialization import experiment_from, flat, merge, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +43,8 @@ class Variant:
     """Where it comes from."""
     experiment: Experiment
     """What is trained, explicit: the architecture is given and matched, `match` is spent."""
+    start: Architecture
+    """The geometry that the design and the matching are applied to."""
     images: Images
     """What its network is built for."""
     matched: str
@@ -64,6 +65,18 @@ class Variant:
     def architecture(self) -> Architecture:
         assert self.experiment.architecture is not None  # explicit
         return self.experiment.architecture
+
+    @property
+    def geometry(self) -> Architecture | None:
+        """The geometry that its baseline starts from; None where a shipped model's name says it."""
+        start = (self.baseline or self).start
+        shipped = PRESETS.get(self.experiment.model)
+        return None if shipped and shipped.architecture == start else start
+
+    @property
+    def recorded_yaml(self) -> str:
+        """What is recorded of it: YAML that `run --config` takes by itself."""
+        return recorded_yaml(self.ablation, self.experiment, self.geometry)
 
     @property
     def cost(self) -> Cost:
@@ -99,8 +112,9 @@ def variant(
 
     Args:
         ablation: its name, its YAML file, or itself.
-        given: the parts of an experiment that the user set. Design, architecture and match are
-            further changes of the variant; everything else holds for its baseline too.
+        given: the parts of an experiment that the user set. Design and match are further changes
+            of the variant; everything else, the geometry too, holds for its baseline as well. A
+            geometry in the ablation's file is the ablation's own.
         images: what the network is built for, in place of the dataset's images.
 
     Raises UserError where a name or a value is wrong, or a cost cannot be matched.
@@ -109,7 +123,7 @@ def variant(
     base = ablations.read(ablations.BASELINE)
     baseline = explicit(base, merge(base.changes(), conditions), images)
     own = ablations.read(ablation) if isinstance(ablation, str) else ablation
-    changes = merge(base.changes(), own.changes(), conditions)
+    changes = merge(base.changes(), conditions, {} if own == base else own.changes())
     changed = merge(changes, {key: given[key] for key in VARIANT_KEYS if key in given})
     resolved = explicit(own, changed, images, reference=baseline, baseline=baseline)
     if not resolved.differences():
@@ -121,10 +135,20 @@ def variant(
 
 
 def conditions_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The conditions among what is given, over what the dataset brings along."""
+    """The conditions among what is given, over what the dataset brings along.
+
+    A geometry is whole, and `model` then names it only where it is that model's.
+    """
     conditions = {key: value for key, value in given.items() if key not in VARIANT_KEYS}
     data = experiment_from({"data": conditions.get("data", {})}).data
-    return merge(dataset_of(data).defaults, conditions)
+    conditions = merge(dataset_of(data).defaults, conditions)
+    if not conditions.get("architecture"):
+        return {key: value for key, value in conditions.items() if key != "architecture"}
+    architecture = experiment_from({"architecture": conditions["architecture"]}).architecture
+    with suppress(UserError):  # it may be a recorded model whose file is gone
+        if preset(conditions["model"]).architecture == architecture:
+            return conditions | {"architecture": plain(architecture)}
+    return conditions | {"architecture": plain(architecture), "model": OWN_GEOMETRY}
 
 
 def hardware_of(given: Mapping[str, Any]) -> Hardware:
@@ -194,15 +218,16 @@ def explicit(
     """
     experiment = experiment_from(mapping)
     design, images = experiment.design, images or images_of(experiment.data)
-    architecture = experiment.architecture or preset(experiment.model).architecture
-    architecture = replace(architecture, stages=geometry.stages_of(architecture, design))
+    start = experiment.architecture or preset(experiment.model).architecture
+    architecture = replace(start, stages=geometry.stages_of(start, design))
     if reference and experiment.match != "none":
         target = getattr(reference.cost, experiment.match)
-        start = experiment.architecture or reference.architecture
-        architecture = match(start, design, images, experiment.match, target)
+        unscaled = experiment.architecture or reference.architecture
+        architecture = match(unscaled, design, images, experiment.match, target)
     return Variant(
         ablation=ablation,
         experiment=_precise(replace(experiment, architecture=architecture, match="none")),
+        start=start,
         images=images,
         matched=experiment.match,
         baseline=baseline,
@@ -222,38 +247,3 @@ def _precise(experiment: Experiment) -> Experiment:
         recipe=chosen(experiment.recipe),
         teacher=replace(teacher, recipe=chosen(teacher.recipe)),
     )
-
-
-def check_changes(variant: Variant) -> None:
-    """The validity gate: refuse a variant whose network and objective are the baseline's.
-
-    Compares the built networks (their modules, and the weights that they start from) rather than
-    the settings, so that a choice without effect on this geometry is found too. Raises UserError.
-    """
-    base = variant.baseline
-    if (
-        base is None
-        or base.experiment.design.distillation != variant.experiment.design.distillation
-    ):
-        return
-    if not variant.differences():
-        raise UserError(
-            f"{variant.name}: changes nothing: every choice in {variant.ablation.path}, with the "
-            f"options given, is the baseline's already; change one"
-        )
-    if _same_network(variant, base):
-        changed = ", ".join(variant.differences())
-        raise UserError(
-            f"{variant.name}: changes nothing: with model {variant.experiment.model}, {changed} "
-            f"leaves the network and the objective of the baseline as they are"
-        )
-
-
-def _same_network(first: Variant, second: Variant) -> bool:
-    networks = [LeViT(v.architecture, v.experiment.design, v.images) for v in (first, second)]
-    if repr(networks[0]) != repr(networks[1]):
-        return False
-    if first.architecture.drop_path != second.architecture.drop_path:
-        return False
-    states = [network.state_dict() for network in networks]
-    return all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -48,7 +48,7 @@ def key_of(experiment: Experiment) -> str:
         mapping["teacher"] = teacher_key(experiment)
     if experiment.design.distillation == "soft":
         mapping["top_k"] = experiment.teacher.top_k
-    if experiment.design.norm == "batch":
+    if "batch" in (experiment.design.norm, experiment.design.stem_norm):
         mapping["norm_batch_size"] = norm_batch_size(experiment.recipe, experiment.hardware)
     return hashed(mapping)
 

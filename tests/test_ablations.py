@@ -39,6 +39,12 @@ CHANGES = {
     "no_hardswish": {"activation": "gelu"},
     "no_shrinking_attention": {"downsampling": "convolution"},
     "no_zero_init": {"zero_init": False},
+    "no_batch_norm_but_stem": {"norm": "layer", "stem_norm": "batch", "zero_init": False},
+    "no_batch_norm_vit_init": {
+        "norm": "layer",
+        "zero_init": False,
+        "linear_init": "truncated_normal",
+    },
 }
 ARCHITECTURE = "stages: [{depth: 1, width: 16, num_heads: 2}], value_dim: 16"
 
@@ -106,7 +112,7 @@ BAD = {
     "a key that the file's name sets": ("summary: x\nname: mine", "unknown key name; .*valid: "),
     "unknown design key": (
         "summary: x\ndesign: {steam: patch}",
-        r"unknown key design\.steam; did you mean stem\? valid: activation, .*, stem, zero_init",
+        r"unknown key design\.steam; did you mean stem\? valid: activation, .*, stem, stem_norm, zero_init",
     ),
     "unknown paper key": (
         "summary: x\npaper: {rwo: A1}",
@@ -267,9 +273,13 @@ def test_a_file_anywhere_can_be_named_by_its_path(tmp_path, suffix):
 
 def test_an_architecture_is_a_change_too():
     own("mine", f"summary: Mine\narchitecture: {{{ARCHITECTURE}}}\n")
+    stage = {"depth": 1, "width": 16, "num_heads": 2}
     assert ablations.read("mine").changes()["architecture"] == {
-        "stages": [{"depth": 1, "width": 16, "num_heads": 2}],
+        "stages": [{**stage, "value_dim": None, "mlp_expansion": None}],
         "value_dim": 16,
+        "stem_depth": 4,
+        "stem_width": None,
+        "drop_path": 0.0,
     }
 
 

@@ -14,11 +14,12 @@ import yaml
 from levit_ablate import ablations
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Stage, Teacher
 from levit_ablate.errors import UserError
-from levit_ablate.experiments import check_changes, variant
+from levit_ablate.experiments import variant
 from levit_ablate.keys import key_of, teacher_key
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.recipes import RECIPES
 from levit_ablate.serialization import to_mapping, to_yaml
+from levit_ablate.validity import check_changes
 
 IMAGES = PRESETS["levit_128s"].images
 SHIPPED = [
@@ -27,6 +28,8 @@ SHIPPED = [
     "no_attention_activation",
     "no_attention_bias",
     "no_batch_norm",
+    "no_batch_norm_but_stem",
+    "no_batch_norm_vit_init",
     "no_distillation",
     "no_hardswish",
     "no_patch_conv",
@@ -160,6 +163,56 @@ def test_the_conditions_hold_for_the_baseline_too_and_the_changes_do_not():
     )
 
 
+def stage_of(width: int, num_heads: int) -> dict:
+    return {"depth": 1, "width": width, "num_heads": num_heads}
+
+
+GEOMETRY = {
+    "stages": [stage_of(24, 2), stage_of(40, 4)],
+    "value_dim": 12,
+    "stem_depth": 2,
+    "stem_width": 16,
+    "drop_path": 0.1,
+}
+
+
+@pytest.mark.parametrize("name", ["no_pyramid", "no_wider_blocks", "no_hardswish", "no_small_mlp"])
+def test_a_given_geometry_is_the_baselines_too(name):
+    shown = variant(name, {"architecture": GEOMETRY})
+    assert shown.baseline.key == variant("baseline", {"architecture": GEOMETRY}).key
+    assert [stage.width for stage in shown.baseline.architecture.stages] == [24, 40]
+    allowed = {"architecture.stages", "architecture.value_dim"} if shown.matched == "flops" else ()
+    changed = {name for name in shown.differences() if not name.startswith("design.")}
+    assert changed <= set(allowed)
+    assert shown.name == name
+    assert shown.experiment.model == shown.baseline.experiment.model == "own geometry"
+
+
+def test_a_given_geometry_that_is_the_models_own_keeps_the_models_name():
+    nano = to_mapping(KEYED)["architecture"]
+    assert variant("no_pyramid", {"architecture": nano}) == variant("no_pyramid", {})
+
+
+def test_a_geometry_in_an_ablations_file_is_its_difference_beside_a_given_one():
+    """It takes nothing from it: what the file leaves out is the default."""
+    own("mine", architecture={"stages": [stage_of(64, 2)], "value_dim": 8})
+    shown = variant("mine", {"architecture": GEOMETRY})
+    alone = variant("mine", {})
+    assert shown.key == alone.key
+    assert shown.architecture.stem_width is None and shown.architecture.drop_path == 0.0
+    assert shown.baseline.architecture != alone.baseline.architecture
+
+
+def test_a_geometry_that_is_not_whole_is_refused():
+    with pytest.raises(UserError, match=r"^architecture: needs stages; keys: "):
+        variant("no_pyramid", {"architecture": {"value_dim": 16}})
+
+
+def test_an_option_is_in_the_name_and_a_geometry_is_not():
+    shown = variant("no_pyramid", {"architecture": GEOMETRY, "design": {"norm": "layer"}})
+    assert shown.name == "no_pyramid + design.norm=layer"
+
+
 def test_the_differences_are_named_with_both_values():
     assert of_the_paper("baseline").differences() == {}
     assert of_the_paper("no_batch_norm").differences() == {
@@ -272,6 +325,8 @@ def test_the_images_that_a_batch_norm_sees_are_a_part_of_the_key_and_devices_are
     assert key_of(several) == key_of(replace(KEYED, hardware=Hardware(accumulate=2)))
     layer = Design(norm="layer", distillation="none")
     assert key_of(replace(several, design=layer)) == key_of(replace(KEYED, design=layer))
+    stem = replace(layer, stem_norm="batch")
+    assert key_of(replace(several, design=stem)) != key_of(replace(KEYED, design=stem))
     assert teacher_key(several) != teacher_key(KEYED)  # it has BatchNorm too
     if name != "accumulate":
         synchronized = Hardware(**{name: 2}, sync_batchnorm=True)
@@ -334,10 +389,16 @@ def test_a_key_survives_json_and_its_order():
 # --- an explicit experiment reproduces itself
 
 
+def read_back(shown, images=None):
+    """The variant that its own record describes."""
+    recorded = yaml.safe_load(shown.recorded_yaml)
+    return variant(*ablations.from_recorded(recorded, Path("recorded.yaml")), images)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_an_explicit_experiment_read_back_from_yaml_is_itself(name):
     shown = variant(name, {"recipe": {"epochs": 2, "warmup_epochs": 0.5}, "seed": 7})
-    again = variant(name, yaml.safe_load(to_yaml(shown.experiment)))
+    again = read_back(shown)
     assert again.experiment == shown.experiment
     assert again.key == shown.key
     assert again.differences() == shown.differences()
@@ -347,10 +408,58 @@ def test_an_explicit_experiment_read_back_from_yaml_is_itself(name):
 @pytest.mark.parametrize("name", ["no_pyramid", "no_wider_blocks"])
 def test_a_matched_geometry_is_not_matched_again_when_read_back(name):
     shown = of_the_paper(name)
-    again = variant(name, yaml.safe_load(to_yaml(shown.experiment)), IMAGES)
+    again = read_back(shown, IMAGES)
     assert again.experiment == shown.experiment
     assert again.matched == "none"
     assert again.baseline.key == shown.baseline.key
+
+
+@pytest.mark.parametrize("name", ["baseline", "no_pyramid", "no_hardswish", "wider"])
+def test_a_geometry_of_ones_own_is_read_back_with_its_baseline(name):
+    own("wider", match="flops", architecture={"stages": [stage_of(64, 2)], "value_dim": 8})
+    shown = variant(name, {"architecture": GEOMETRY})
+    again = read_back(shown)
+    assert again.experiment == shown.experiment
+    assert again.key == shown.key
+    assert again.differences() == shown.differences()
+    assert again.recorded_yaml == shown.recorded_yaml
+    if name != "baseline":
+        assert again.baseline.experiment == shown.baseline.experiment
+
+
+def test_a_model_of_a_file_is_read_back_without_the_file():
+    Path("ablations/models").mkdir(parents=True)
+    path = Path("ablations/models/mine.yaml")
+    path.write_text(yaml.safe_dump({"summary": "Mine", "architecture": GEOMETRY}))
+    shown = variant("no_pyramid", {"model": "mine"})
+    assert shown.key == variant("no_pyramid", {"architecture": GEOMETRY}).key
+    assert read_back(shown).experiment == shown.experiment
+    path.unlink()
+    again = read_back(shown)
+    assert (again.key, again.baseline.key) == (shown.key, shown.baseline.key)
+
+
+def test_a_record_without_a_geometry_is_beside_its_model():
+    """As runs were recorded whose geometry was given as a change of the variant."""
+    shown = variant("no_pyramid", {"architecture": GEOMETRY})
+    recorded = yaml.safe_load(shown.recorded_yaml) | {"model": "levit_nano"}
+    del recorded["geometry"]
+    again = variant(*ablations.from_recorded(recorded, Path("recorded.yaml")))
+    assert again.key == shown.key
+    assert again.baseline.architecture == PRESETS["levit_nano"].architecture
+
+
+@pytest.mark.parametrize(
+    ("geometry", "message"),
+    [
+        ({"stages": []}, "geometry: needs value_dim; keys: stages, value_dim"),
+        ({"stage": []}, r"unknown key geometry\.stage; did you mean stages\?"),
+    ],
+)
+def test_a_record_whose_geometry_is_wrong_is_refused_with_file_and_key(geometry, message):
+    recorded = yaml.safe_load(variant("no_pyramid", {}).recorded_yaml) | {"geometry": geometry}
+    with pytest.raises(UserError, match=rf"^recorded\.yaml: {message}"):
+        ablations.from_recorded(recorded, Path("recorded.yaml"))
 
 
 def test_the_baseline_with_its_own_explicit_config_is_the_baseline():

@@ -23,7 +23,7 @@ FLOORS = [
     ["ablations", "keys"],
     ["models", "data", "hardware"],
     ["experiments", "locks"],
-    ["timing", "tracking"],
+    ["timing", "tracking", "validity"],
     ["analysis"],
     ["training"],
     ["studies"],

@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from levit_ablate.ablations import Ablation
-from levit_ablate.commands.options import print_config
-from levit_ablate.experiments import Variant, check_changes, hardware_of, identified, variant
+from levit_ablate.experiments import Variant, hardware_of, identified, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.store import open_store, tracking_uri
 from levit_ablate.training.conditions import check_conditions, report_horizon
 from levit_ablate.training.train import Result, recorded, train
+from levit_ablate.validity import check_changes
 
 
 def run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -33,7 +33,7 @@ def _run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any
         given = identified(given)
     own = variant(ablation, given)
     if options.get("print_config"):
-        print_config(own.ablation, own.experiment)
+        print(own.recorded_yaml, end="")
         return
     check_changes(own)
     report_horizon(own.experiment, check_conditions(own.experiment))

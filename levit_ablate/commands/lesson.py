@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 
 from levit_ablate.ablations import Ablation
-from levit_ablate.commands.options import print_config
 from levit_ablate.experiments import hardware_of, identified, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.keys import teacher_key
@@ -26,7 +25,7 @@ def teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, An
 def _teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     if options.get("print_config"):
         shown = variant(ablation, given)
-        print_config(shown.ablation, shown.experiment)
+        print(shown.recorded_yaml, end="")
         return
     wanted = variant(ablation, identified(given))
     check_distilled(wanted)

@@ -14,6 +14,7 @@ from rich.table import Table
 from levit_ablate import ablations
 from levit_ablate.commands.options import Format, parse, parser_for
 from levit_ablate.errors import UserError
+from levit_ablate.models import presets
 from levit_ablate.studies import study
 
 
@@ -44,10 +45,12 @@ def main(argv: Sequence[str]) -> None:
     console = Console()
     console.print(table)
     console.print(_studies())
+    console.print(_models())
     console.print(
         "\nrow, paper: Table 4 of the paper, and its top-1 points against the base model's."
-        "\nYours: put a file into ./ablations, a study into ./ablations/studies; levit-ablate show "
-        "NAME explains an ablation, levit-ablate plan NAME a study.",
+        "\nYours: put a file into ./ablations, a study into ./ablations/studies, a model into "
+        "./ablations/models; levit-ablate show NAME explains an ablation, levit-ablate plan NAME a "
+        "study.",
         style="dim",
     )
 
@@ -65,4 +68,22 @@ def _studies() -> Table:
             print(f"levit-ablate: {error}", file=sys.stderr)
             continue
         table.add_row(escape(name), str(len(found.variants)), escape(found.summary))
+    return table
+
+
+def _models() -> Table:
+    """The models that --model takes; what cannot be read is said on standard error."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("\nmodel", no_wrap=True)
+    table.add_column("\nimages", no_wrap=True)
+    table.add_column("\nwhat it is: stages of depth x C width, N heads")
+    for name in dict.fromkeys([*presets.PRESETS, *presets.files()]):
+        try:
+            found = presets.preset(name)
+        except UserError as error:
+            print(f"levit-ablate: {error}", file=sys.stderr)
+            continue
+        images, stages = found.images, ", ".join(map(str, found.architecture.stages))
+        size = f"{images.channels}x{images.height}x{images.width}"
+        table.add_row(escape(name), size, escape(f"{found.summary}: {stages}"))
     return table

@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from levit_ablate.ablations import Ablation
-from levit_ablate.commands.options import print_config
 from levit_ablate.config import Images
 from levit_ablate.experiments import Variant, variant
 from levit_ablate.models import geometry
@@ -33,7 +32,7 @@ def show(
     """Print the network that is built for `images`, or for the dataset's (None)."""
     shown = variant(ablation, given, images)
     if options.get("print_config"):
-        print_config(shown.ablation, shown.experiment)
+        print(shown.recorded_yaml, end="")
     elif options.get("format") == "json":
         print(json.dumps(described(shown), indent=2))
     else:

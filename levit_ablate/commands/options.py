@@ -13,9 +13,8 @@ from typing import Any, Literal, get_args, get_type_hints
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from levit_ablate import ablations
-from levit_ablate.ablations import Ablation, recorded_yaml
+from levit_ablate.ablations import RECORDED, Ablation
 from levit_ablate.config import (
-    VARIANT_KEYS,
     Architecture,
     Data,
     Design,
@@ -46,9 +45,6 @@ SECTIONS = {
     "architecture": Architecture,
 }
 """Options that stand for a whole section: a name where there are any, or a YAML file."""
-
-RECORDED = ("name", "summary", "paper")
-"""What a recorded experiment says beside the experiment: `Ablation.header`."""
 
 SHOWN = 60
 """Characters of a value in an error."""
@@ -118,21 +114,19 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
 def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any]]:
     """The ablation and the parts of an experiment among the options, config files first.
 
-    Without a name on the command line a config may name the ablation. One that has a geometry too,
-    as a recorded experiment has, is the ablation itself: the file that it came from is not needed.
+    Without a name on the command line a config may name the ablation. A recorded experiment is the
+    ablation itself; beside the name of another, it gives its conditions alone.
     """
     ablation = ablations.read(options["name"]) if options.get("name") else None
     given: dict[str, Any] = {}
     for path in map(Path, options.get("config", [])):
         mapping = read_config(path)
-        header = {key: mapping.pop(key) for key in RECORDED if key in mapping}
-        if "name" in header and ablation is None:
-            if "architecture" in mapping:
-                own = {key: mapping.pop(key) for key in VARIANT_KEYS if key in mapping}
-                ablation = _recorded(header, own, path)
-            else:
-                ablation = ablations.read(str(header["name"]))
-        given = merge(given, mapping)
+        if mapping.keys() >= {"name", "summary", "architecture"}:
+            recorded, mapping = ablations.from_recorded(mapping, path)
+            ablation = ablation or recorded
+        elif "name" in mapping and ablation is None:
+            ablation = ablations.read(str(mapping["name"]))
+        given = merge(given, {key: mapping[key] for key in mapping if key not in RECORDED})
     if ablation is None:
         raise UserError("the name of an ablation is missing; levit-ablate list shows them")
     return ablation, merge(given, of_experiment(options))
@@ -142,17 +136,6 @@ def of_experiment(options: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of an experiment among the options."""
     keys = Experiment.__dataclass_fields__
     return {key: value for key, value in options.items() if key in keys}
-
-
-def print_config(ablation: Ablation, experiment: Experiment) -> None:
-    """Print an explicit experiment as YAML that --config accepts."""
-    print(recorded_yaml(ablation, experiment), end="")
-
-
-def _recorded(header: dict[str, Any], own: dict[str, Any], path: Path) -> Ablation:
-    name = str(header.pop("name"))
-    content = {"summary": f"as recorded in {path}", **header, **own}
-    return ablations.from_mapping(content, name, path)
 
 
 def read_config(path: Path) -> dict[str, Any]:

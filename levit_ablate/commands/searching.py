@@ -15,7 +15,7 @@ from levit_ablate import ablations
 from levit_ablate.analysis import formats
 from levit_ablate.commands.launching import launcher
 from levit_ablate.commands.tabulating import write_pictures
-from levit_ablate.config import Experiment
+from levit_ablate.config import OWN_GEOMETRY, Experiment
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.search.conduct import check, conduct, failure_of, keep
 from levit_ablate.search.confirm import best_of, confirmation, exported
@@ -153,4 +153,6 @@ def _conditions(experiment: Experiment) -> list[str]:
     """The options for the same images and the same baseline."""
     data = experiment.data
     root = ["--data.root", data.root] if data.name == "folder" else []
-    return ["--data", data.name, *root, "--model", experiment.model]
+    own = experiment.model == OWN_GEOMETRY
+    start = ["--architecture", "FILE"] if own else ["--model", experiment.model]
+    return ["--data", data.name, *root, *start]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from levit_ablate.commands.options import add_experiment, experiment_options, parse, parser_for
-from levit_ablate.config import Images
+from levit_ablate.config import OWN_GEOMETRY, Images
 from levit_ablate.errors import UserError
 from levit_ablate.models.presets import preset
 
@@ -39,13 +39,16 @@ def main(argv: Sequence[str]) -> None:
 
 def _images(options: dict[str, Any], given: dict[str, Any]) -> Images | None:
     """What to build for: the model's own images, another side of them, or the dataset's (None)."""
-    images = preset(given["model"]).images
     if options.get("print_config"):  # it is for `run`, and so for the dataset's images
         if "image_size" in options:
             raise UserError("--print_config is for run, whose images are --data.image_size's")
         return None
+    if "image_size" not in options and "data" in given:
+        return None
+    own = given["model"] == OWN_GEOMETRY  # as recorded: no model has made it for any images
+    images = preset(DEFAULT_MODEL if own else given["model"]).images
     if "image_size" not in options:
-        return None if "data" in given else images
+        return images
     height, width = _sides(options["image_size"])
     return replace(images, height=height, width=width)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
+from levit_ablate.ablations import SUFFIXES
 from levit_ablate.analysis import formats, plots
 from levit_ablate.analysis.results import description_of, results_of
 from levit_ablate.commands.study_options import Wanted
@@ -48,7 +49,7 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
 
 def _chosen(wanted: Wanted, uri: str) -> Run:
     """The study's run under the conditions given; without any, the latest. Raises UserError."""
-    name = Path(wanted.study).stem if wanted.study.endswith((".yaml", ".yml")) else wanted.study
+    name = Path(wanted.study).stem if wanted.study.endswith(SUFFIXES) else wanted.study
     found = study_runs(name)
     if not found:
         known = sorted(recorded_studies())

@@ -5,6 +5,7 @@ The texts under the fields are the help texts of the command line.
 
 from levit_ablate.config.design import Architecture, Design, Images, Stage
 from levit_ablate.config.experiment import (
+    OWN_GEOMETRY,
     VARIANT_KEYS,
     Experiment,
     Hardware,
@@ -14,6 +15,7 @@ from levit_ablate.config.experiment import (
 from levit_ablate.config.training import Data, Recipe, Teacher
 
 __all__ = [
+    "OWN_GEOMETRY",
     "VARIANT_KEYS",
     "Architecture",
     "Data",

@@ -59,6 +59,16 @@ class Design:
     """BatchNorm after every linear layer and convolution; or LayerNorm before every block, in the
     stem and in the head, with biases in the linear layers (row A3)."""
 
+    stem_norm: Literal["same", "batch"] = "same"
+    """The norm of the stem: the same as everywhere, or BatchNorm beside LayerNorm in the blocks.
+    Of row A3 the paper says "LayerNorm before each block", and nothing of the stem."""
+
+    linear_init: Literal["torch", "truncated_normal"] = "torch"
+    """The start of the linear layers in the blocks: torch's default (uniform, within 1 over the
+    square root of the inputs), as in the official code; or truncated normal with a deviation of
+    0.02, as in ViT and DeiT. The paper does not say which row A3 has. Heads start with the latter
+    either way."""
+
     downsampling: Literal["attention", "convolution"] = "attention"
     """Between stages: an attention block whose queries are every second token, or a 3x3
     convolution of stride 2. An MLP block follows either."""

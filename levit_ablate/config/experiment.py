@@ -63,10 +63,11 @@ class Experiment:
     """Everything that decides the outcome of a run, and the hardware, which does not."""
 
     model: str = "levit_nano"
-    """The geometry to start from: a preset's name."""
+    """The geometry to start from, of the ablation and of its baseline: a model's name, of those
+    that ship or of a file in ./ablations/models."""
 
     architecture: Architecture | None = None
-    """The geometry itself, in place of the model's, as a recorded run holds it."""
+    """The geometry itself, in place of the model's, for the ablation and for its baseline."""
 
     design: Design = field(default_factory=Design)
     """The design choices."""
@@ -95,8 +96,12 @@ class Experiment:
         check_range(self, 0, "seed", high=2**32 - 1)
 
 
-VARIANT_KEYS = ("architecture", "design", "match")
-"""The parts of an experiment that make the variant; all others it shares with its baseline."""
+OWN_GEOMETRY = "own geometry"
+"""The model of an experiment whose geometry was given and is no model's."""
+
+VARIANT_KEYS = ("design", "match")
+"""The parts of an experiment that make the variant; all others it shares with its baseline, the
+geometry before matching too."""
 
 
 def differences(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:

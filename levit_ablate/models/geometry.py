@@ -81,7 +81,7 @@ def canonical(architecture: Architecture, design: Design) -> tuple[Architecture,
     """The same network said in one way: what all stages share stands with the whole.
 
     The sizes of the first stage's heads and MLPs are the architecture's and the design's; a stage
-    says its own where it differs.
+    says its own where it differs. The norm of the stem is `same` where it is that of the blocks.
     """
     stages = stages_of(architecture, design)
     value_dim = value_dim_of(architecture, stages[0])
@@ -104,4 +104,5 @@ def canonical(architecture: Architecture, design: Design) -> tuple[Architecture,
         value_dim=value_dim,
         stem_width=None if same else architecture.stem_width,
     )
-    return whole, replace(design, mlp_expansion=float(expansion))
+    stem_norm = "same" if design.stem_norm == design.norm else design.stem_norm
+    return whole, replace(design, mlp_expansion=float(expansion), stem_norm=stem_norm)

@@ -90,7 +90,8 @@ class ClassToken(nn.Module):
         nn.init.trunc_normal_(self.token, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return torch.cat([self.token.expand(len(tokens), -1, -1), tokens], dim=1)
+        # shape[0] and not len(), which torch.export would take for a constant
+        return torch.cat([self.token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
 
 class AveragePooling(nn.Module):
@@ -143,7 +144,7 @@ class DropPath(nn.Module):
     def forward(self, branch: Tensor) -> Tensor:
         if not self.training or not self.probability:
             return branch
-        count = len(branch)
+        count = branch.shape[0]
         draws = torch.rand(count, device=branch.device) if self.draws is None else self.draws
         kept = (draws >= self.probability).to(branch.dtype) / (1 - self.probability)
         return branch * kept.view(count, *[1] * (branch.ndim - 1))

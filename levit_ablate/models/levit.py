@@ -29,7 +29,7 @@ from levit_ablate.models.layers import (
     ToTokens,
     mlp,
 )
-from levit_ablate.models.norms import NORM_KITS, NormKit
+from levit_ablate.models.norms import LINEAR_INITS, NORM_KITS, BatchNormKit, NormKit
 from levit_ablate.streams import stream_seed
 
 # position → (what is added to every block's scores, what is added once to the tokens)
@@ -53,6 +53,7 @@ class Parts:
     architecture: Architecture
     design: Design
     norms: NormKit
+    stem_norms: NormKit
     stem: Stem
     activation: type[nn.Module]
     attention_activation: type[nn.Module]
@@ -67,10 +68,13 @@ class Parts:
     def of(cls, architecture: Architecture, design: Design) -> Parts:
         score_position, token_position = POSITIONS[design.position]
         activation = ACTIVATIONS[design.activation]
+        linear_init = LINEAR_INITS[design.linear_init]
+        norms = NORM_KITS[design.norm](linear_init)
         return cls(
             architecture=architecture,
             design=design,
-            norms=NORM_KITS[design.norm],
+            norms=norms,
+            stem_norms={"same": norms, "batch": BatchNormKit(linear_init)}[design.stem_norm],
             stem=STEMS[design.stem],
             activation=activation,
             attention_activation={"same": activation, "none": nn.Identity}[
@@ -171,7 +175,8 @@ class LeViT(nn.Module):
             layer start with the same weights in it.
 
     `forward` gives the mean of the heads' logits, `forward_heads` each head's: the objective of
-    distillation needs them apart (paper 4.4).
+    distillation needs them apart (paper 4.4). `torch.export.export` and `torch.onnx.export` take
+    every design with a batch of any size (docs/models.md).
     """
 
     def __init__(
@@ -188,7 +193,7 @@ class LeViT(nn.Module):
             (geometry.stem_width(architecture), width),
             architecture.stem_depth,
             size,
-            parts.norms,
+            parts.stem_norms,
             parts.activation,
         )
         grids = stage_grids(architecture, design, images)

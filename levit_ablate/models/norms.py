@@ -5,10 +5,29 @@ Shapes: B images, N tokens, C channels, H x W the grid of patches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+# How the weights of a linear layer start, before its norm or a zero start has its say.
+
+
+def torch_default(weight: Tensor) -> None:
+    """As `nn.Linear` has drawn it: uniform, within 1 / sqrt(inputs); as in the official code."""
+
+
+def truncated_normal(weight: Tensor) -> None:
+    """With a deviation of 0.02, as in ViT and DeiT."""
+    nn.init.trunc_normal_(weight, std=0.02)
+
+
+LinearInit = Callable[[Tensor], None]
+LINEAR_INITS: dict[str, LinearInit] = {
+    "torch": torch_default,
+    "truncated_normal": truncated_normal,
+}
 
 
 class NormKit(Protocol):
@@ -42,13 +61,17 @@ class LinearBatchNorm(nn.Module):
     With `zero` the norm's weight starts at zero, as at the end of LeViT's residual branches.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, zero: bool = False) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, init: LinearInit, *, zero: bool = False
+    ) -> None:
         super().__init__()
         self.layer = nn.Linear(in_features, out_features, bias=False)
         self.norm = nn.BatchNorm1d(out_features)
+        self.init = init
         self.norm_start = 0.0 if zero else 1.0
 
     def reset_parameters(self) -> None:
+        self.init(self.layer.weight)
         nn.init.constant_(self.norm.weight, self.norm_start)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -65,7 +88,7 @@ class Head(nn.Module):
         self.layer = nn.Linear(width, num_classes)
 
     def reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.layer.weight, std=0.02)
+        truncated_normal(self.layer.weight)
         nn.init.zeros_(self.layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -75,13 +98,16 @@ class Head(nn.Module):
 class BatchNormKit:
     """LeViT's norm: BatchNorm after every convolution and linear layer (paper 4.2)."""
 
+    def __init__(self, init: LinearInit) -> None:
+        self.init = init
+
     def convolution(
         self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
     ) -> nn.Module:
         return ConvolutionBatchNorm(in_channels, out_channels, kernel, stride, padding)
 
     def linear(self, in_features: int, out_features: int, *, zero: bool = False) -> nn.Module:
-        return LinearBatchNorm(in_features, out_features, zero=zero)
+        return LinearBatchNorm(in_features, out_features, self.init, zero=zero)
 
     def before_block(self, width: int) -> nn.Module:
         return nn.Identity()
@@ -110,13 +136,17 @@ class BiasedLinear(nn.Module):
     With `zero` the weights start at zero too, as at the end of LeViT's residual branches.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, zero: bool = False) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, init: LinearInit, *, zero: bool = False
+    ) -> None:
         super().__init__()
         self.layer = nn.Linear(in_features, out_features)
+        self.init = init
         self.weight_start = 0.0 if zero else 1.0
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
+        self.init(self.layer.weight)
         self.layer.weight.mul_(self.weight_start)
         self.layer.bias.zero_()
 
@@ -129,8 +159,14 @@ class LayerNormKit:
 
     The paper says "LayerNorm before each block, as ViT" and nothing of stem and head. Here no
     BatchNorm is left anywhere: the stem's convolutions get a bias and a LayerNorm over channels,
-    the heads a LayerNorm in the BatchNorm's place.
+    the heads a LayerNorm in the BatchNorm's place. In the other reading the stem, which is no
+    block, keeps its BatchNorm: `stem_norm: batch`. How linear layers start the paper does not say
+    either, and without a BatchNorm behind them it matters more: as in the official code, or as in
+    ViT (`linear_init: truncated_normal`). Biases start at zero in both.
     """
+
+    def __init__(self, init: LinearInit) -> None:
+        self.init = init
 
     def convolution(
         self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
@@ -138,7 +174,7 @@ class LayerNormKit:
         return ConvolutionLayerNorm(in_channels, out_channels, kernel, stride, padding)
 
     def linear(self, in_features: int, out_features: int, *, zero: bool = False) -> nn.Module:
-        return BiasedLinear(in_features, out_features, zero=zero)
+        return BiasedLinear(in_features, out_features, self.init, zero=zero)
 
     def before_block(self, width: int) -> nn.Module:
         return nn.LayerNorm(width)
@@ -147,4 +183,7 @@ class LayerNormKit:
         return Head(nn.LayerNorm(width), width, num_classes)
 
 
-NORM_KITS: dict[str, NormKit] = {"batch": BatchNormKit(), "layer": LayerNormKit()}
+NORM_KITS: dict[str, Callable[[LinearInit], NormKit]] = {
+    "batch": BatchNormKit,
+    "layer": LayerNormKit,
+}

@@ -1,11 +1,19 @@
-"""The networks by name: LeViT's five of paper Table 2, and two small ones for 32x32 images."""
+"""The networks by name: LeViT's five of paper Table 2, two small ones, and those of your files.
+
+A file in ./ablations/models comes before what ships under its name, as with ablations.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+from levit_ablate import ablations
 from levit_ablate.config import Architecture, Images, Stage
 from levit_ablate.errors import UserError, closest
+from levit_ablate.serialization import config_from, merge, read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +22,9 @@ class Preset:
 
     architecture: Architecture
     images: Images
+    """What `show` and `LeViTModule` build for, unless told otherwise; a run's are its dataset's."""
+    summary: str
+    """What it is, in a line."""
 
 
 def _stages(
@@ -33,42 +44,49 @@ DIGITS = Images(channels=1, height=32, width=32, num_classes=10)
 # the released weights; the paper's table prints 18 for LeViT-384's second, where the code has 16.
 PRESETS = {
     "levit_128s": Preset(
+        summary="LeViT-128S, the model of the ablation table",
         architecture=Architecture(
             stages=_stages((128, 256, 384), (2, 3, 4), (4, 6, 8)), value_dim=32
         ),
         images=IMAGENET,
     ),
     "levit_128": Preset(
+        summary="LeViT-128",
         architecture=Architecture(
             stages=_stages((128, 256, 384), (4, 4, 4), (4, 8, 12)), value_dim=32
         ),
         images=IMAGENET,
     ),
     "levit_192": Preset(
+        summary="LeViT-192",
         architecture=Architecture(
             stages=_stages((192, 288, 384), (4, 4, 4), (3, 5, 6)), value_dim=64
         ),
         images=IMAGENET,
     ),
     "levit_256": Preset(
+        summary="LeViT-256",
         architecture=Architecture(
             stages=_stages((256, 384, 512), (4, 4, 4), (4, 6, 8)), value_dim=64
         ),
         images=IMAGENET,
     ),
     "levit_384": Preset(
+        summary="LeViT-384",
         architecture=Architecture(
             stages=_stages((384, 512, 768), (4, 4, 4), (6, 9, 12)), value_dim=64, drop_path=0.1
         ),
         images=IMAGENET,
     ),
     "levit_micro": Preset(
+        summary="A small one, for photographs of 32x32",
         architecture=Architecture(
             stages=_stages((96, 160, 224), (2, 2, 2), (3, 5, 7)), value_dim=32, stem_depth=2
         ),
         images=CIFAR,
     ),
     "levit_nano": Preset(
+        summary="The smallest, for digits",
         architecture=Architecture(
             stages=_stages((32, 48, 64), (1, 1, 2), (2, 3, 4)), value_dim=16, stem_depth=2
         ),
@@ -77,8 +95,42 @@ PRESETS = {
 }
 
 
+KEYS = ("summary", "architecture", "images")
+"""What a model's file may say."""
+
+
+def files() -> dict[str, Path]:
+    """Every model that a file says, by its name."""
+    return ablations.named_files([folder / "models" for folder in ablations.folders()])
+
+
 def preset(name: str) -> Preset:
-    """The preset called `name`. Raises UserError with the closest name where there is none."""
+    """The model of this name, or in this file. Raises UserError, with the closest name."""
+    if name.endswith(ablations.SUFFIXES):
+        return read_file(Path(name))
+    own = files()
+    if name in own:
+        return read_file(own[name])
     if name not in PRESETS:
-        raise UserError(f"model: no preset is called {name!r}; {closest(name, PRESETS)}")
+        raise UserError(f"model: no preset is called {name!r}; {closest(name, {**PRESETS, **own})}")
     return PRESETS[name]
+
+
+def read_file(path: Path) -> Preset:
+    """Read a model's file and check every key in it. Raises UserError with file and key."""
+    content = read_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            raise UserError(f"{path}: unknown key {key}; {closest(key, KEYS)}")
+    sections: dict[str, Mapping[str, Any]] = {}
+    for key in ("architecture", "images"):
+        section = {} if content.get(key) is None else content[key]
+        if not isinstance(section, Mapping):
+            raise UserError(f"{path}: {key}: {section!r} is no mapping of keys to values")
+        sections[key] = section
+    images = merge(asdict(IMAGENET), sections["images"])
+    return Preset(
+        summary=ablations.summary_of(content, str(path), "what it is"),
+        architecture=config_from(Architecture, sections["architecture"], str(path), "architecture"),
+        images=config_from(Images, images, str(path), "images"),
+    )

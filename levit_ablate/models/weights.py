@@ -8,7 +8,6 @@ in a head queries, keys, values. BatchNorm works row by row, so its tensors spli
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count, product
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from levit_ablate.config import Design, differences
 from levit_ablate.errors import UserError, closest
+from levit_ablate.models.checkpoints import read, tensors_of
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.presets import preset
 
@@ -70,8 +69,9 @@ BLOCKS = {
     "mlp": (Names("mlp{number}.branch", "blocks.{number}.mlp", "m"), MLP),
 }
 
-FREE = ("zero_init", "distillation")
-"""The design choices that released weights fit either way: the start, and the objective."""
+FREE = ("zero_init", "linear_init", "distillation", "stem_norm")
+"""The design choices that released weights fit either way: the start, the objective, and the stem's
+norm, which with that of LeViT everywhere else can only be the same."""
 
 
 def load_weights(network: LeViT, weights: str | Path | Mapping[str, Any]) -> None:
@@ -79,8 +79,9 @@ def load_weights(network: LeViT, weights: str | Path | Mapping[str, Any]) -> Non
 
     Args:
         network: a network of LeViT's design; its start and its drop path do not matter.
-        weights: a `.pth`, `.pt` or `.safetensors` file, or what is in one: a state dict in timm's
-            layout, the official one or our own, by itself or as `model` or `state_dict`.
+        weights: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file, or what is in one: a state dict in
+            timm's layout, the official one or our own, by itself or as `model` or `state_dict`; of
+            the network, or of what wraps it (`checkpoints.WRAPPERS`).
 
     Raises UserError, in one line that says what differs.
     """
@@ -122,7 +123,7 @@ def from_released(weights: str | Path | Mapping[str, Any], network: LeViT) -> di
     Raises UserError, in one line that says what differs.
     """
     where = "weights" if isinstance(weights, Mapping) else f"weights: {weights}"
-    given = _tensors(weights if isinstance(weights, Mapping) else _read(Path(weights)), where)
+    given = tensors_of(weights if isinstance(weights, Mapping) else read(Path(weights)), where)
     layouts = [_sources(network, layout) for layout in Names._fields]
     sources = max(layouts, key=lambda sources: len(sources.keys() & given.keys()))
     _check(given, _joined(network, sources), where)
@@ -133,38 +134,18 @@ def from_released(weights: str | Path | Mapping[str, Any], network: LeViT) -> di
     return converted
 
 
-def _read(path: Path) -> Any:
-    """What a file of weights holds, without running any code in it."""
-    if not path.is_file():
-        raise UserError(f"weights: {path}: there is no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the official code's `args`
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the bytes decide what is raised
-        raise UserError(f"weights: {path}: no checkpoint, or not of tensors alone") from error
-
-
-def _tensors(contents: Any, where: str) -> dict[str, Tensor]:
-    """The state dict in a file's contents: all of them, or what is under a usual key."""
-    for key in ("model", "state_dict"):
-        if isinstance(contents, Mapping) and isinstance(contents.get(key), Mapping):
-            contents = contents[key]
-    if not isinstance(contents, Mapping):
-        raise UserError(f"{where}: holds no state dict but {type(contents).__name__}")
-    for key, value in contents.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise UserError(f"{where}: holds no state dict: {key!r} is {type(value).__name__}")
-    return dict(contents)
-
-
 def _check(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
     """Refuse a state dict that is not the network's, by the first key that differs."""
     missing = [key for key in expected if key not in given]
     unexpected = [key for key in given if key not in expected and "attention_bias_idxs" not in key]
     if len(missing) == len(expected):
         raise UserError(f"{where}: holds {[*given, 'nothing'][0]}, and no weights of LeViT")
+    normed = [key.rsplit(".", 2)[0] for key in expected if key.endswith(".running_var")]
+    if folded := [layer for layer in normed if f"{layer}.weight" in given]:
+        raise UserError(
+            f"{where}: BatchNorm is folded into its neighbours ({folded[0]}.weight), which cannot "
+            f"be undone; give the checkpoint from before that"
+        )
     for key, tensor in expected.items():
         file, network = tuple(given.get(key, tensor).shape), tuple(tensor.shape)
         if file != network and key.startswith("head") and file[1:] == network[1:]:

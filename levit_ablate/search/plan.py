@@ -122,8 +122,7 @@ class SearchPlan:
 
     def _explicit(self, own: Ablation) -> Variant:
         base = self.baseline
-        conditions = _of_trials(self.search, self.given)
-        mapping = merge(_common(conditions), own.changes(), conditions_of(conditions))
+        mapping = merge(_shared(_of_trials(self.search, self.given)), own.changes())
         found = explicit(own, mapping, reference=base, baseline=base)
         return found.at_seed(base.experiment.seed)
 
@@ -156,12 +155,10 @@ def plan(search: Search, given: Mapping[str, Any]) -> SearchPlan:
     given = identified(merge(search.given, given))
     if given.get("match", "none") != "none":
         raise UserError("--match: a search has budgets: --budget.flops baseline")
-    conditions = _of_trials(search, given)
     levit = ablations.read(ablations.BASELINE)
-    baseline = explicit(
-        levit, merge(levit.changes(), _common(conditions), conditions_of(conditions))
-    )
-    baseline = baseline.at_seed(search.seeds[0])
+    baseline = explicit(levit, _shared(_of_trials(search, given))).at_seed(search.seeds[0])
+    if baseline.geometry:  # what is recorded of the search needs the model's file no more
+        given = merge(given, {"architecture": plain(baseline.geometry)})
     design = baseline.experiment.design
     space = space_from(search.space, baseline.architecture, design)
     planned = SearchPlan(
@@ -199,5 +196,8 @@ def _of_trials(search: Search, given: Mapping[str, Any]) -> dict[str, Any]:
     return merge(given, search.trial, {"recipe": {"warmup_epochs": warmup}})
 
 
-def _common(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: conditions[key] for key in ("design", "architecture") if conditions.get(key)}
+def _shared(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds for every network: the baseline's changes, the conditions, a given design."""
+    design = {"design": conditions["design"]} if conditions.get("design") else {}
+    changes = ablations.read(ablations.BASELINE).changes()
+    return merge(changes, conditions_of(conditions), design)

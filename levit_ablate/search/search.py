@@ -92,11 +92,10 @@ def read_file(path: Path) -> Search:
     for key in content:
         if key not in KEYS:
             raise UserError(f"{path}: unknown key {key}; {closest(key, KEYS)}")
-    summary = content.pop("summary", None)
-    if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
-        raise UserError(f"{path}: summary: a line that says what is searched is needed")
-    plain = Search(name=path.stem, path=path, summary=summary.strip())
-    return changed(plain, content, f"{path}: ")
+    summary = ablations.summary_of(content, str(path), "what is searched")
+    plain = Search(name=path.stem, path=path, summary=summary)
+    said = {key: value for key, value in content.items() if key != "summary"}
+    return changed(plain, said, f"{path}: ")
 
 
 def changed(search: Search, said: Mapping[str, Any], where: str = "--") -> Search:

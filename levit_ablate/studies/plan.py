@@ -12,12 +12,13 @@ from levit_ablate import ablations
 from levit_ablate.ablations import Ablation
 from levit_ablate.config import Data
 from levit_ablate.errors import UserError
-from levit_ablate.experiments import Variant, check_changes, conditions_of, explicit, identified
+from levit_ablate.experiments import Variant, conditions_of, explicit, identified
 from levit_ablate.keys import hashed
 from levit_ablate.serialization import merge, to_mapping
 from levit_ablate.studies.study import Study
 from levit_ablate.tracking.parents import Whole
 from levit_ablate.tracking.tags import STUDY
+from levit_ablate.validity import check_changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,15 +133,14 @@ def plan(study: Study, given: Mapping[str, Any]) -> Plan:
     """
     given = identified(merge(study.given, given))
     conditions = conditions_of(given)
-    common = {key: given[key] for key in ("design", "architecture") if given.get(key)}
+    common = {"design": given["design"]} if given.get("design") else {}
     match = {"match": given["match"]} if given.get("match") else {}
     levit = ablations.read(ablations.BASELINE)
-    reference = explicit(levit, merge(levit.changes(), common, conditions))
+    reference = explicit(levit, merge(levit.changes(), conditions, common))
 
     def resolved(ablation: Ablation, baseline: Variant | None = None) -> Variant:
         changes = ablation.changes() if baseline else {}
-        below = merge(study.baseline.changes(), common)
-        mapping = merge(below, changes, conditions, match)
+        mapping = merge(study.baseline.changes(), conditions, common, changes, match)
         try:
             own = explicit(ablation, mapping, reference=reference, baseline=baseline)
             check_changes(own)

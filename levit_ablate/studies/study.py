@@ -99,9 +99,7 @@ def read_file(path: Path) -> Study:
     for key in content:
         if key not in KEYS:
             raise UserError(f"{path}: unknown key {key}; {closest(key, KEYS)}")
-    summary = content.get("summary")
-    if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
-        raise UserError(f"{path}: summary: a line that says what is studied is needed")
+    summary = ablations.summary_of(content, str(path), "what is studied")
     listed = {key: _ablations(content.get(key) or [], path, key) for key in LISTS}
     pairs = [
         (_together(*pair, path), (pair[0].name, pair[1].name))
@@ -123,7 +121,7 @@ def read_file(path: Path) -> Study:
     return Study(
         name=path.stem,
         path=path,
-        summary=summary.strip(),
+        summary=summary,
         baseline=baseline,
         variants=variants,
         parts={both.name: names for both, names in pairs},

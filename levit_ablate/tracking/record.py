@@ -25,7 +25,6 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
-from levit_ablate.ablations import recorded_yaml
 from levit_ablate.config import Images
 from levit_ablate.errors import RunError
 from levit_ablate.experiments import Variant
@@ -129,8 +128,7 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
             raise runs.TakenError(earlier[-1])
         params = flat(to_mapping(variant.experiment))
         client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
-        text = recorded_yaml(variant.ablation, variant.experiment)
-        client.log_text(run_id, text, "experiment.yaml")
+        client.log_text(run_id, variant.recorded_yaml, "experiment.yaml")
         client.log_metric(run_id, "params", variant.cost.params)
         client.log_metric(run_id, "flops", variant.cost.flops)
         temporary = folder / f"{MARKER}.tmp"

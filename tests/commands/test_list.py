@@ -22,6 +22,8 @@ PAPER_ROWS = {
 }
 OTHERS = [
     "class_token",
+    "no_batch_norm_but_stem",
+    "no_batch_norm_vit_init",
     "no_hardswish",
     "no_shrinking_attention",
     "no_small_keys",
@@ -109,3 +111,20 @@ def test_a_bad_file_of_ones_own_is_named_in_one_line_and_the_rest_listed(capsys)
         r"levit-ablate: ablations/mine\.yaml: unknown key design\.steam; did you mean stem\? .*\n",
         err,
     )
+
+
+def test_the_models_are_listed_and_those_of_ones_own(capsys):
+    Path("ablations/models").mkdir(parents=True)
+    geometry = "architecture: {stages: [{depth: 1, width: 24, num_heads: 2}], value_dim: 16}\n"
+    path = Path("ablations/models/mine.yaml")
+    path.write_text(f"summary: My own\nimages: {{height: 48, width: 64}}\n{geometry}")
+    text = listed(capsys)
+    assert re.search(
+        r"^levit_nano +1x32x32 +.*: 1x C32 N2, 1x C48 N3, 2x C64 N4", text, re.MULTILINE
+    )
+    assert re.search(r"^mine +3x48x64 +My own: 1x C24 N2", text, re.MULTILINE)
+    path.write_text("summary: My own\n")
+    assert run_command(["list"]) == 0
+    out, err = capsys.readouterr()
+    assert "levit_nano" in out and "My own" not in out
+    assert err.startswith("levit-ablate: ablations/models/mine.yaml: architecture: needs stages")

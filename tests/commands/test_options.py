@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from levit_ablate.ablations import from_recorded
 from levit_ablate.cli import run_command
 from levit_ablate.commands.options import plain
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe
@@ -46,7 +47,7 @@ def resolved(told):
         assert (code, err) == (0, "")
         mapping = yaml.safe_load(out)
         assert mapping.pop("name").startswith("baseline")
-        for said in ("summary", "paper"):
+        for said in ("summary", "paper", "geometry"):
             mapping.pop(said, None)
         return experiment_from(mapping)
 
@@ -222,6 +223,43 @@ def test_a_named_recipe_wins_over_a_config_file(resolved):
         assert resolved(*options).recipe == RECIPES["smoke"]
 
 
+SMALL = "stages: [{depth: 1, width: 24, num_heads: 2}], value_dim: 16, stem_depth: 2"
+
+
+@pytest.mark.parametrize("command", ["show", "run"])
+@pytest.mark.parametrize("how", ["option", "config", "config with a name", "model"])
+def test_a_geometry_is_the_baselines_too_however_it_is_given(told, command, how):
+    write("small.yaml", f"{{{SMALL}}}")
+    write("config.yaml", f"architecture: {{{SMALL}}}")
+    write("named.yaml", f"name: no_patch_conv\narchitecture: {{{SMALL}}}")
+    Path("ablations/models").mkdir(parents=True)
+    write("ablations/models/small.yaml", f"summary: Small\narchitecture: {{{SMALL}}}")
+    options = {
+        "option": ["no_patch_conv", "--architecture", "small.yaml"],
+        "config": ["no_patch_conv", "--config", "config.yaml"],
+        "config with a name": ["--config", "named.yaml"],
+        "model": ["no_patch_conv", "--model", "small"],
+    }[how]
+    code, printed, err = told(command, *options, "--data", "digits", "--print_config")
+    assert (code, err) == (0, "")
+    mapping = yaml.safe_load(printed)
+    assert mapping["name"] == "no_patch_conv"
+    assert mapping["geometry"] == mapping["architecture"]
+    assert mapping["model"] == ("small" if how == "model" else "own geometry")
+    shown = variant(*from_recorded(mapping, Path("recorded.yaml")))
+    assert list(shown.differences()) == ["design.stem"]
+
+
+def test_beside_a_name_a_recorded_experiment_gives_its_conditions_alone(told):
+    """Its explicit design would undo what the name says."""
+    write("small.yaml", f"{{{SMALL}}}")
+    options = ["--architecture", "small.yaml", "--data", "digits", "--seed", "3"]
+    _, printed, _ = told("show", "no_patch_conv", *options, "--print_config")
+    path = write("recorded.yaml", printed)
+    other = told("show", "no_hardswish", "--config", path, "--print_config")
+    assert other == told("show", "no_hardswish", *options, "--print_config")
+
+
 def test_a_config_file_can_name_the_ablation_and_the_command_line_another(told):
     path = write("a.yaml", "name: no_patch_conv\nmodel: levit_nano\n")
     _, out, _ = told("show", "--config", path, "--print_config")
@@ -254,11 +292,12 @@ def test_a_printed_config_reproduces_the_experiment_and_its_key(told, options, g
 
     mapping = yaml.safe_load(printed)
     changed = {"design", "match"} & set(given)
-    assert mapping.pop("name").startswith(f"{name} + " if changed else name)
-    for said in ("summary", "paper"):
+    assert mapping["name"].startswith(f"{name} + " if changed else name)
+    again = variant(*from_recorded(mapping, Path(path)))
+    for said in ("name", "summary", "paper"):
         mapping.pop(said, None)
-    assert variant(name, mapping).experiment == experiment_from(mapping)
-    assert variant(name, mapping).key == variant(name, given).key
+    assert again.experiment == experiment_from(mapping)
+    assert again.key == variant(name, given).key
 
 
 # --- mistakes

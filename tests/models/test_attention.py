@@ -22,6 +22,7 @@ from levit_ablate.models.attention import AttentionBias, Subsample
 from levit_ablate.models.layers import PatchConvolution
 from levit_ablate.models.norms import (
     NORM_KITS,
+    torch_default,
 )
 
 
@@ -102,7 +103,7 @@ def test_attention_is_softmax_of_scaled_products_plus_bias_head_by_head(block, n
 
 @pytest.mark.parametrize("grid", [(3, 5), (5, 2), (4, 4)])
 def test_a_downsampling_convolution_sees_the_patches_where_they_are_in_the_image(grid):
-    module = randomize(PatchConvolution(grid, 6, 4, NORM_KITS["batch"])).eval()
+    module = randomize(PatchConvolution(grid, 6, 4, NORM_KITS["batch"](torch_default))).eval()
     image = torch.randn(2, 6, *grid, generator=torch.Generator().manual_seed(3))
     expected = module.convolution(image)
     assert expected.shape == (2, 4, -(-grid[0] // 2), -(-grid[1] // 2))

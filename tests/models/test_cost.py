@@ -58,6 +58,9 @@ def test_rows_of_the_papers_table_to_four_figures(architecture, design, flops, p
     "design",
     [
         pytest.param(Design(norm="layer", zero_init=False), id="A3"),
+        pytest.param(
+            Design(norm="layer", stem_norm="batch", zero_init=False), id="A3, but the stem"
+        ),
         pytest.param(Design(distillation="none"), id="A4"),
         pytest.param(Design(position="absolute"), id="A5"),
         pytest.param(Design(attention_activation="none"), id="A7"),

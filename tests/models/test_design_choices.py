@@ -34,13 +34,34 @@ from levit_ablate.models.presets import preset
 
 @every_design(norm="layer")
 def test_layer_norm_leaves_no_batch_norm(design):
-    network = nano(design)
+    network = nano(replace(design, stem_norm="same"))
     assert not batch_norms(network)
     blocks = modules_of(network, Attention)
     assert all(isinstance(block.before, nn.LayerNorm) for block in blocks)
     assert all(isinstance(head.norm, nn.LayerNorm) for head in modules_of(network, Head))
     linear_layers = modules_of(network, nn.Linear, nn.Conv2d)
     assert all(layer.bias is not None for layer in linear_layers)
+
+
+@every_design(norm="layer")
+def test_layer_norm_beside_a_stem_of_batch_norm_leaves_it_there_and_nowhere_else(design):
+    network = nano(replace(design, stem_norm="batch"))
+    assert set(batch_norms(network)) == set(batch_norms(network.stem))
+    convolutions = modules_of(network.stem, nn.Conv2d)
+    assert len(batch_norms(network.stem)) == len(convolutions) > 0
+    assert not modules_of(network.stem, nn.LayerNorm)
+    assert all(layer.bias is None for layer in convolutions)
+    blocks = modules_of(network, Attention)
+    assert all(isinstance(block.before, nn.LayerNorm) for block in blocks)
+    assert all(isinstance(head.norm, nn.LayerNorm) for head in modules_of(network, Head))
+
+
+@every_design(norm="batch")
+def test_a_stem_of_batch_norm_is_that_of_batch_norm_everywhere(design):
+    same, batch = (nano(replace(design, stem_norm=norm)) for norm in CHOICES["stem_norm"])
+    assert repr(same) == repr(batch)
+    theirs = batch.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in same.state_dict().items())
 
 
 @every_design(norm="batch")

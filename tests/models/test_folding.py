@@ -24,6 +24,8 @@ CHANGES = [
     {"stem": "patch"},
     {"pooling": "class_token"},
     {"norm": "layer"},
+    {"norm": "layer", "stem_norm": "batch"},
+    {"norm": "layer", "stem_norm": "batch", "stem": "patch"},
     {"downsampling": "convolution"},
     {"downsampling": "convolution", "pooling": "class_token"},
     {"zero_init": False},

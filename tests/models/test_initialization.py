@@ -94,7 +94,14 @@ def test_layers_that_two_variants_share_start_with_equal_values(design):
     assert "stages.0.attention0.branch.projection.layer.weight" in parameters
     assert len(parameters) > 20
     different = {name for name, pair in parameters.items() if not torch.equal(*pair)}
-    if "zero_init" in flip:
+    if "linear_init" in flip:
+        linear = {
+            f"{name}.layer.weight"
+            for name, module in first.named_modules()
+            if isinstance(module, LinearBatchNorm)
+        }
+        assert different == linear
+    elif "zero_init" in flip:
         ends = ("projection.norm.weight", "branch.3.norm.weight")
         assert different
         assert all(".branch." in name and name.endswith(ends) for name in different)
@@ -135,6 +142,25 @@ def test_initialising_again_restores_the_start_and_leaves_the_global_random_stat
     initialize(network, 5)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in shared(network, start).values())
+
+
+@every_design(linear_init="truncated_normal")
+def test_linear_layers_of_the_blocks_start_as_in_vit(design):
+    network = nano(replace(design, zero_init=False))
+    modules = modules_of(network, LinearBatchNorm, BiasedLinear)
+    drawn = torch.cat([module.layer.weight.flatten() for module in modules])
+    assert drawn.std().item() == pytest.approx(0.02, rel=0.02)
+    biases = [module.layer.bias for module in modules if module.layer.bias is not None]
+    assert not any(bias.count_nonzero() for bias in biases)
+
+
+@every_design(linear_init="torch")
+def test_linear_layers_of_the_blocks_start_as_torch_starts_them(design):
+    network = nano(replace(design, zero_init=False))
+    for module in modules_of(network, LinearBatchNorm, BiasedLinear):
+        bound = module.layer.in_features**-0.5
+        largest = module.layer.weight.abs().max().item()
+        assert 0.9 * bound < largest <= bound
 
 
 def test_no_two_layers_draw_from_one_stream():

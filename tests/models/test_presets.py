@@ -1,9 +1,13 @@
 """The presets: the paper's names and geometries, and what happens to a name that is none."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from levit_ablate.config import Architecture, Images, Stage
 from levit_ablate.errors import UserError
-from levit_ablate.models.presets import PRESETS, preset
+from levit_ablate.models.presets import PRESETS, files, preset
 
 NAMES = "levit_128, levit_128s, levit_192, levit_256, levit_384, levit_micro, levit_nano"
 
@@ -52,3 +56,82 @@ def test_the_papers_five_models_have_its_table_of_depths_widths_and_heads(
 def test_every_preset_is_found_by_its_name():
     assert [preset(name) for name in PRESETS] == list(PRESETS.values())
     assert ", ".join(sorted(PRESETS)) == NAMES
+
+
+# --- the user's own, in files
+
+ARCHITECTURE = "architecture: {stages: [{depth: 1, width: 24, num_heads: 2}], value_dim: 16}\n"
+
+
+def own(name: str, content: str) -> Path:
+    path = Path("ablations", "models", f"{name}.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_a_model_in_a_file_is_found_by_its_name_and_by_its_path():
+    images = "images: {height: 48, width: 64, num_classes: 7}\n"
+    path = own("mine", f"summary: A small one\n{images}{ARCHITECTURE}")
+    for name in ("mine", str(path)):
+        found = preset(name)
+        assert found.summary == "A small one"
+        assert found.images == Images(channels=3, height=48, width=64, num_classes=7)
+        stages = (Stage(depth=1, width=24, num_heads=2),)
+        assert found.architecture == Architecture(stages=stages, value_dim=16)
+    assert files() == {"mine": path}
+
+
+def test_a_model_in_a_file_is_for_imagenets_images_unless_it_says_otherwise():
+    own("mine", f"summary: x\n{ARCHITECTURE}")
+    assert preset("mine").images == PRESETS["levit_128s"].images
+
+
+def test_a_model_in_a_file_comes_before_a_shipped_one_of_its_name():
+    own("levit_nano", f"summary: My own\n{ARCHITECTURE}")
+    assert preset("levit_nano").summary == "My own"
+
+
+def test_an_unknown_name_may_have_meant_a_model_in_a_file():
+    own("mine", f"summary: x\n{ARCHITECTURE}")
+    with pytest.raises(UserError, match=r"'mime'; did you mean mine\? valid: .*levit_nano, mine$"):
+        preset("mime")
+
+
+BAD = {
+    "unknown key": (
+        f"summary: x\nsize: 3\n{ARCHITECTURE}",
+        "unknown key size; valid: architecture, images, summary",
+    ),
+    "unknown key of the images": (
+        f"summary: x\nimages: {{hight: 3}}\n{ARCHITECTURE}",
+        r"unknown key images\.hight; did you mean height\?",
+    ),
+    "images of no size": (
+        f"summary: x\nimages: {{height: 0}}\n{ARCHITECTURE}",
+        r"images\.height: 0 must be at least 1",
+    ),
+    "images that are no mapping": (
+        f"summary: x\nimages: 32\n{ARCHITECTURE}",
+        "images: 32 is no mapping of keys to values",
+    ),
+    "no summary": (ARCHITECTURE, "summary: a line that says what it is is needed"),
+    "no architecture": ("summary: x", "architecture: needs stages, value_dim; keys: stages,"),
+    "a misspelt stage": (
+        "summary: x\narchitecture: {stages: [{dept: 1}], value_dim: 16}",
+        r"unknown key architecture\.stages\[0\]\.dept; did you mean depth\?",
+    ),
+    "an architecture out of its range": (
+        "summary: x\narchitecture: {stages: [], value_dim: 16}",
+        r"architecture\.stages: at least one stage is needed$",
+    ),
+    "empty": ("", "is empty, where keys and values are needed"),
+}
+
+
+@pytest.mark.parametrize("problem", BAD)
+def test_a_bad_file_is_refused_with_its_name_the_key_and_what_is_valid(problem):
+    content, message = BAD[problem]
+    path = own("bad", content)
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: {message}"):
+        preset("bad")

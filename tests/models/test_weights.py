@@ -4,16 +4,19 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import timm
 import torch
+from lightning import Trainer
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
-from levit_ablate.config import Design
+from levit_ablate.config import Design, Recipe
 from levit_ablate.errors import UserError
 from levit_ablate.models.attention import AttentionBias
 from levit_ablate.models.folding import fold_batch_norms
@@ -26,6 +29,7 @@ from levit_ablate.models.weights import (
     pretrained,
     to_timm,
 )
+from levit_ablate.training.module import LeViTModule
 
 DEPTHS = {"levit_128s": (2, 3, 4)}  # the other four have (4, 4, 4)
 
@@ -158,6 +162,84 @@ def test_a_file_loads_in_every_format(name: str, tmp_path: Path) -> None:
     assert_same_bits(network.state_dict(), from_released(weights, network))
 
 
+class ElsewherePath:
+    """Pickled as the path of another system, or of another Python, is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), ("/", "checkpoint", "levit")
+
+
+@pytest.mark.parametrize("name", ["PosixPath", "WindowsPath"])
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_a_checkpoint_of_submitit_holds_a_path_of_any_system(
+    module: str, name: str, tmp_path: Path
+) -> None:
+    weights = official_weights("levit_128s", timm_weights())
+    contents = {"model": weights, "args": argparse.Namespace(output_dir=ElsewherePath("there"))}
+    torch.save(contents, tmp_path / "ours.pth")
+    written = f"c{ElsewherePath.__module__}\nElsewherePath\n".encode()
+    with ZipFile(tmp_path / "ours.pth") as ours, ZipFile(tmp_path / "levit.pth", "w") as theirs:
+        for entry in ours.namelist():
+            content = ours.read(entry)
+            assert written in content or not entry.endswith("data.pkl")
+            theirs.writestr(entry, content.replace(written, f"c{module}\n{name}\n".encode()))
+    network = build()
+    load_weights(network, tmp_path / "levit.pth")
+    assert_same_bits(network.state_dict(), from_released(weights, network))
+
+
+def test_a_path_as_this_system_writes_it_is_no_obstacle(tmp_path: Path) -> None:
+    weights = timm_weights()
+    args = argparse.Namespace(output_dir=tmp_path, resume=PurePosixPath("x"))
+    torch.save({"model": weights, "args": args}, tmp_path / "levit.pth")
+    network = build()
+    load_weights(network, tmp_path / "levit.pth")
+    assert_same_bits(network.state_dict(), from_released(weights, network))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "network.", "module._orig_mod.", "network.module._orig_mod."],
+)
+def test_weights_of_what_wraps_a_network_load(prefix: str) -> None:
+    network = build()
+    for weights in (timm_weights(), official_weights("levit_128s", timm_weights())):
+        wrapped = {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+        ours = from_released({"state_dict": wrapped}, network)
+        assert_same_bits(ours, from_released(weights, network))
+
+
+def test_weights_of_an_averaged_and_of_a_partly_compiled_network_load() -> None:
+    network, other = build(), build()
+    load_weights(network, timm_weights())
+    load_weights(other, AveragedModel(network).state_dict())
+    assert_same_bits(other.state_dict(), network.state_dict())
+    compiled = build()
+    load_weights(compiled, timm_weights())
+    compiled.stages[1] = torch.compile(compiled.stages[1])
+    assert any("._orig_mod." in name for name in compiled.state_dict())
+    assert_same_bits(from_released(compiled.state_dict(), other), network.state_dict())
+
+
+def test_a_lightning_checkpoint_of_ours_loads(tmp_path: Path) -> None:
+    chosen = PRESETS["levit_nano"]
+    module = LeViTModule(design=Design(zero_init=False), images=chosen.images, recipe=Recipe())
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "best.ckpt")
+    network = LeViT(chosen.architecture, Design(), chosen.images, seed=9)
+    declared = torch.serialization.get_safe_globals()  # by the module of the training
+    torch.serialization.clear_safe_globals()
+    try:
+        load_weights(network, tmp_path / "best.ckpt")
+    finally:
+        torch.serialization.add_safe_globals(declared)
+    assert_same_bits(network.state_dict(), module.network.state_dict())
+
+
 def test_the_state_dict_of_a_network_of_ours_loads_too() -> None:
     first, second = build(), build()
     load_weights(first, timm_weights())
@@ -273,6 +355,33 @@ def test_unexpected_tensors_are_counted(network: LeViT, weights: dict[str, Tenso
         match=r"^weights: unexpected tensors: 2, the first is neck\.weight$",
     ):
         load_weights(network, weights)
+
+
+@pytest.mark.parametrize("layout", ["official", "timm", "ours"])
+def test_folded_weights_are_refused_as_such(layout: str, network: LeViT) -> None:
+    folded = {
+        "ours": fold_batch_norms(network).state_dict(),
+        "timm": folded_names(timm_weights(), ".linear.", ".bn."),
+        "official": folded_names(official_weights("levit_128s", timm_weights()), ".c.", ".bn."),
+    }[layout]
+    first = {"official": "patch_embed.0", "timm": "stem.conv1", "ours": "stem.0.0"}[layout]
+    with pytest.raises(
+        UserError,
+        match=rf"^weights: BatchNorm is folded into its neighbours \({first}\.weight\), which cannot ",
+    ):
+        load_weights(network, folded)
+
+
+def folded_names(weights: Mapping[str, Tensor], layer: str, norm: str) -> dict[str, Tensor]:
+    """The names that are left when every layer is one with its norm, and has a bias."""
+    folded: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if norm not in name:
+            name = name.replace(layer, ".").replace(".l.", ".")
+            folded[name] = tensor
+            if name.endswith(".weight"):
+                folded.setdefault(f"{name.removesuffix('weight')}bias", tensor[:, 0].flatten())
+    return folded
 
 
 def test_another_number_of_classes_is_refused(network: LeViT) -> None:

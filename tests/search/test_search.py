@@ -55,6 +55,22 @@ def test_the_command_line_is_laid_over_the_file():
     assert found.enqueue == ("baseline", "no_pyramid") and found.seeds == (3, 4)
 
 
+def test_a_geometry_of_ones_own_is_where_a_search_starts_and_is_recorded_with_it():
+    folder = Path("ablations/models")
+    folder.mkdir(parents=True)
+    stages = "[{depth: 1, width: 24, num_heads: 2}, {depth: 1, width: 40, num_heads: 4}]"
+    path = folder / "mine.yaml"
+    path.write_text(
+        f"summary: x\narchitecture: {{stages: {stages}, value_dim: 12, stem_width: 16, stem_depth: 2}}\n"
+    )
+    search = changed(read("flags"), {"enqueue": "baseline, no_pyramid"})
+    planned = plan(search, {"model": "mine"})
+    assert [stage.width for stage in planned.baseline.architecture.stages] == [24, 40]
+    assert planned.named("no_pyramid").architecture.stem_width == 16
+    path.unlink()
+    assert plan(search, planned.given).key == planned.key
+
+
 def test_a_front_is_not_pruned_by_accuracy_alone():
     assert changed(read("equal_flops"), {"objectives": "accuracy,params"}).pruner == "none"
     with pytest.raises(UserError, match="not pruned by accuracy alone"):

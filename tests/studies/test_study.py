@@ -12,6 +12,7 @@ from levit_ablate import ablations
 from levit_ablate.config import Design
 from levit_ablate.errors import UserError
 from levit_ablate.studies import study
+from levit_ablate.studies.plan import plan
 
 PAPER_ROWS = ["A1", "A2", "A3", "A4", "A5", "A6", "A7"]
 
@@ -53,6 +54,23 @@ def test_pairs_are_each_alone_and_every_two_together():
 
     assert found.parts[both.name] == ("no_patch_conv", "no_pyramid") and len(found.parts) == 3
     assert both.paper is None
+
+
+def test_a_given_geometry_holds_for_all_but_a_variant_with_one_of_its_own():
+    stages = [{"depth": 1, "width": 24, "num_heads": 2}, {"depth": 1, "width": 40, "num_heads": 4}]
+    given = {"stages": stages, "value_dim": 12, "stem_depth": 2, "stem_width": 16}
+    wider = {"stages": [{"depth": 1, "width": 64, "num_heads": 2}], "value_dim": 8}
+    mine = {"name": "wider", "summary": "Wider", "architecture": wider}
+    found = study.read_file(written(variants=["no_patch_conv", "no_pyramid", mine]))
+    planned = plan(found, {"architecture": given, "data": {"name": "digits"}})
+    for variant in planned.variants[1:]:
+        assert variant.baseline.experiment.model == variant.experiment.model == "own geometry"
+        architecture = variant.baseline.architecture
+        assert [stage.width for stage in architecture.stages] == [24, 40]
+    same, one_stage, own = (variant.architecture for variant in planned.variants[1:])
+    assert same == planned.baseline.architecture
+    assert one_stage.stem_width == 16 and len(one_stage.stages) == 1
+    assert [stage.width for stage in own.stages] == [64] and own.stem_width is None
 
 
 def test_a_step_carries_those_before_it_and_no_figure_of_the_papers():

@@ -1,0 +1,84 @@
+"""Every ablation exports, with a batch of any size, by torch.export and to ONNX."""
+
+from __future__ import annotations
+
+import onnxruntime
+import pytest
+import torch
+from designs import DIGITS, pixels, randomize
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from levit_ablate import ablations
+from levit_ablate.config import Architecture, Design, Stage
+from levit_ablate.models.folding import fold_batch_norms
+from levit_ablate.models.levit import LeViT
+
+SMALL = (
+    Architecture(  # every kind of block, as few of them as there can be: an export takes a second
+        stages=(Stage(depth=1, width=16, num_heads=1), Stage(depth=1, width=24, num_heads=2)),
+        value_dim=16,
+        stem_depth=2,
+        drop_path=0.1,
+    )
+)
+BESIDE = {
+    "relu": {"activation": "relu"},
+    "soft": {"distillation": "soft"},
+    "no position": {"position": "none"},
+    "a class token beside convolutions": {"pooling": "class_token", "downsampling": "convolution"},
+    "a class token without a pyramid": {"pooling": "class_token", "pyramid": False},
+}
+"""Choices that no ablation makes, and combinations whose parts meet nowhere else."""
+DESIGNS = {name: ablations.read(name).design for name in ablations.names()} | BESIDE
+FOLDED = ("class_token", "no_shrinking_attention")
+
+
+def network_of(name: str) -> LeViT:
+    """A network in evaluation whose weights hide nothing behind zeros."""
+    return randomize(LeViT(SMALL, Design(**DESIGNS[name]), DIGITS), scale=0.1).eval()
+
+
+def exported(network: nn.Module) -> ExportedProgram:
+    shapes = ({0: Dim("batch")},)
+    return torch.export.export(network, (pixels(batch=2),), dynamic_shapes=shapes)
+
+
+def assert_equal_to(network: nn.Module, function, batches: tuple[int, ...]) -> None:
+    for batch in batches:
+        images = pixels(batch)
+        with torch.no_grad():
+            torch.testing.assert_close(function(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_every_ablation_exports_with_a_batch_of_any_size(name: str) -> None:
+    network = network_of(name)
+    assert_equal_to(network, exported(network).module(), batches=(1, 2, 5))
+
+
+@pytest.mark.parametrize("name", [*DESIGNS, *(f"{name} folded" for name in FOLDED)])
+def test_every_ablation_exports_to_onnx_with_a_batch_of_any_size(name: str) -> None:
+    network: nn.Module = network_of(name.removesuffix(" folded"))
+    if name.endswith(" folded"):
+        network = fold_batch_norms(network)
+    program = torch.onnx.export(
+        network, (pixels(batch=2),), dynamo=True, dynamic_shapes=({0: Dim("batch")},), verbose=False
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    (image,) = session.get_inputs()
+    assert image.shape == ["batch", 1, 32, 32]
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(None, {image.name: images.numpy()})
+        return torch.from_numpy(logits)
+
+    assert_equal_to(network, run, batches=(1, 5))
+
+
+@pytest.mark.parametrize("name", ["baseline", "class_token"])
+def test_a_network_in_training_exports_with_a_batch_of_any_size(name: str) -> None:
+    """Drop path counts the images too."""
+    program = exported(network_of(name).train()).module()
+    for batch in (3, 5):
+        assert program(pixels(batch)).shape == (batch, DIGITS.num_classes)
