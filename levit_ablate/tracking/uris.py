@@ -6,8 +6,7 @@ import re
 from urllib.parse import unquote
 
 SECRET_KEY = re.compile(
-    r"(pass|passwd|password|passphrase|pwd|secret|token|credentials?|api_?key|odbc_connect)$",
-    re.IGNORECASE,
+    r"(pass|passwd|password|passphrase|pwd|secret|token|api_?key|odbc_connect)$", re.IGNORECASE
 )
 """Names of the query parameters whose values are secrets; a `passfile` is a path."""
 PLAIN = re.compile(r"(?:[A-Za-z0-9._~!$()*+,;=:-]|%[0-9A-Fa-f]{2})*")
@@ -38,9 +37,11 @@ def reason(error: BaseException, uri: str = "") -> str:
     secrets = _parted(uri)[1]
     if not all(PLAIN.fullmatch(secret) for secret in secrets):
         return f"{kind}; what is special in the password (@ : / ? # &) is to be percent-encoded"
-    for secret in secrets:
-        for form in (secret, unquote(secret), repr(unquote(secret))[1:-1]):
-            text = text.replace(form, "***")
+    plain = [unquote(secret) for secret in secrets]
+    forms = {*secrets, *plain, *(repr(each)[1:-1] for each in plain)}
+    if forms:
+        longest_first = sorted(forms, key=len, reverse=True)
+        text = re.sub("|".join(map(re.escape, longest_first)), "***", text)
     return text[:200]
 
 
