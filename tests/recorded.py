@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import mlflow
+from mlflow import MlflowClient
+from torch import nn
 
 
 def runs(folder: Path) -> list:
@@ -26,3 +28,13 @@ def trained(folder: Path) -> Counter:
     """How often every network and seed was trained to its end."""
     own = [run for run in runs(folder) if not tag(run, "original") and tag(run, "key")]
     return Counter(tag(run, "key") for run in own if run.info.status == "FINISHED")
+
+
+def loaded(run) -> nn.Module:
+    """The network of a finished run, with all that belongs to it there."""
+    client, run_id = MlflowClient(), run.info.run_id
+    there = {
+        a.path for folder in (None, "checkpoints") for a in client.list_artifacts(run_id, folder)
+    }
+    assert there >= {"experiment.yaml", "checkpoints/best.ckpt", "model"}
+    return mlflow.pytorch.load_model(f"runs:/{run_id}/model")

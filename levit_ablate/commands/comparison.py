@@ -17,6 +17,7 @@ from levit_ablate.experiments import Variant, hardware_of, identified, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.store import open_store, tracking_uri
+from levit_ablate.tracking.uris import without_password
 from levit_ablate.training.conditions import check_conditions, report_horizon
 from levit_ablate.training.train import Result, recorded, train
 from levit_ablate.validity import check_changes
@@ -101,7 +102,8 @@ def _print(result: Result, baseline: Result | None, uri: str) -> None:
     if baseline:
         console.print("\nOne seed: no interval can be given for the difference.", style="dim")
     runs = f"run {result.run_id}" + (f", baseline {baseline.run_id}" if baseline else "")
-    console.print(f"Recorded in {uri}: {runs}; levit-ablate ui shows them.", soft_wrap=True)
+    where = escape(without_password(uri))
+    console.print(f"Recorded in {where}: {runs}; levit-ablate ui shows them.", soft_wrap=True)
 
 
 FIGURES = ("test accuracy", "test loss", "parameters", "multiply-adds", "training time")

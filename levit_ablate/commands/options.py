@@ -26,6 +26,7 @@ from levit_ablate.config import (
 from levit_ablate.errors import UserError, closest
 from levit_ablate.recipes import RECIPES
 from levit_ablate.serialization import check_keys, merge, read_yaml
+from levit_ablate.tracking.uris import without_password
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -189,7 +190,8 @@ def _is_file(text: str) -> bool:
 
 def _explained(message: str, parser: ArgumentParser) -> str:
     """A parser's complaint in one line, with the closest option where one is not known."""
-    line = plain(message)
+    words = plain(message).split()
+    line = " ".join(without_password(word) if "://" in word else word for word in words)
     unknown = [word.partition("=")[0] for word in line.split() if word.startswith("--")]
     if "unrecognized arguments" not in line or not unknown:
         return f"{line}; see {parser.prog} --help"

@@ -21,13 +21,14 @@ from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import children, settle
 from levit_ablate.tracking.store import open_recorded, tracking_uri
 from levit_ablate.tracking.tags import DATASET, STUDY_KEY
+from levit_ablate.tracking.uris import without_password
 
 
 def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
     """Print the table, and write the plots where they are wanted."""
     uri = tracking_uri(options.get("tracking_uri"))
     open_recorded(uri)
-    parent = _chosen(wanted, uri)
+    parent = _chosen(wanted, without_password(uri))
     deliver_pending(Path(description_of(parent)["conditions"]["hardware"]["work_dir"]))
     settle([parent, *children(parent.info.run_id)])
     results = results_of(parent, _narrowed(description_of(parent), wanted))
@@ -47,21 +48,21 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
         print(formats.FORMATS[kind](results), end="")
 
 
-def _chosen(wanted: Wanted, uri: str) -> Run:
+def _chosen(wanted: Wanted, shown: str) -> Run:
     """The study's run under the conditions given; without any, the latest. Raises UserError."""
     name = Path(wanted.study).stem if wanted.study.endswith(SUFFIXES) else wanted.study
     found = study_runs(name)
     if not found:
         known = sorted(recorded_studies())
         there = f"; {closest(name, known)}" if known else f"; levit-ablate sweep {name} runs it"
-        raise UserError(f"{name}: nothing is recorded in {uri}{there}")
+        raise UserError(f"{name}: nothing is recorded in {shown}{there}")
     if wanted.given or wanted.baseline:
         key = plan(wanted.read(), wanted.given).key
         found = [run for run in found if run.data.tags.get(STUDY_KEY) == key]
     if not found:
         raise UserError(
-            f"{name}: nothing is recorded in {uri} under these conditions; without any the latest "
-            f"record is shown, and sweep with these runs it"
+            f"{name}: nothing is recorded in {shown} under these conditions; without any the "
+            f"latest record is shown, and sweep with these runs it"
         )
     if len(found) > 1:
         others = ", ".join(sorted({run.data.tags.get(DATASET, "") for run in found[1:]}))

@@ -22,12 +22,7 @@ from levit_ablate.search.latency import measuring_alone
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.recorded import write_asked
 from levit_ablate.search.report import Report, as_json, pictures_of
-from levit_ablate.search.storage import (
-    reading_the_trials,
-    storage_of,
-    study_of,
-    without_password,
-)
+from levit_ablate.search.storage import reading_the_trials, storage_of, study_of
 from levit_ablate.search.tables import as_text
 from levit_ablate.search.worker import Worker, is_done, is_hopeless
 from levit_ablate.studies.orders import Event, Launcher, Outcome
@@ -36,6 +31,7 @@ from levit_ablate.tracking import parents
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
+from levit_ablate.tracking.uris import without_password
 from levit_ablate.training.conditions import check_conditions, report_horizon
 
 TICK = 0.5

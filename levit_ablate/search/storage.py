@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import optuna
 from optuna import Study
@@ -37,6 +36,7 @@ from levit_ablate.search import trials
 from levit_ablate.search.journal import journal_storage
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.pruning import pruner_of
+from levit_ablate.tracking.uris import reason, without_password
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 GRPC_PORT = 13000
@@ -78,7 +78,7 @@ def database(url: str) -> RDBStorage:
         extra = "; pip install 'levit-ablate[postgresql]'" if "psycopg" in str(error) else ""
         raise UserError(f"--storage {shown}: its driver is missing{extra}") from error
     except (*STORAGE_ERRORS, ValueError) as error:
-        raise UserError(f"--storage {shown}: cannot be opened: {_reason(error)}") from error
+        raise UserError(f"--storage {shown}: cannot be opened: {reason(error, url)}") from error
 
 
 def _proxy(url: str) -> BaseStorage:
@@ -88,10 +88,10 @@ def _proxy(url: str) -> BaseStorage:
         return GrpcStorageProxy(host=host, port=port)
     except ImportError as error:
         raise UserError(
-            f"--storage {url}: gRPC is missing; pip install 'levit-ablate[grpc]'"
+            f"--storage {without_password(url)}: gRPC is missing; pip install 'levit-ablate[grpc]'"
         ) from error
     except OSError as error:
-        raise UserError(f"--storage {url}: cannot be reached: {error}") from error
+        raise UserError(f"--storage {without_password(url)}: cannot be reached: {error}") from error
 
 
 def serve(url: str, address: str) -> None:
@@ -103,7 +103,7 @@ def serve(url: str, address: str) -> None:
     except ImportError as error:
         raise UserError("--serve: gRPC is missing; pip install 'levit-ablate[grpc]'") from error
     except RuntimeError as error:
-        raise UserError(f"--serve {address}: {_reason(error)}") from error
+        raise UserError(f"--serve {address}: {reason(error)}") from error
 
 
 def _address(said: str, option: str) -> tuple[str, int]:
@@ -157,7 +157,7 @@ def reading_the_trials() -> Iterator[None]:
         yield
     except STORAGE_ERRORS as error:
         raise RunError(
-            f"the trials cannot be read or written: {_reason(error)}; what was written is kept"
+            f"the trials cannot be read or written: {reason(error)}; what was written is kept"
         ) from error
 
 
@@ -178,18 +178,3 @@ def sampler_of(planned: SearchPlan, number: int) -> BaseSampler:
             "grid": lambda: RandomSampler(seed=seed),  # all is enqueued: `trials.enqueue`
         }
         return makers[planned.search.sampler]()
-
-
-def without_password(url: str) -> str:
-    """A storage's URL as it may be shown and recorded."""
-    password = urlsplit(url).password
-    shown = url.replace(f":{password}@", "@", 1) if password else url
-    address, mark, query = shown.partition("?")
-    kept = [part for part in query.split("&") if not part.lower().startswith("password=")]
-    return address + mark * any(kept) + "&".join(kept)
-
-
-def _reason(error: BaseException) -> str:
-    while root := error.__cause__ or error.__context__:
-        error = root
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -29,6 +29,7 @@ from levit_ablate.search.storage import reading_the_trials, sampler_of, storage_
 from levit_ablate.studies.orders import Outcome, Station
 from levit_ablate.studies.worker import seldom
 from levit_ablate.tracking.record import GivenUpError
+from levit_ablate.tracking.runs import reading_the_record
 from levit_ablate.tracking.store import answers, open_store
 from levit_ablate.training.progress import Status
 from levit_ablate.training.train import train
@@ -96,7 +97,8 @@ class _Trials:
         storage = storage_of(worker.storage, worker.planned)
         self.study: Study = study_of(worker.planned, storage)
         open_store(station.uri)
-        self.parent: Run = MlflowClient().get_run(worker.parent)
+        with reading_the_record():
+            self.parent: Run = MlflowClient().get_run(worker.parent)
         self.asking = trials.asking(self.planned)
 
     def run(self) -> None:

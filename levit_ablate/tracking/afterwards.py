@@ -7,7 +7,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import mlflow
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
@@ -16,8 +15,8 @@ from levit_ablate.errors import DamagedError
 from levit_ablate.experiments import Variant
 from levit_ablate.locks import lock_of
 from levit_ablate.tracking import outbox, runs
-from levit_ablate.tracking.outbox import RefusedError
-from levit_ablate.tracking.record import MARKER, name_of, outbox_of
+from levit_ablate.tracking.outbox import Outbox, RefusedError
+from levit_ablate.tracking.record import MARKER, name_of
 from levit_ablate.tracking.tags import PARENT, tags_of
 
 
@@ -42,8 +41,8 @@ def deliver_pending(work_dir: Path) -> None:
 
 
 def _deliver(folder: Path) -> None:
-    waiting = outbox_of(folder, (folder / MARKER).read_text(encoding="utf-8", errors="replace"))
-    ours = [w for w in waiting.waiting if w["uri"] == mlflow.get_tracking_uri()]
+    waiting = Outbox(folder, (folder / MARKER).read_text(encoding="utf-8", errors="replace"))
+    ours = [w for w in waiting.waiting if w["uri"] == outbox.open_uri()]
     if not ours:
         return
     try:

@@ -19,15 +19,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
 from levit_ablate.errors import DamagedError, RunError
-from levit_ablate.tracking.store import STORE_ERRORS, reason
+from levit_ablate.tracking.store import STORE_ERRORS, the_record
+from levit_ablate.tracking.uris import reason, without_password
 
 FILE = "outbox.jsonl"
 PAUSE = 10.0
 """Seconds after a failure before the store is tried again."""
 FOR_GOOD = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE")
 """Answers of a store that is there and refuses: to wait would not help."""
-Writer = Callable[..., None]
-"""Makes one kind of write: client, run id, and what is written by keyword."""
 
 
 def _metrics(
@@ -41,12 +40,26 @@ def _tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in values.items()])
 
 
-def _artifact(client: MlflowClient, run_id: str, path: str, folder: str) -> None:
+def _artifact(client: MlflowClient, run_id: str, path: str, folder: str | None) -> None:
     client.log_artifact(run_id, path, folder)
 
 
 def _end(client: MlflowClient, run_id: str, status: str, timestamp: int) -> None:
     client.set_terminated(run_id, status, timestamp)
+
+
+WRITERS: dict[str, Callable[..., None]] = {
+    "metrics": _metrics,
+    "tags": _tags,
+    "artifact": _artifact,
+    "end": _end,
+}
+"""What makes a write of each kind."""
+
+
+def open_uri() -> str:
+    """By which a write says which store it is for; its file on disk holds no password."""
+    return without_password(mlflow.get_tracking_uri())
 
 
 class Outbox:
@@ -55,21 +68,11 @@ class Outbox:
     Args:
         folder: where writes wait, and the files that are to be written lie until they are.
         run_id: the run.
-        writers: further kinds of writes beside `metrics`, `tags`, `artifact` and `end`.
     """
 
-    def __init__(
-        self, folder: Path, run_id: str, writers: Mapping[str, Writer] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, run_id: str) -> None:
         self.path = folder / FILE
         self.run_id = run_id
-        self.writers: dict[str, Writer] = {
-            "metrics": _metrics,
-            "tags": _tags,
-            "artifact": _artifact,
-            "end": _end,
-            **(writers or {}),
-        }
         self.failed_at: float | None = None
         self.why = ""
 
@@ -86,7 +89,10 @@ class Outbox:
             found = [json.loads(line) for line in lines]
         except ValueError:
             found = [None]
-        if not all(isinstance(write, dict) and {"kind", "uri"} <= write.keys() for write in found):
+        if not all(
+            isinstance(write, dict) and write.get("kind") in WRITERS and "uri" in write
+            for write in found
+        ):
             raise DamagedError(
                 f"{self.path}: is damaged; what it holds of a run cannot be recorded"
             )
@@ -97,7 +103,7 @@ class Outbox:
 
         Raises RefusedError where the store does, RunError where it cannot be kept either.
         """
-        write = {"kind": kind, "run_id": self.run_id, "uri": mlflow.get_tracking_uri(), **content}
+        write = {"kind": kind, "run_id": self.run_id, "uri": open_uri(), **content}
         if self.path.is_file() or not self._sent(write):
             self._keep([*self.waiting, write])
             self.deliver()
@@ -121,7 +127,7 @@ class Outbox:
     def _sent(self, write: dict[str, Any]) -> bool:
         content = {k: v for k, v in write.items() if k not in ("kind", "run_id", "uri")}
         try:
-            self.writers[write["kind"]](MlflowClient(), self.run_id, **content)
+            WRITERS[write["kind"]](MlflowClient(), self.run_id, **content)
         except STORE_ERRORS as error:
             if getattr(error, "error_code", "") in FOR_GOOD:
                 raise RefusedError(error) from error
@@ -129,7 +135,7 @@ class Outbox:
             return False
         if self.failed_at is not None:
             self.failed_at = None
-            print(f"the record at {mlflow.get_tracking_uri()} answers again", file=sys.stderr)
+            print(f"{the_record()} answers again", file=sys.stderr)
         return True
 
     def set_aside(self) -> Path:
@@ -137,11 +143,11 @@ class Outbox:
         return self.path.replace(self.path.with_suffix(".refused"))
 
     def _say_failed(self, error: Exception) -> None:
-        self.why = reason(error)
+        self.why = reason(error, mlflow.get_tracking_uri())
         if self.failed_at is None:
             print(
-                f"the record at {mlflow.get_tracking_uri()} does not answer ({self.why}); the "
-                f"training goes on, and what is to be recorded is kept in {self.path.parent}",
+                f"{the_record()} does not answer ({self.why}); the training goes on, and what is "
+                f"to be recorded is kept in {self.path.parent}",
                 file=sys.stderr,
             )
         self.failed_at = time.monotonic()
@@ -168,6 +174,5 @@ class RefusedError(RunError):
     """A store that is there does not take something, and will not."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(
-            f"the record at {mlflow.get_tracking_uri()} refuses a write: {reason(error)}"
-        )
+        why = reason(error, mlflow.get_tracking_uri())
+        super().__init__(f"{the_record()} refuses a write: {why}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,11 +19,11 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 
 from levit_ablate.experiments import Variant
-from levit_ablate.locks import lock_of
+from levit_ablate.locks import lock_of, one_at_a_time
 from levit_ablate.serialization import flat
 from levit_ablate.tracking.record import heartbeat
 from levit_ablate.tracking.runs import children, find, reading_the_record, search
-from levit_ablate.tracking.store import EXPERIMENT_NAME, experiment_id
+from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
 from levit_ablate.tracking.tags import (
     ALIVE,
     DATASET,
@@ -92,7 +94,8 @@ def at_work(
     own = folder / f"{whole.key}.{os.getpid()}"
     with FileLock(lock_of(own)):
         life = {HOST: platform.node(), LOCK: str(lock_of(own).absolute())}
-        with reading_the_record(), FileLock(lock_of(folder / whole.key)):
+        begins = one_at_a_time(folder / whole.key, "records what was trained before")
+        with reading_the_record(), begins:
             earlier = found(whole)
             parent = earlier or _made(whole)
             _begin(parent, life)
@@ -146,9 +149,9 @@ def link_recorded(whole: Whole, jobs: Sequence[Variant], parent: Run, work_dir: 
     """Put runs that were recorded elsewhere below the parent too; the keys of what is recorded.
 
     MLflow keeps a run below one parent, so that what another study or `run` trained is repeated
-    here: params, metrics and tags, with the name of the original; not its artifacts.
+    here: params, metrics, tags and artifacts, with the name of the original.
     """
-    with FileLock(lock_of(work_dir / "studies" / whole.key)):  # of several processes one repeats it
+    with one_at_a_time(work_dir / "studies" / whole.key, "records what was trained before"):
         below = children(parent.info.run_id)
         here = {run.data.tags.get(KEY) for run in below if run.info.status == "FINISHED"}
         done = []
@@ -163,8 +166,10 @@ def link_recorded(whole: Whole, jobs: Sequence[Variant], parent: Run, work_dir: 
 
 
 def _repeat(original: Run, parent: Run, tags: Mapping[str, str]) -> None:
+    """A run like the original below the parent; it is FINISHED once all of it is there."""
     client = MlflowClient()
     own = {**original.data.tags, **tags, PARENT: parent.info.run_id, ORIGINAL: original.info.run_id}
+    own |= {LOCK: "", ALIVE: f"{time.time():.0f}"}  # at work, until the last artifact is copied
     run = client.create_run(
         parent.info.experiment_id,
         start_time=original.info.start_time,
@@ -172,12 +177,30 @@ def _repeat(original: Run, parent: Run, tags: Mapping[str, str]) -> None:
         run_name=original.info.run_name,
     )
     run_id = run.info.run_id
-    client.log_batch(run_id, params=[Param(k, v) for k, v in original.data.params.items()])
-    metrics: list[Metric] = [
-        metric
-        for name in original.data.metrics
-        for metric in client.get_metric_history(original.info.run_id, name)
-    ]
-    for start in range(0, len(metrics), MOST_METRICS):
-        client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
-    client.set_terminated(run_id, "FINISHED", original.info.end_time)
+    try:
+        with heartbeat(run_id):
+            client.log_batch(run_id, params=[Param(k, v) for k, v in original.data.params.items()])
+            metrics: list[Metric] = [
+                metric
+                for name in original.data.metrics
+                for metric in client.get_metric_history(original.info.run_id, name)
+            ]
+            for start in range(0, len(metrics), MOST_METRICS):
+                client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
+            _copy_artifacts(client, original.info.run_id, run_id)
+        client.set_terminated(run_id, "FINISHED", original.info.end_time)
+    except BaseException:
+        with contextlib.suppress(*STORE_ERRORS):
+            client.delete_run(run_id)
+        raise
+
+
+def _copy_artifacts(client: MlflowClient, source: str, target: str, folder: str = "") -> None:
+    """Copy the artifacts of a run into another, file by file: checkpoints are large."""
+    for artifact in client.list_artifacts(source, folder or None):
+        if artifact.is_dir:
+            _copy_artifacts(client, source, target, artifact.path)
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            path = client.download_artifacts(source, artifact.path, name)
+            client.log_artifact(target, path, folder or None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run
@@ -33,12 +32,18 @@ from levit_ablate.locks import lock_of
 from levit_ablate.serialization import flat, to_mapping
 from levit_ablate.tracking import runs
 from levit_ablate.tracking.outbox import FOR_GOOD, Outbox
-from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
+from levit_ablate.tracking.store import (
+    EXPERIMENT_NAME,
+    STORE_ERRORS,
+    experiment_id,
+    the_record,
+)
 from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, LOCK, PACKAGES, PARENT, PRUNED, tags_of
 
 MARKER = "run_id"
 """File in a run's folder that names the run, by which a killed one goes on."""
-NETWORK = "network.pt"
+MODEL = "model"
+"""The artifact of a run that holds its network: `runs:/ID/model`."""
 PATIENCE = 30.0
 """Seconds that a run which ends waits for a store that does not answer."""
 
@@ -104,9 +109,8 @@ def _end(outbox: Outbox, status: str) -> None:
     outbox.put("end", status=status, timestamp=_now())
     if not outbox.deliver(PATIENCE):
         raise RunError(
-            f"trained, but the record at {mlflow.get_tracking_uri()} does not answer "
-            f"({outbox.why}); what it misses is kept in {outbox.path.parent}, and recorded by the "
-            f"next command that reaches it"
+            f"trained, but {the_record()} does not answer ({outbox.why}); what it misses is kept "
+            f"in {outbox.path.parent}, and recorded by the next command that reaches it"
         )
 
 
@@ -138,7 +142,7 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
         with contextlib.suppress(*STORE_ERRORS):
             client.delete_run(run_id)
         raise
-    return Recorder(run_id, outbox_of(folder, run_id))
+    return Recorder(run_id, Outbox(folder, run_id))
 
 
 def name_of(variant: Variant) -> str:
@@ -170,7 +174,7 @@ def _taken_up(folder: Path) -> Recorder | None:
     if ERROR in run.data.tags:
         client.delete_tag(run_id, ERROR)
     last = max((metric.step for metric in history), default=-1)
-    return Recorder(run_id, outbox_of(folder, run_id), last_epoch=last)
+    return Recorder(run_id, Outbox(folder, run_id), last_epoch=last)
 
 
 def _life_tags(folder: Path) -> dict[str, str]:
@@ -222,33 +226,28 @@ class Recorder:
 
     @rank_zero_only
     def model(self, network: nn.Module, images: Images) -> None:
-        """Keep a network, for `mlflow.pytorch.load_model`."""
-        path = self.outbox.path.parent / NETWORK
-        torch.save(network, path)
-        image = [images.channels, images.height, images.width]
-        self.outbox.put("model", path=str(path), image=image, num_classes=images.num_classes)
+        """Keep a network, for `mlflow.pytorch.load_model("runs:/ID/model")`.
 
-
-def outbox_of(folder: Path, run_id: str) -> Outbox:
-    """The way of all writes to the run that a folder belongs to."""
-    return Outbox(folder, run_id, {"model": _write_model})
-
-
-def _write_model(
-    client: MlflowClient, run_id: str, path: str, image: list[int], num_classes: int
-) -> None:
-    kind = numpy.dtype("float32")
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(kind, (-1, *image))]),
-        outputs=Schema([TensorSpec(kind, (-1, num_classes))]),
-    )
-    options: dict[str, Any] = {
-        "pytorch_model": torch.load(path, weights_only=False),  # the module that we saved there
-        "signature": signature,
-        "pip_requirements": [f"{package}=={version(package)}" for package in PACKAGES],
-        "serialization_format": "pickle",  # the module itself; a traced graph has no heads apart
-    }
-    Model.log(None, mlflow.pytorch, name="model", run_id=run_id, **options)
+        It is an artifact of the run like any other, written whole by whichever process reaches the
+        store: MLflow's `log_model` would take the active experiment of the process for the run's.
+        """
+        path = self.outbox.path.parent / MODEL
+        shutil.rmtree(path, ignore_errors=True)  # of a process that was killed here
+        kind = numpy.dtype("float32")
+        image = (images.channels, images.height, images.width)
+        signature = ModelSignature(
+            inputs=Schema([TensorSpec(kind, (-1, *image))]),
+            outputs=Schema([TensorSpec(kind, (-1, images.num_classes))]),
+        )
+        mlflow.pytorch.save_model(
+            network,
+            path,
+            mlflow_model=Model(artifact_path=MODEL, run_id=self.run_id),
+            signature=signature,
+            pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
+            serialization_format="pickle",  # the module itself; a traced graph has no heads apart
+        )
+        self.outbox.put("artifact", path=str(path), folder=None)
 
 
 def _now() -> int:

@@ -17,8 +17,9 @@ from mlflow.entities import Run, RunStatus
 
 from levit_ablate.errors import DamagedError, RunError
 from levit_ablate.locks import is_held
-from levit_ablate.tracking.store import STORE_ERRORS, reason
+from levit_ablate.tracking.store import STORE_ERRORS, the_record
 from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, KEY, LOCK, ORIGINAL, PARENT
+from levit_ablate.tracking.uris import reason
 
 SILENCE = 300.0
 """Seconds without a sign of life after which a process of another machine is taken for dead."""
@@ -32,9 +33,9 @@ def reading_the_record() -> Iterator[None]:
     try:
         yield
     except STORE_ERRORS as error:
+        why = reason(error, mlflow.get_tracking_uri())
         raise RunError(
-            f"the record at {mlflow.get_tracking_uri()} cannot be read or written: "
-            f"{reason(error)}; what was written before is kept"
+            f"{the_record()} cannot be read or written: {why}; what was written before is kept"
         ) from error
 
 

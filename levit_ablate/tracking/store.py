@@ -8,7 +8,6 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from urllib.request import urlopen
 
 import mlflow
 from alembic.util import CommandError
@@ -16,23 +15,35 @@ from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from mlflow.utils.uri import is_http_uri
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from levit_ablate.errors import UserError
+from levit_ablate.tracking.uris import reason, without_password
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXPERIMENT_NAME = "levit-ablate"
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # a server may ask for hours
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password in it
 }
 """What MLflow is told unless the environment says otherwise. It would try for minutes to reach a
 server that does not answer, while a training waits; here what it misses is kept (`outbox`)."""
 STORE_ERRORS = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
 """What a store that cannot be reached, read or written raises through MLflow."""
+PROBE = 10
+"""Seconds in which a server or a database is to answer when it is opened."""
+OTHERS = 120.0
+"""Seconds that another process may take to open the same SQLite file."""
+UNAUTHORISED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+"""MLflow's words for the answers 401 and 403."""
 
 
 def tracking_uri(given: str | None) -> str:
@@ -53,26 +64,60 @@ def open_store(uri: str) -> None:
     for name in ("mlflow.store.db.utils", "mlflow.pytorch"):  # retries; a warning of our own pickle
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        if uri.startswith("http"):
-            urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()  # MLflow retries for minutes
+        if is_server(uri):
+            _ask(uri)
             _open(uri)
         elif uri.startswith("sqlite:"):
             database = _database(uri)
             # MLflow creates a database without a lock: two that did so at once would both fail
-            with FileLock(f"{database}.lock"):
+            with FileLock(f"{database}.lock", timeout=OTHERS):
                 if not database.exists() or not database.stat().st_size:
                     _create(uri, database)
                 _check_writable(database)
                 _open(uri)
         else:
             if "://" in uri and make_url(uri).get_backend_name() in DATABASE_ENGINES:
-                with closing(create_engine(uri).connect()):
-                    pass  # MLflow would try for minutes
+                _connect(uri)
             _open(uri)
     except UserError:
         raise
     except (*STORE_ERRORS, ImportError, ValueError) as error:
-        raise UserError(f"tracking uri {uri}: cannot be opened: {reason(error)}") from error
+        if getattr(error, "error_code", "") in UNAUTHORISED:
+            raise _refused(
+                uri,
+                "the server does not let you in; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+            ) from error
+        raise _refused(uri, f"cannot be opened: {reason(error, uri)}") from error
+
+
+def is_server(uri: str) -> bool:
+    """Whether a store is an MLflow server."""
+    return bool(is_http_uri(uri))
+
+
+def _ask(server: str) -> None:
+    """Raise MlflowException where no server answers: MLflow itself would try for minutes.
+
+    Asks with the credentials that MLflow sends. Any answer will do, 401 too: the first request of
+    MLflow's own says what is wrong.
+    """
+    account = get_default_host_creds(server)
+    http_request(account, "/health", "GET", timeout=PROBE, max_retries=0, raise_on_status=False)
+
+
+def _connect(database: str) -> None:
+    """Raise SQLAlchemyError where a database does not answer: MLflow would try for minutes."""
+    url = make_url(database)
+    takes_limit = url.get_backend_name() in ("postgresql", "mysql")
+    is_limited = "connect_timeout" in url.query
+    limit = {"connect_timeout": PROBE} if takes_limit and not is_limited else {}
+    with closing(create_engine(url, connect_args=limit).connect()):
+        pass
+
+
+def _refused(uri: str, why: str) -> UserError:
+    return UserError(f"tracking uri {without_password(uri)}: {why}")
 
 
 def is_empty(uri: str) -> bool:
@@ -83,7 +128,7 @@ def is_empty(uri: str) -> bool:
 def open_recorded(uri: str) -> None:
     """Open a store to read it; UserError, in a line, where nothing is recorded there."""
     if is_empty(uri):
-        raise UserError(f"tracking uri {uri}: nothing is recorded there yet")
+        raise _refused(uri, "nothing is recorded there yet")
     open_store(uri)
 
 
@@ -114,6 +159,11 @@ def experiment_id(name: str) -> str:
         raise
 
 
+def the_record() -> str:
+    """The open store in the words of a message."""
+    return f"the record at {without_password(mlflow.get_tracking_uri())}"
+
+
 def answers() -> bool:
     """Whether the open store can be read now."""
     try:
@@ -127,10 +177,10 @@ def _database(uri: str) -> Path:
     """The file of a SQLite store. Raises UserError where there is none, or no folder for it."""
     name = make_url(uri).database if uri.startswith("sqlite:///") else None
     if not name or name == ":memory:":
-        raise UserError(f"tracking uri {uri}: names no file; write sqlite:///mlflow.db")
+        raise _refused(uri, "names no file; write sqlite:///mlflow.db")
     database = Path(name).absolute()
     if not database.parent.is_dir():
-        raise UserError(f"tracking uri {uri}: there is no folder {database.parent}")
+        raise _refused(uri, f"there is no folder {database.parent}")
     return database
 
 
@@ -158,10 +208,3 @@ def _check_writable(database: Path) -> None:
     with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
         connection.execute("begin immediate")
         connection.rollback()
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what an error goes back to, or its kind where that says nothing."""
-    while root := error.__cause__ or error.__context__:
-        error = root
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

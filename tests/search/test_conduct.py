@@ -7,10 +7,11 @@ import os
 import signal
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from processes import FORKS, Started, result_of, wait_for
-from recorded import children, runs, tag, trained
+from recorded import children, loaded, runs, tag, trained
 from searching import LONG, WORDS, search, small, workers_of
 
 from levit_ablate.search.worker import Worker, work
@@ -29,6 +30,15 @@ def done(tmp_path_factory) -> tuple[Path, dict, str]:
     process = search(folder, *words, *SHORT, "--figures", "plots")
     printed = result_of(process)
     return folder, printed, process.said()[1]
+
+
+def test_every_network_of_a_search_and_its_confirmation_can_be_loaded(done):
+    below = children(done[0])
+    assert {mlflow.get_experiment(run.info.experiment_id).name for run in below} > {
+        "levit-ablate/equal_flops/digits"
+    }
+    for run in below:
+        loaded(run)
 
 
 def test_a_search_does_its_trials_and_confirms_the_best_on_fresh_seeds(done):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from mlflow import MlflowClient
 from networks import write_small
 from processes import CLI, FORKS, Started, levit_ablate, result_of, wait_for
-from recorded import children, runs, tag
+from recorded import children, loaded, runs, tag
 
 SETTINGS = """
 --variants no_attention_bias,no_patch_conv --recipe smoke --design.distillation none
@@ -73,6 +74,12 @@ def test_every_variant_is_run_at_every_seed_below_the_studys_run(swept):
         for seed, accuracy in row["accuracies"].items():
             assert accuracies[row["name"], seed] == accuracy
         assert row["n"] == 2 and row["throughput"] > 0
+
+
+def test_every_network_of_a_sweep_can_be_loaded(swept):
+    folder, _, _ = swept
+    for run in children(folder):
+        assert loaded(run)(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
 
 
 def test_the_studys_run_has_the_figures_the_table_and_the_plots(swept):
@@ -184,6 +191,10 @@ def test_a_run_that_was_trained_elsewhere_is_not_trained_again(tmp_path):
         for run_id in (repeated.info.run_id, trained["run_id"])
     ]
     assert histories[0] == histories[1] and len(histories[0]) == 2
+    own, original = (
+        loaded(each).state_dict() for each in (repeated, client.get_run(trained["run_id"]))
+    )
+    assert own.keys() == original.keys() and all(own[name].equal(original[name]) for name in own)
     again = result_of(levit_ablate("run", "no_patch_conv", *words, cwd=tmp_path))
     assert not again["trained"] and again["run_id"] == trained["run_id"]  # the original
 

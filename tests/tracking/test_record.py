@@ -1,16 +1,13 @@
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import mlflow
 import pytest
 import torch
+from processes import Started
+from recorded import loaded
 
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiments import variant
@@ -153,6 +150,40 @@ def test_what_a_store_misses_that_stays_away_is_sent_by_the_next_command(store, 
     deliver_pending(tmp_path / ".levit_ablate")  # nothing is left
 
 
+@pytest.mark.usefixtures("impatient")
+def test_the_network_of_a_run_of_a_study_is_delivered_by_another_process(store, tmp_path):
+    parent = mlflow.MlflowClient().create_run(experiment_id("of the study"))
+    own, folder = variant("baseline", {}), tmp_path / "work" / "runs" / "key"
+    folder.mkdir(parents=True)
+    network = torch.nn.Linear(2, 2)
+
+    def leave() -> None:
+        with record(own, folder, parent) as recorder:
+            go_away(tmp_path / "mlflow.db")
+            (folder / "best.ckpt").write_text("weights")
+            recorder.checkpoint(folder / "best.ckpt")
+            recorder.model(network, own.images)
+
+    with pytest.raises(RunError, match="does not answer"):
+        leave()
+    come_back(tmp_path / "mlflow.db")
+    code = f"""
+import mlflow
+from pathlib import Path
+from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.store import open_store
+open_store({store!r})
+mlflow.set_experiment("of someone else")
+deliver_pending(Path("work"))
+"""
+    delivers = Started(code, cwd=tmp_path)
+    assert delivers.wait() == 0, delivers.said()
+    run = find(own.key)
+    assert run.info.experiment_id == parent.info.experiment_id
+    assert loaded(run).weight.equal(network.weight)
+    assert not folder.exists()
+
+
 def waiting(folder: Path, run_id: str, uri: str) -> Path:
     """A run's folder whose outbox waits for a store."""
     folder.mkdir(parents=True)
@@ -262,61 +293,3 @@ def test_a_run_is_named_after_the_options_that_made_it_another_than_its_file(sto
     assert found.info.run_name == "baseline + design.stem=patch seed 0"
     assert found.data.tags["levit_ablate.paper_row"] == ""
     assert found.data.tags["levit_ablate.differs"] == "design.stem=patch"
-
-
-@pytest.fixture
-def server(tmp_path):
-    """Starts a real server, on its port, and returns its process; what is started is ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    started = []
-
-    def start() -> tuple[str, subprocess.Popen]:
-        with (tmp_path / "log").open("a") as log:
-            started.append(
-                subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-            )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                urlopen(f"{uri}/health", timeout=1).close()
-                break
-            except OSError:
-                assert started[-1].poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.3)
-        return uri, started[-1]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_real_server_records_a_run_and_may_be_killed_while_it_lasts(server, tmp_path):
-    uri, process = server()
-    open_store(uri)
-    own, network = variant("no_pyramid", {}), torch.nn.Linear(2, 2)
-    (tmp_path / "own").mkdir()
-    with record(own, tmp_path / "own") as recorder:
-        recorder.metrics({"val_loss": 1.0}, epoch=0)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=30)
-        recorder.metrics({"val_loss": 0.5}, epoch=1)
-        recorder.model(network, own.images)
-        recorder.metrics({"test_accuracy": 0.5})
-        server()
-    found = find(own.key)
-    assert found.info.status == "FINISHED"
-    assert found.data.metrics["test_accuracy"] == 0.5
-    history = mlflow.MlflowClient().get_metric_history(recorder.run_id, "val_loss")
-    assert [m.value for m in history] == [1.0, 0.5]
-    loaded = mlflow.pytorch.load_model(f"runs:/{recorder.run_id}/model")
-    assert loaded.weight.equal(network.weight)
-    assert list((tmp_path / "artifacts").rglob("experiment.yaml"))
