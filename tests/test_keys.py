@@ -20,6 +20,8 @@ ABLATIONS = {
     "no_attention_activation": "89980d4a2b4f6c9f",
     "no_attention_bias": "f595e950af43a122",
     "no_batch_norm": "b430e65f7c8c7590",
+    "no_batch_norm_but_stem": "44386e3f72340de5",
+    "no_batch_norm_vit_init": "b24b77f5d6f773b4",
     "no_distillation": "0b86e149d4bd2828",
     "no_hardswish": "3eb02633d071cae7",
     "no_patch_conv": "c6701da2a8260fb0",

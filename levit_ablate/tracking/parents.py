@@ -18,7 +18,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 
+from levit_ablate.config import Hardware
 from levit_ablate.experiments import Variant
+from levit_ablate.hardware import settle_rank
 from levit_ablate.locks import lock_of, one_at_a_time
 from levit_ablate.serialization import flat
 from levit_ablate.tracking.record import heartbeat
@@ -89,6 +91,7 @@ def at_work(
         describe: writes what it is into the run; is told whether the run was there before.
         is_complete: whether all is recorded.
     """
+    settle_rank(Hardware())  # one process, whatever its environment says: srun may start several
     folder = work_dir / "studies"
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f"{whole.key}.{os.getpid()}"
