@@ -116,9 +116,11 @@ def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any
     """The ablation and the parts of an experiment among the options, config files first.
 
     Without a name on the command line a config may name the ablation. A recorded experiment is the
-    ablation itself; beside the name of another, it gives its conditions alone.
+    ablation itself, whose geometry stays; beside another's name, it gives its conditions alone.
+    Raises UserError.
     """
     ablation = ablations.read(options["name"]) if options.get("name") else None
+    recorded: Ablation | None = None
     given: dict[str, Any] = {}
     for path in map(Path, options.get("config", [])):
         mapping = read_config(path)
@@ -130,6 +132,12 @@ def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any
         given = merge(given, {key: mapping[key] for key in mapping if key not in RECORDED})
     if ablation is None:
         raise UserError("the name of an ablation is missing; levit-ablate list shows them")
+    for option in ("model", "architecture"):
+        if ablation is recorded and option in options:
+            raise UserError(
+                f"--{option}: {ablation.path} records a network of its own; name an ablation "
+                f"beside --config to give another to it and to its baseline"
+            )
     return ablation, merge(given, of_experiment(options))
 
 

@@ -260,6 +260,16 @@ def test_beside_a_name_a_recorded_experiment_gives_its_conditions_alone(told):
     assert other == told("show", "no_hardswish", *options, "--print_config")
 
 
+@pytest.mark.parametrize("option", [["--model", "levit_micro"], ["--architecture", "small.yaml"]])
+def test_a_recorded_network_is_not_compared_with_a_baseline_of_another_geometry(told, option):
+    write("small.yaml", f"{{{SMALL}}}")
+    _, printed, _ = told("show", "no_patch_conv", "--data", "digits", "--print_config")
+    path = write("recorded.yaml", printed)
+    code, _, err = told("show", "--config", path, *option)
+    assert code == 2
+    assert f"{option[0]}: {path} records a network of its own; name an ablation" in err
+
+
 def test_a_config_file_can_name_the_ablation_and_the_command_line_another(told):
     path = write("a.yaml", "name: no_patch_conv\nmodel: levit_nano\n")
     _, out, _ = told("show", "--config", path, "--print_config")
