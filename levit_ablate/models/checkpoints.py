@@ -14,6 +14,9 @@ from torch import Tensor
 from levit_ablate.config import Architecture, Design, Images, Recipe, Stage
 from levit_ablate.errors import UserError
 
+# a checkpoint of `LeViTModule` holds the configs themselves; torch opens them wherever it is loaded
+torch.serialization.add_safe_globals([Architecture, Design, Images, Recipe, Stage])
+
 SAFE: list[Any] = [
     argparse.Namespace,  # the official code's `args`
     *(  # in them, with submitit; as pure paths, which every system can make of any other's
@@ -21,12 +24,14 @@ SAFE: list[Any] = [
         for module in ("pathlib", "pathlib._local")  # the latter is Python 3.13's
         for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
     ),
-    *(Architecture, Design, Images, Recipe, Stage),  # what `LeViTModule` was made with
 ]
-"""What a checkpoint may hold beside tensors and plain data: classes that only hold values."""
+"""What an official checkpoint may hold beside tensors and plain data: classes that only hold
+values. They are trusted while such a file is read, and the configs always."""
 WRAPPERS = ("module.", "_orig_mod.", "network.")
 """What DistributedDataParallel and torch's average, torch.compile and `LeViTModule` put before the
 names of the network's tensors."""
+AVERAGE = "average.module."
+"""What `LeViTModule` puts before those of its average, where that is what it evaluates."""
 
 
 def read(path: Path) -> Any:
@@ -44,6 +49,7 @@ def read(path: Path) -> Any:
 
 def tensors_of(contents: Any, where: str) -> dict[str, Tensor]:
     """The state dict in a file's contents: all of them, or what is under a usual key."""
+    wrappers = (AVERAGE, *WRAPPERS) if _evaluates_average(contents) else WRAPPERS
     for key in ("model", "state_dict"):
         if isinstance(contents, Mapping) and isinstance(contents.get(key), Mapping):
             contents = contents[key]
@@ -52,13 +58,20 @@ def tensors_of(contents: Any, where: str) -> dict[str, Tensor]:
     for key, value in contents.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
             raise UserError(f"{where}: holds no state dict: {key!r} is {type(value).__name__}")
-    return _unwrapped(contents)
+    return _unwrapped(contents, wrappers)
 
 
-def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _evaluates_average(contents: Any) -> bool:
+    """Whether a file is a checkpoint of `LeViTModule` whose recipe evaluates the average."""
+    options = contents.get("hyper_parameters") if isinstance(contents, Mapping) else None
+    recipe = options.get("recipe") if isinstance(options, Mapping) else None
+    return isinstance(recipe, Recipe) and recipe.evaluate == "average"
+
+
+def _unwrapped(tensors: Mapping[str, Tensor], wrappers: tuple[str, ...]) -> dict[str, Tensor]:
     """The network's tensors by their own names; what a wrapper has beside them is left out."""
     found = dict(tensors)
-    while wrapper := next((w for w in WRAPPERS if any(key.startswith(w) for key in found)), ""):
+    while wrapper := next((w for w in wrappers if any(key.startswith(w) for key in found)), ""):
         inside = {key: tensor for key, tensor in found.items() if key.startswith(wrapper)}
         found = {key.removeprefix(wrapper): tensor for key, tensor in inside.items()}
     return {key.replace("._orig_mod.", "."): tensor for key, tensor in found.items()}

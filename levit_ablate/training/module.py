@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from levit_ablate.config import Architecture, Design, Images, Recipe, Stage
+from levit_ablate.config import Architecture, Design, Images, Recipe
 from levit_ablate.data.batches import Batch, as_batch
 from levit_ablate.errors import UserError
 from levit_ablate.models import weights
@@ -21,9 +21,6 @@ from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.objective import OBJECTIVES, Answers, Objective
 from levit_ablate.training.teacher import LiveTeacher, check_pretrained, pretrained_teacher
 from levit_ablate.training.trainer_checks import warn_of_ignored
-
-# a checkpoint holds the configs themselves, and opens without trusting any other pickled class
-torch.serialization.add_safe_globals([Architecture, Design, Images, Recipe, Stage])
 
 
 class LeViTModule(Classifier):

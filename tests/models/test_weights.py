@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from zipfile import ZipFile
 
 import pytest
@@ -224,20 +224,33 @@ def test_weights_of_an_averaged_and_of_a_partly_compiled_network_load() -> None:
     assert_same_bits(from_released(compiled.state_dict(), other), network.state_dict())
 
 
-def test_a_lightning_checkpoint_of_ours_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("evaluate", ["network", "average"])
+def test_of_a_lightning_checkpoint_of_ours_the_evaluated_weights_load(
+    tmp_path: Path, evaluate: Literal["network", "average"]
+) -> None:
     chosen = PRESETS["levit_nano"]
-    module = LeViTModule(design=Design(zero_init=False), images=chosen.images, recipe=Recipe())
+    recipe = Recipe(ema_decay=0.9, evaluate=evaluate)
+    module = LeViTModule(design=Design(zero_init=False), images=chosen.images, recipe=recipe)
+    assert module.average is not None
+    module.average.update_parameters(module.network)
+    with torch.no_grad():
+        for parameter in module.network.parameters():
+            parameter.add_(1.0)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "best.ckpt")
     network = LeViT(chosen.architecture, Design(), chosen.images, seed=9)
-    declared = torch.serialization.get_safe_globals()  # by the module of the training
-    torch.serialization.clear_safe_globals()
-    try:
-        load_weights(network, tmp_path / "best.ckpt")
-    finally:
-        torch.serialization.add_safe_globals(declared)
-    assert_same_bits(network.state_dict(), module.network.state_dict())
+    load_weights(network, tmp_path / "best.ckpt")
+    assert_same_bits(network.state_dict(), module.evaluated.state_dict())
+    assert (module.evaluated is module.network) == (evaluate == "network")
+
+
+def test_an_official_checkpoint_leaves_what_torch_trusts_as_it_was(tmp_path: Path) -> None:
+    before = set(map(str, torch.serialization.get_safe_globals()))
+    torch.save({"model": timm_weights()}, tmp_path / "official.pth")
+    load_weights(build(), tmp_path / "official.pth")
+    after = set(map(str, torch.serialization.get_safe_globals()))
+    assert after == before and any("Design" in each for each in after)
 
 
 def test_the_state_dict_of_a_network_of_ours_loads_too() -> None:
