@@ -80,17 +80,15 @@ RECORDED = ("name", "summary", "paper", "geometry")
 """What a recorded experiment says beside the experiment."""
 
 
-def recorded_yaml(
-    ablation: Ablation, experiment: Experiment, geometry: Architecture | None = None
-) -> str:
+def recorded_yaml(ablation: Ablation, experiment: Experiment, geometry: Architecture) -> str:
     """An explicit experiment and what it came from, as YAML that `run --config` takes by itself.
 
     Args:
         ablation: where the experiment comes from.
         experiment: explicit, so that its geometry is the one after design and matching.
-        geometry: the one before, where it is not that of the shipped model that it names.
+        geometry: the one before, which its baseline starts from.
     """
-    header = ablation.header() | ({"geometry": plain(geometry)} if geometry else {})
+    header = ablation.header() | {"geometry": plain(geometry)}
     return yaml_of(header) + experiment_yaml(experiment)
 
 

@@ -31,7 +31,7 @@ from levit_ablate.keys import key_of
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs
 from levit_ablate.models.matching import match
-from levit_ablate.models.presets import PRESETS, preset
+from levit_ablate.models.presets import preset
 from levit_ablate.serialization import experiment_from, flat, merge, plain
 
 
@@ -67,11 +67,9 @@ class Variant:
         return self.experiment.architecture
 
     @property
-    def geometry(self) -> Architecture | None:
-        """The geometry that its baseline starts from; None where a shipped model's name says it."""
-        start = (self.baseline or self).start
-        shipped = PRESETS.get(self.experiment.model)
-        return None if shipped and shipped.architecture == start else start
+    def geometry(self) -> Architecture:
+        """The geometry that its baseline starts from."""
+        return (self.baseline or self).start
 
     @property
     def recorded_yaml(self) -> str:

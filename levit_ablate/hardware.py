@@ -11,11 +11,16 @@ from tempfile import TemporaryFile
 from typing import Literal
 
 import torch
+from lightning.fabric.plugins.environments.lsf import LSFEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from levit_ablate.config import Experiment, Hardware
 from levit_ablate.errors import UserError
 
+CLUSTERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment)
+"""What Lightning looks for: where one started the processes, each has its rank from there."""
 PLACES = {"NODE_RANK", "RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"}
 """Variables of the environment by which a process knows its place among several hosts."""
 
@@ -35,13 +40,14 @@ def settle_rank(hardware: Hardware) -> None:
     """Set the rank that Lightning and `is_first_process` know of this process.
 
     A training on one device is its own first process, whatever RANK or SLURM_PROCID say: tasks of
-    srun may each have a training of their own. Of several devices, a process that was started by
-    hand on another host knows its place from NODE_RANK alone until Lightning's trainer is made.
+    srun may each have a training of their own. Of several devices, where no cluster has started the
+    processes, Lightning starts those of a host, and a host is told from NODE_RANK.
     """
     if hardware.devices * hardware.num_nodes == 1:
         rank_zero_only.rank = 0  # type: ignore[attr-defined]
-    elif os.environ.get("NODE_RANK", "0") not in ("", "0"):
-        rank_zero_only.rank = rank_zero_only.rank or 1  # type: ignore[attr-defined]
+    elif not any(environment.detect() for environment in CLUSTERS):
+        host, device = (int(os.environ.get(n) or 0) for n in ("NODE_RANK", "LOCAL_RANK"))
+        rank_zero_only.rank = host * hardware.devices + device  # type: ignore[attr-defined]
 
 
 def is_first_process() -> bool:

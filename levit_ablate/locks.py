@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from levit_ablate.hardware import is_first_process
+from levit_ablate.interrupts import waiting
 
 
 def lock_of(result: Path) -> Path:
@@ -37,7 +38,8 @@ def one_at_a_time(result: Path, doing: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         print(f"{result.name}: another process {doing}; waiting for it", file=sys.stderr)
-        lock.acquire()
+        with waiting():
+            lock.acquire()
     with lock:
         yield
 

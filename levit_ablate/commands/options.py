@@ -122,18 +122,21 @@ def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any
     ablation = ablations.read(options["name"]) if options.get("name") else None
     recorded: Ablation | None = None
     given: dict[str, Any] = {}
+    chosen = set(of_experiment(options))  # what nobody recorded
     for path in map(Path, options.get("config", [])):
         mapping = read_config(path)
         if mapping.keys() >= {"name", "summary", "architecture"}:
             recorded, mapping = ablations.from_recorded(mapping, path)
             ablation = ablation or recorded
-        elif "name" in mapping and ablation is None:
+        else:
+            chosen |= mapping.keys()
+        if "name" in mapping and ablation is None:
             ablation = ablations.read(str(mapping["name"]))
         given = merge(given, {key: mapping[key] for key in mapping if key not in RECORDED})
     if ablation is None:
         raise UserError("the name of an ablation is missing; levit-ablate list shows them")
     for option in ("model", "architecture"):
-        if ablation is recorded and option in options:
+        if ablation is recorded and option in chosen:
             raise UserError(
                 f"--{option}: {ablation.path} records a network of its own; name an ablation "
                 f"beside --config to give another to it and to its baseline"

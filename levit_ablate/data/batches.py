@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 def as_batch(given: Any) -> Batch:
-    """A training batch as a `Batch`: itself, or made of (images, labels).
+    """A batch as a `Batch`: itself, or made of (images, labels).
 
     Raises UserError where it is neither.
     """
@@ -49,7 +49,7 @@ def as_batch(given: Any) -> Batch:
         and all(isinstance(each, Tensor) for each in given)
     ):
         raise UserError(
-            f"a training batch is (images, labels), two tensors, and not {type(given).__name__}; "
+            f"a batch is (images, labels), two tensors, and not {type(given).__name__}; "
             f"let the DataLoader's collate_fn give that"
         )
     images, labels = given

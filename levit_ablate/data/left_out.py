@@ -11,7 +11,7 @@ from levit_ablate.data.layout import PARTS, folders, is_image, reading_folders, 
 
 
 def left_out(root: Path, parts: Iterable[str], classes: tuple[str, ...]) -> list[str]:
-    """The folders and files that are not used, in a line each kind; of what is all used, none.
+    """The folders and files that are not used: one line for each kind, none if all are used.
 
     Raises UserError where a folder cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Batches of images that worker processes decode: they come, or an error does, never nothing."""
+"""Batches of images that worker processes decode; a worker that fails or hangs is a RunError."""
 
 from __future__ import annotations
 

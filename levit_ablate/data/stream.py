@@ -80,8 +80,8 @@ class Stream:
         epoch keeps its length, so that it sees only a share of the images (Hoffer et al. 2020, as
         in the official code).
 
-        A batch in which partners would be two views of one image, in the middle of the batch, has
-        its second half in reverse, so that partners are half a batch apart in that row.
+        Where partners in mixing, which mirror each other in a batch, would be two views of one
+        image, the second half of that batch is reversed: partners then lie half a batch apart.
         """
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
         needed = -(-self.num_positions // self.recipe.repeats)

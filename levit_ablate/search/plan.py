@@ -157,8 +157,8 @@ def plan(search: Search, given: Mapping[str, Any]) -> SearchPlan:
         raise UserError("--match: a search has budgets: --budget.flops baseline")
     levit = ablations.read(ablations.BASELINE)
     baseline = explicit(levit, _shared(_of_trials(search, given))).at_seed(search.seeds[0])
-    if baseline.geometry:  # what is recorded of the search needs the model's file no more
-        given = merge(given, {"architecture": plain(baseline.geometry)})
+    # what is recorded of the search needs the model's file no more
+    given = merge(given, {"architecture": plain(baseline.geometry)})
     design = baseline.experiment.design
     space = space_from(search.space, baseline.architecture, design)
     planned = SearchPlan(

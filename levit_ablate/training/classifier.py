@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from levit_ablate.config import Recipe
+from levit_ablate.data.batches import Batch, as_batch
 from levit_ablate.errors import UserError
 from levit_ablate.streams import stream_seed
 from levit_ablate.training.averaging import averaged, decay_of, follow
@@ -27,9 +28,10 @@ class Classifier(lightning.LightningModule):
     A subclass has the `training_step`, which gives its loss to `log_loss`. Everything that a
     resumed training needs is in a checkpoint, the running mean of the loss too.
 
-    With `recipe.ema_decay` or `recipe.ema_horizon` there is an `average` beside the network. Both
-    are evaluated; `recipe.evaluate` says whose metrics are `val_loss`, `test_accuracy`, …, which
-    the best epoch is chosen by. The other's have `network_` or `average_` before their names.
+    With `recipe.ema_decay` or `recipe.ema_horizon` a moving `average` of the weights is kept beside
+    the network, and both are evaluated. `recipe.evaluate` chooses one of them: its metrics are
+    called `val_loss`, `test_accuracy` and so on, and select the best epoch. The metrics of the
+    other have the prefix `network_` or `average_`.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, num_classes: int, seed: int) -> None:
@@ -63,6 +65,14 @@ class Classifier(lightning.LightningModule):
         if name == "average" and self.average is not None and self.average.n_averaged:
             return self.average.module
         return self.network
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Leave our own batches: they are on the device, and their positions on the CPU."""
+        if isinstance(batch, Batch):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def log_loss(self, loss: Tensor) -> None:
         """Count a batch's loss into the epoch's `train_loss`."""
@@ -125,15 +135,15 @@ class Classifier(lightning.LightningModule):
                     if statistic is not None:
                         torch.distributed.broadcast(statistic, 0)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate("test", batch)
 
-    def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> None:
+    def _evaluate(self, part: str, batch: Any) -> None:
         """Count cross-entropy and accuracy, image by image: exact however a set is dealt out."""
-        images, labels = batch
+        images, labels = as_batch(batch)[:2]
         for prefix, weights in self.weights.items():
             name = f"{prefix}{part}"
             logits = self._weights_of(weights)(images).float()

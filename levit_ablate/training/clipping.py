@@ -20,8 +20,8 @@ def clip_adaptively(
 
     Args:
         parameters: all that are clipped, those of `joint` among them.
-        joint: vectors that are one unit together: parts of a vector that the official code holds
-            whole. Their gradients are changed in place too.
+        joint: groups of vectors that are clipped as one unit, because the official code keeps each
+            group in one tensor.
         clip: the share of the weights' norm.
     """
     apart = {id(parameter) for vectors in joint for parameter in vectors}

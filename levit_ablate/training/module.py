@@ -60,7 +60,7 @@ class LeViTModule(Classifier):
         teacher: nn.Module | str | None = None,
     ) -> None:
         self.design = design or Design()
-        self.images = images or preset(model).images
+        self.images = images = images or preset(model).images
         architecture = architecture or preset(model).architecture
         network = LeViT(architecture, self.design, self.images, seed)
         super().__init__(network, recipe or Recipe(), self.images.num_classes, seed)
@@ -75,6 +75,11 @@ class LeViTModule(Classifier):
     def _live(self, teacher: nn.Module | str | None) -> LiveTeacher | None:
         if teacher is None:
             return None
+        if self.design.distillation == "none":
+            raise UserError(
+                "teacher: no one is asked with design.distillation: none; leave the teacher out, "
+                "or take hard or soft"
+            )
         if isinstance(teacher, str):
             check_pretrained(teacher, self.images)
             teacher = pretrained_teacher(teacher, self.images)

@@ -15,14 +15,14 @@ from lightning import Callback, LightningModule, Trainer
 from levit_ablate.interrupts import waited
 
 PATIENCE = 20.0
-"""Seconds that a training told to end waits for a batch, so that its step can have a checkpoint."""
+"""Seconds that a training told to end waits for a batch or a lock, to leave a checkpoint."""
 
 
 class StopOnSignal(Callback):
     """SIGTERM, with which a cluster takes a machine back, ends a training after the step it is in.
 
-    It leaves a checkpoint, but for a training whose next batch has not come for `PATIENCE` seconds:
-    that ends where it is. Of several processes, whichever is told, all stop at the same step.
+    It leaves a checkpoint, except where it has waited `PATIENCE` seconds for a batch or a lock:
+    then it ends where it is. Of several processes, whichever is told, all stop at the same step.
     Ctrl-C ends it at once; where Python drops the KeyboardInterrupt, for it came within a finalizer
     or a weak reference's callback, the training ends after its step too.
     """

@@ -18,7 +18,7 @@ from levit_ablate.experiments import Variant
 from levit_ablate.hardware import is_first_process, own_threads, settle_rank
 from levit_ablate.locks import one_at_a_time
 from levit_ablate.training import answers, teacher
-from levit_ablate.training.conditions import ready_data
+from levit_ablate.training.conditions import ready_data, report_horizon
 from levit_ablate.training.fit import BEST, fit, quiet, tested
 from levit_ablate.training.progress import Bar, Tell, TellProgress
 
@@ -51,6 +51,7 @@ def train_teacher(experiment: Experiment, images: Images, path: Path, tell: Tell
     """
     lesson = teacher.teaching(experiment)
     data = ready_data(lesson)
+    report_horizon(lesson, data)
     module = teacher.TeacherModule(experiment.teacher, images)
     name = f"teacher {experiment.teacher.model}"
     print(

@@ -172,6 +172,7 @@ def _train(
     module.load_state_dict(best["state_dict"])
     figures = tested(trainer, module, data)
     recorder.checkpoint(folder / BEST)
-    recorder.model(module.evaluated.cpu(), variant.images)
+    network = module.evaluated.requires_grad_().eval()  # an average was frozen
+    recorder.model(network.cpu(), variant.images)
     trainer.strategy.barrier()
     return {**figures, "best_epoch": best["epoch"], "train_seconds": record.seconds}

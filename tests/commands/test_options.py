@@ -260,14 +260,25 @@ def test_beside_a_name_a_recorded_experiment_gives_its_conditions_alone(told):
     assert other == told("show", "no_hardswish", *options, "--print_config")
 
 
-@pytest.mark.parametrize("option", [["--model", "levit_micro"], ["--architecture", "small.yaml"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--model", "levit_micro"],
+        ["--architecture", "small.yaml"],
+        ["--config", "model.yaml"],
+    ],
+)
 def test_a_recorded_network_is_not_compared_with_a_baseline_of_another_geometry(told, option):
     write("small.yaml", f"{{{SMALL}}}")
     _, printed, _ = told("show", "no_patch_conv", "--data", "digits", "--print_config")
     path = write("recorded.yaml", printed)
+    write("model.yaml", "model: levit_micro\n")
     code, _, err = told("show", "--config", path, *option)
     assert code == 2
-    assert f"{option[0]}: {path} records a network of its own; name an ablation" in err
+    assert (
+        f"{option[0].replace('config', 'model')}: {path} records a network of its own; name an ablation"
+        in err
+    )
 
 
 def test_a_config_file_can_name_the_ablation_and_the_command_line_another(told):
@@ -304,7 +315,7 @@ def test_a_printed_config_reproduces_the_experiment_and_its_key(told, options, g
     changed = {"design", "match"} & set(given)
     assert mapping["name"].startswith(f"{name} + " if changed else name)
     again = variant(*from_recorded(mapping, Path(path)))
-    for said in ("name", "summary", "paper"):
+    for said in ("name", "summary", "paper", "geometry"):
         mapping.pop(said, None)
     assert again.experiment == experiment_from(mapping)
     assert again.key == variant(name, given).key

@@ -8,8 +8,6 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightning import Trainer
 from torch import Tensor, nn
 
@@ -17,6 +15,7 @@ from levit_ablate import ablations
 from levit_ablate.config import Recipe
 from levit_ablate.data.module import ImageData
 from levit_ablate.experiments import variant
+from levit_ablate.models.levit import LeViT
 from levit_ablate.training.averaging import averaged, decay_of, follow, horizon_warning
 from levit_ablate.training.conditions import ready_data
 from levit_ablate.training.fit import BEST, fit
@@ -88,24 +87,26 @@ def test_what_is_tested_is_what_a_reader_of_the_checkpoint_gets(name):
     assert beside == pytest.approx(expected, rel=1e-5)
 
 
-@settings(deadline=None)
-@given(decay=st.floats(0.5, 0.99999), steps=st.integers(1, 40))
-def test_only_what_is_floating_is_averaged(decay, steps):
-    module = LeViTModule(recipe=Recipe(ema_decay=decay))
-    constants = {
-        k: v.clone() for k, v in all_tensors(module.network).items() if v.dtype == torch.int64
-    }
-    average = averaged(module.network)
-    follow(average, decay)
-    for step in range(steps):
-        for value in module.network.state_dict().values():
+@pytest.mark.parametrize("name", NAMES)
+def test_only_what_is_floating_is_averaged(name):
+    """Every ablation at every decay: counters as in the network, constants as they were made."""
+    made = variant(name, {})
+    network = LeViT(made.architecture, made.experiment.design, made.images)
+    constants = {k: v.clone() for k, v in all_tensors(network).items() if v.dtype == torch.int64}
+    averages = [averaged(network) for _ in DECAYS]
+    for average, decay in zip(averages, DECAYS, strict=True):
+        follow(average, decay)
+    for step in range(7):
+        for value in network.state_dict().values():
             value += 1 if value.dtype == torch.int64 else 0.01 * step
-        average.update_parameters(module.network)
-    current = all_tensors(module.network)
-    for key, value in all_tensors(average.module).items():
-        if value.dtype == torch.int64:
-            assert value.equal(current[key]), key
-            assert "num_batches_tracked" in key or value.equal(constants[key]), key
+        for average in averages:
+            average.update_parameters(network)
+    current = all_tensors(network)
+    for average in averages:
+        for key, value in all_tensors(average.module).items():
+            if value.dtype == torch.int64:
+                counts = "num_batches_tracked" in key
+                assert value.equal(current[key] if counts else constants[key]), key
 
 
 def test_the_average_is_the_exponential_one_of_weights_and_statistics():
@@ -154,6 +155,7 @@ def test_a_run_records_both_and_its_model_is_the_one_that_was_tested(store):
     run = mlflow.MlflowClient().get_run(result.run_id)
     assert {"network_val_accuracy", "network_test_accuracy"} <= set(run.data.metrics)
     model = mlflow.pytorch.load_model(f"runs:/{result.run_id}/model")
+    assert all(parameter.requires_grad for parameter in model.parameters())  # can be trained on
     expected = accuracy_and_loss(model, ready_data(shown.experiment))
     assert (result.accuracy, result.loss) == pytest.approx(expected, rel=1e-5)
 
@@ -206,6 +208,8 @@ def test_a_decay_may_follow_the_length_of_the_training():
         (Recipe(ema_decay=0.99996), 612_000, None),
         (Recipe(ema_horizon=0.05), 100, None),
         (Recipe(ema_horizon=0.5), 1000, "recipe.ema_horizon: 0.5 averages over 500 steps"),
+        (Recipe(ema_horizon=0.3), 1000, None),
+        (Recipe(ema_horizon=0.3, evaluate="average"), 1000, "recipe.ema_horizon: 0.3 averages"),
         (Recipe(ema_decay=0.9), 31, None),
         (Recipe(), 10, None),
     ],

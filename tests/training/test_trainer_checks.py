@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from levit_ablate.config import Architecture, Data, Design, Hardware, Images, Recipe, Stage
+from levit_ablate.data.batches import as_batch
 from levit_ablate.data.module import ImageData
 from levit_ablate.errors import UserError
 from levit_ablate.training.module import LeViTModule
@@ -103,7 +104,7 @@ def test_data_without_a_length_need_the_number_of_steps():
     with pytest.raises(UserError, match=r"give Trainer\(max_steps=…, max_epochs=-1\)"):
         trainer_of().fit(module_of(), endless)
     trainer = trainer_of(epochs=-1, max_steps=3)
-    with pytest.warns(TrainerWarning, match=r"recipe\.epochs: 1 has no effect"):
+    with pytest.warns(TrainerWarning, match=r"recipe\.epochs: 1: the trainer ends"):
         trainer.fit(module_of(), endless)
     assert trainer.global_step == 3
 
@@ -114,7 +115,13 @@ def test_data_without_a_length_need_the_number_of_steps():
         ({}, {"gradient_clip_val": 1.0}, r"gradient_clip_val=1\.0\) has no effect: .*\(norm\)"),
         ({"mixup": 0.8}, {}, r"recipe\.mixup: no effect on a DataLoader of yours"),
         ({"precision": "bf16-mixed"}, {}, r"recipe\.precision: bf16-mixed has no effect"),
-        ({"epochs": 5}, {}, r"recipe\.epochs: 5 has no effect: .*max_epochs 1"),
+        ({"epochs": 5}, {}, r"recipe\.epochs: 5: .*max_epochs 1.* is stretched to that"),
+        ({"epochs": 5, "schedule": "epoch"}, {}, r"the learning rate stays one of 5 epochs"),
+        (
+            {"batch_size": 16, "reference_batch_size": 8, "learning_rate": 1e-3},
+            {},
+            r"the learning rate, 0\.002, is meant for batches of 16, and the DataLoader's have 8",
+        ),
         ({"ema_decay": 0.99}, {}, r"recipe\.ema_decay: 0\.99 averages over 100 steps"),
     ],
 )
@@ -124,8 +131,62 @@ def test_what_has_no_effect_is_warned_of(recipe, options, said):
         trainer_of(**options).fit(module_of(recipe=recipe), loader())
 
 
+def test_images_that_are_served_by_another_recipe_are_warned_of():
+    data = ImageData(Data(), Recipe(epochs=1, warmup_epochs=0.5), Hardware(), seed=0)
+    recipe = Recipe(epochs=1, warmup_epochs=0.5, mixup=0.8, batch_size=32)
+    trainer = trainer_of(limit_train_batches=1, use_distributed_sampler=False)
+    with pytest.warns(TrainerWarning, match=r"recipe\.batch_size, recipe\.mixup: ImageData has"):
+        trainer.fit(module_of(recipe=recipe), data)
+
+
+def test_a_schedule_by_the_epoch_needs_no_number_of_steps():
+    recipe = Recipe(epochs=1, warmup_epochs=0.5, schedule="epoch")
+    trainer = trainer_of(limit_train_batches=3)
+    trainer.fit(module_of(recipe=recipe), DataLoader(Endless(), batch_size=4))
+    assert trainer.global_step == 3
+
+
+def test_a_teacher_whom_no_one_asks_is_refused():
+    with pytest.raises(
+        UserError, match=r"teacher: no one is asked with design\.distillation: none"
+    ):
+        module_of(ALONE, teacher=Fixed())
+
+
+def test_our_batches_stay_where_they_are():
+    """On the device already; positions on the CPU, by which a teacher's answers are found."""
+    images, labels = next(iter(loader()))
+    batch = as_batch((images, labels))
+    moved = module_of().transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved.positions.device.type == "cpu"
+    plain = module_of().transfer_batch_to_device((images, labels), torch.device("meta"), 0)
+    assert plain[0].device.type == "meta"
+
+
+def test_another_batch_is_refused_in_validation_too():
+    with pytest.raises(UserError, match=r"\(images, labels\), two tensors"):
+        module_of().validation_step({"image": torch.zeros(2, 1, 32, 32)}, 0)
+
+
+def test_a_module_of_a_model_in_a_file_is_read_where_the_file_is_not(tmp_path, monkeypatch):
+    (tmp_path / "ablations" / "models").mkdir(parents=True)
+    (tmp_path / "ablations" / "models" / "mine.yaml").write_text(
+        "summary: a small one\n"
+        "architecture: {stages: [{depth: 1, width: 16, num_heads: 1}], value_dim: 16, stem_depth: 3}\n"
+        "images: {channels: 1, height: 32, width: 32, num_classes: 10}\n"
+    )
+    module = LeViTModule(design=ALONE, model="mine", recipe=Recipe(epochs=1, warmup_epochs=0.5))
+    trainer = trainer_of()
+    trainer.fit(module, loader())
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    read = LeViTModule.load_from_checkpoint(tmp_path / "own.ckpt")
+    assert (read.images, repr(read.network)) == (module.images, repr(module.network))
+
+
 def test_the_moving_average_is_kept_in_any_trainer():
-    recipe = Recipe(epochs=2, warmup_epochs=0.5, ema_decay=0.5, evaluate="average")
+    recipe = Recipe(epochs=2, warmup_epochs=0.5, ema_decay=0.3, evaluate="average")
     module = module_of(recipe=recipe)
     trainer = trainer_of(epochs=2)
     trainer.fit(module, loader(), loader())
