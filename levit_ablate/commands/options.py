@@ -24,6 +24,7 @@ from levit_ablate.config import (
     Teacher,
 )
 from levit_ablate.errors import UserError, closest
+from levit_ablate.paths import is_file
 from levit_ablate.recipes import RECIPES
 from levit_ablate.serialization import check_keys, merge, read_yaml
 from levit_ablate.tracking.uris import without_password
@@ -181,7 +182,7 @@ def _named_first(argv: Sequence[str]) -> list[str]:
         named = NAMED.get(section, {})
         if value in named:
             mapping = dict(named[value])
-        elif value.endswith(ablations.SUFFIXES) or _is_file(value):
+        elif value.endswith(ablations.SUFFIXES) or is_file(value):
             mapping = read_yaml(Path(value))
             check_keys(mapping, SECTIONS[section], value, f"{section}.")
         else:
@@ -190,13 +191,6 @@ def _named_first(argv: Sequence[str]) -> list[str]:
             raise UserError(f"--{section}: {shown!r} is {kinds if named else 'no YAML file'}")
         first += [f"--{section}", json.dumps(mapping)]
     return first + rest
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except OSError:  # too long for a name, or in a folder that may not be read
-        return False
 
 
 def _explained(message: str, parser: ArgumentParser) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 
 from levit_ablate.errors import UserError
+from levit_ablate.paths import is_file
 
 IMAGES, LABELS = "{}-images-idx3-ubyte.gz", "{}-labels-idx1-ubyte.gz"
 """The files of `train` and of `t10k`, as they are published."""
@@ -21,7 +22,7 @@ OF_BYTES = 0x800
 
 def is_packaged(root: Path) -> bool:
     """Whether a folder holds the files as they are published, not as torchvision keeps them."""
-    return (root / IMAGES.format("train")).is_file()
+    return is_file(root / IMAGES.format("train"))
 
 
 def path(root: Path, kind: str, part: str) -> Path:

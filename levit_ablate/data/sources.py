@@ -25,6 +25,7 @@ from levit_ablate.data.indexing import array_name
 from levit_ablate.data.layout import PARTS
 from levit_ablate.data.parallel import over_files
 from levit_ablate.errors import UserError
+from levit_ablate.paths import is_file
 
 DIGITS_TEST_SHARE = 0.25
 """Of the digits, which come without a test set."""
@@ -113,7 +114,7 @@ def fashion_mnist(data: Data) -> Splits:
     """
     root = Path(data.root)
     files = [idx.path(root, k, n) for k in (idx.IMAGES, idx.LABELS) for n in ("train", "t10k")]
-    if not any(file.exists() for file in files):
+    if not any(map(is_file, files)):
         _downloaded(torchvision_datasets.FashionMNIST, data)
     parts = []
     for name in ("train", "t10k"):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from levit_ablate.config import Architecture, Design, Images, Recipe, Stage
 from levit_ablate.errors import UserError
+from levit_ablate.paths import is_file
 
 # a checkpoint of `LeViTModule` holds the configs themselves; torch opens them wherever it is loaded
 torch.serialization.add_safe_globals([Architecture, Design, Images, Recipe, Stage])
@@ -36,7 +37,7 @@ AVERAGE = "average.module."
 
 def read(path: Path) -> Any:
     """What a file of weights holds, without running any code in it."""
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"weights: {path}: there is no such file")
     try:
         if path.suffix == ".safetensors":

@@ -22,7 +22,7 @@ from levit_ablate.search.latency import measuring_alone
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.recorded import write_asked
 from levit_ablate.search.report import Report, as_json, pictures_of
-from levit_ablate.search.storage import reading_the_trials, storage_of, study_of
+from levit_ablate.search.storage import reading_the_trials, study_of
 from levit_ablate.search.tables import as_text
 from levit_ablate.search.worker import Worker, is_done, is_hopeless
 from levit_ablate.studies.orders import Event, Launcher, Outcome
@@ -62,7 +62,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
     was interrupted.
     """
     deliver_pending(planned.work_dir)
-    study = study_of(planned, storage_of(storage, planned))
+    study = study_of(planned, storage)
     with reading_the_record():
         experiment = experiment_id(planned.whole.experiment)
     settle(search("attributes.status = 'RUNNING'", [experiment]))
@@ -80,7 +80,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
         measuring_alone(planned, study, launcher.places),
         parents.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent,
     ):
-        with reading_the_trials(), trials.asking(planned):
+        with reading_the_trials(storage), trials.asking(planned):
             number, said = enqueued.enqueue(study, planned)
             found = trials.found_of(study.get_trials(deepcopy=False))
         title = f"{planned.search.name} on {planned.dataset}"
@@ -180,7 +180,7 @@ class _Searching:
     def run(self) -> None:
         """Until there are enough trials that have ended, on whichever machine."""
         while True:
-            with reading_the_trials(), trials.asking(self.planned):
+            with reading_the_trials(self.storage), trials.asking(self.planned):
                 trials.revive(self.study)
             if not is_done(self.study, self.planned):
                 self._work()
@@ -238,7 +238,7 @@ class _Searching:
         self.looked_at = time.monotonic()
         before = self.display.done
         try:
-            with reading_the_trials():
+            with reading_the_trials(self.storage):
                 self.display.found(trials.found_of(self.study.get_trials(deepcopy=False)))
         except RunError as error:
             print(error, file=sys.stderr)

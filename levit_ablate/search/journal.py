@@ -6,9 +6,11 @@ a full disk or a power loss has cut would be joined to the next one.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ class Journal(JournalFileBackend):
         super().__init__(str(path), lock_obj=JournalLock(path))  # type: ignore[arg-type]
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """The changes from this one on, without a last line that is not whole."""
+        """The changes from this one on, without a last line that is cut or damaged."""
         self.line = log_number_from + 1  # the one that is read next, or at work
         try:
             for log in super().read_logs(log_number_from):
@@ -98,10 +100,17 @@ class JournalLock:
 
 
 def _cut_to_whole_lines(path: Path) -> None:
+    """Cut off the end of a file that is no whole line of JSON: nothing is written behind it."""
     with path.open("r+b") as file:
-        if not file.seek(0, os.SEEK_END):
+        if not (size := file.seek(0, os.SEEK_END)):
             return
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            end = content.rfind(b"\n") + 1
+            start = content.rfind(b"\n", 0, max(end - 1, 0)) + 1
+            last = content[start:end]
+        try:
+            json.loads(last or "0")
+        except ValueError:
+            end = start
+        if end < size:
+            file.truncate(end)

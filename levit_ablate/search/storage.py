@@ -53,7 +53,7 @@ def storage_of(url: str, planned: SearchPlan) -> BaseStorage:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats and grouped TPE are
     if not url:
-        with reading_the_trials():
+        with reading_the_trials(url):
             return journal_storage(journal_of(planned))
     if url.startswith("grpc://"):
         return _proxy(url)
@@ -103,22 +103,28 @@ def serve(url: str, address: str) -> None:
     except ImportError as error:
         raise UserError("--serve: gRPC is missing; pip install 'levit-ablate[grpc]'") from error
     except RuntimeError as error:
-        raise UserError(f"--serve {address}: {reason(error)}") from error
+        raise UserError(f"--serve {host}:{port}: {reason(error, url)}") from error
 
 
 def _address(said: str, option: str) -> tuple[str, int]:
     host, _, port = said.strip("/").rpartition(":")
     if not host or not port.isdigit():
-        raise UserError(f"{option}: {said!r} is no HOST:PORT, such as localhost:{GRPC_PORT}")
+        raise UserError(
+            f"{option}: {without_password(said)!r} is no HOST:PORT, such as localhost:{GRPC_PORT}"
+        )
     return host, int(port)
 
 
-def study_of(planned: SearchPlan, storage: BaseStorage) -> Study:
-    """The study of a search, made where it is missing. Raises RunError if the storage is away."""
+def study_of(planned: SearchPlan, url: str) -> Study:
+    """The study of a search at its storage's URL, made where it is missing.
+
+    Raises RunError if the storage is away, and what `storage_of` raises.
+    """
     search = planned.search
     directions: list[StudyDirection | str] = [StudyDirection.MAXIMIZE]
     directions += [StudyDirection.MINIMIZE] * (len(search.objectives) - 1)
-    with reading_the_trials():
+    storage = storage_of(url, planned)
+    with reading_the_trials(url):
         return optuna.create_study(
             storage=storage,
             study_name=f"{search.name}/{planned.key}",
@@ -136,7 +142,7 @@ def existing(planned: SearchPlan, url: str) -> Study:
     """
     try:
         if url or journal_of(planned).exists():
-            with reading_the_trials():
+            with reading_the_trials(url):
                 name = f"{planned.search.name}/{planned.key}"
                 return optuna.load_study(study_name=name, storage=storage_of(url, planned))
     except KeyError:
@@ -151,13 +157,13 @@ def journal_of(planned: SearchPlan) -> Path:
 
 
 @contextlib.contextmanager
-def reading_the_trials() -> Iterator[None]:
-    """A storage that cannot be read or written is a RunError, in a line."""
+def reading_the_trials(url: str) -> Iterator[None]:
+    """The storage at a URL that cannot be read or written is a RunError, in a line."""
     try:
         yield
     except STORAGE_ERRORS as error:
         raise RunError(
-            f"the trials cannot be read or written: {reason(error)}; what was written is kept"
+            f"the trials cannot be read or written: {reason(error, url)}; what was written is kept"
         ) from error
 
 

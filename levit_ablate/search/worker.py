@@ -25,7 +25,7 @@ from levit_ablate.search import trials
 from levit_ablate.search.curves import Watch, check_given_up, validation_curve
 from levit_ablate.search.plan import SearchPlan
 from levit_ablate.search.sampling import NAME, InvalidError, variant_of
-from levit_ablate.search.storage import reading_the_trials, sampler_of, storage_of, study_of
+from levit_ablate.search.storage import reading_the_trials, sampler_of, study_of
 from levit_ablate.studies.orders import Outcome, Station
 from levit_ablate.studies.worker import seldom
 from levit_ablate.tracking.record import GivenUpError
@@ -94,8 +94,7 @@ class _Trials:
         self.planned = worker.planned
         self.tell = tell
         self.worker = worker
-        storage = storage_of(worker.storage, worker.planned)
-        self.study: Study = study_of(worker.planned, storage)
+        self.study: Study = study_of(worker.planned, worker.storage)
         open_store(station.uri)
         with reading_the_record():
             self.parent: Run = MlflowClient().get_run(worker.parent)
@@ -104,7 +103,7 @@ class _Trials:
     def run(self) -> None:
         with trials.holding_a_lock(self.planned.work_dir) as self.life:
             while True:
-                with reading_the_trials():
+                with reading_the_trials(self.worker.storage):
                     self.asking.acquire()
                     try:
                         trials.revive(self.study)

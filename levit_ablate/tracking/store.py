@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from levit_ablate.errors import UserError
+from levit_ablate.paths import is_file, is_folder
 from levit_ablate.tracking.uris import reason, without_password
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -122,7 +123,7 @@ def _refused(uri: str, why: str) -> UserError:
 
 def is_empty(uri: str) -> bool:
     """Whether a store is a file that does not exist yet. Raises UserError as `open_store`."""
-    return uri.startswith("sqlite:") and not _database(uri).is_file()
+    return uri.startswith("sqlite:") and not is_file(_database(uri))
 
 
 def open_recorded(uri: str) -> None:
@@ -179,7 +180,7 @@ def _database(uri: str) -> Path:
     if not name or name == ":memory:":
         raise _refused(uri, "names no file; write sqlite:///mlflow.db")
     database = Path(name).absolute()
-    if not database.parent.is_dir():
+    if not is_folder(database.parent):
         raise _refused(uri, f"there is no folder {database.parent}")
     return database
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 SECRET_KEY = re.compile(
     r"(pass|passwd|password|passphrase|pwd|secret|token|api_?key|odbc_connect)$", re.IGNORECASE
@@ -11,6 +14,12 @@ SECRET_KEY = re.compile(
 """Names of the query parameters whose values are secrets; a `passfile` is a path."""
 PLAIN = re.compile(r"(?:[A-Za-z0-9._~!$()*+,;=:-]|%[0-9A-Fa-f]{2})*")
 """A password that libraries read as it is meant; of another, a part may be taken for the host."""
+ACCOUNT = re.compile(r"((?:[^:/]*://)?+[^:/]*):(.+)(?=@)", re.DOTALL)
+"""A user and a password, which may hold anything and goes to the last `@`."""
+PORT = re.compile(r"(?:[^:/]*://)?+(?:\[[^]@]*\]|[^:/?#@]+):\d{1,5}/[^?@]*\?[^:/?]+\Z")
+"""A host, a port, a path and parameters, one of which holds an `@`: no account."""
+PAIR = re.compile(r"(?<=[?&])(?P<name>[^?&=]*)=(?P<value>[^?&]*(?:[?&][^?&=]*(?=[?&]|\Z))*)[?&]?")
+"""A query parameter, with what may be the rest of a value that holds `&` or `?`."""
 
 
 def without_password(uri: str) -> str:
@@ -37,7 +46,7 @@ def reason(error: BaseException, uri: str = "") -> str:
     secrets = _parted(uri)[1]
     if not all(PLAIN.fullmatch(secret) for secret in secrets):
         return f"{kind}; what is special in the password (@ : / ? # &) is to be percent-encoded"
-    plain = [unquote(secret) for secret in secrets]
+    plain = [decode(secret) for secret in secrets for decode in (unquote, unquote_plus)]
     forms = {*secrets, *plain, *(repr(each)[1:-1] for each in plain)}
     if forms:
         longest_first = sorted(forms, key=len, reverse=True)
@@ -46,27 +55,36 @@ def reason(error: BaseException, uri: str = "") -> str:
 
 
 def _parted(uri: str) -> tuple[str, list[str]]:
-    """The URI without its secrets, and the secrets."""
-    if uri.startswith("sqlite:"):  # a path, in which @ and : are nothing special
-        return uri, []
-    scheme, slashes, rest = uri.partition("://") if "://" in uri else ("", "", uri)
-    account, _, host = rest.rpartition("@")
-    user, colon, password = account.partition(":")
-    if colon and any(_is_secret(pair) for pair in re.split("[?&]", account)[1:]):
-        user, password = re.split("([:?].*)", rest, maxsplit=1, flags=re.DOTALL)[:2]
-        return scheme + slashes + user, [password]  # whichever of the two the password is
-    if colon:
-        rest = f"{user}@{host}"
-    kept, *pairs = re.split("([?&])", rest)
-    secrets, mark = [password] if password else [], ""
-    for separator, pair in zip(pairs[::2], pairs[1::2], strict=True):
-        mark = mark or separator
-        if _is_secret(pair):
-            secrets.append(pair.partition("=")[2])
-        elif "=" in pair or not secrets:  # else the rest of a password that holds an &
-            kept, mark = kept + mark + pair, ""
-    return scheme + slashes + kept, [secret for secret in secrets if secret]
+    """The URI without its secrets, and the secrets as they stand in it."""
+    try:
+        url = make_url(uri)
+        is_read = url.render_as_string(hide_password=False) == uri and "@" not in (url.host or "")
+    except (ArgumentError, ValueError):
+        is_read = False
+    if not is_read:
+        return _cut(uri)
+    names = [name for name in url.query if SECRET_KEY.search(name)]
+    values = [quote_plus(value) for name in names for value in url.normalized_query[name]]
+    shown = url._replace(password=None).difference_update_query(names).render_as_string()
+    secrets = [quote(url.password or "", safe=" +"), *values]
+    return shown, [secret for secret in secrets if secret]
 
 
-def _is_secret(pair: str) -> bool:
-    return bool(SECRET_KEY.search(unquote(pair.partition("=")[0])))
+def _cut(uri: str) -> tuple[str, list[str]]:
+    """The same of a URI that SQLAlchemy reads in another way than it is written, or not at all."""
+    secrets = []
+    if account := ACCOUNT.match(uri):
+        user, password = account.groups()
+        if any(_is_secret(pair) for pair in PAIR.finditer(password)):
+            return user, [uri[len(user) + 1 :]]  # the password is this one or the parameter
+        if not PORT.match(uri):
+            uri = user + uri[account.end(2) :]
+            secrets = [password]
+    pairs = [pair for pair in PAIR.finditer(uri) if _is_secret(pair)]
+    if pairs:
+        uri = PAIR.sub(lambda pair: "" if _is_secret(pair) else pair[0], uri).rstrip("?&")
+    return uri, secrets + [pair["value"] for pair in pairs if pair["value"]]
+
+
+def _is_secret(pair: re.Match[str]) -> bool:
+    return bool(SECRET_KEY.search(unquote(pair["name"])))

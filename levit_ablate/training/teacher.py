@@ -16,6 +16,7 @@ from levit_ablate.data.batches import Batch
 from levit_ablate.data.catalog import dataset_of
 from levit_ablate.errors import UserError, closest
 from levit_ablate.keys import NO_WEIGHTS, teacher_key
+from levit_ablate.paths import is_file
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.fit import quiet
 from levit_ablate.training.objective import Answers, label_loss
@@ -157,10 +158,8 @@ def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.M
         return renormalized(network, dataset.mean, dataset.deviation)
     network = build(teacher.model, images)
     path = weights or Path(teacher.weights)
-    try:
-        path.open("rb").close()
-    except OSError as error:  # not there, or no name of a file at all
-        raise UserError(NO_WEIGHTS.format(path)) from error
+    if not is_file(path):
+        raise UserError(NO_WEIGHTS.format(path))
     try:
         network.load_state_dict(load_state_dict(str(path)))
     except Exception as error:  # a file of the user's: torch and safetensors raise what comes up

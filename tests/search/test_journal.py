@@ -142,12 +142,34 @@ def test_a_damaged_line_is_named_by_its_number(tmp_path, whole):
             journal_storage(path)
 
 
+@pytest.mark.parametrize("damage", [b"{garb\n", b"\n", b"{garb"])
+def test_nothing_is_written_behind_a_damaged_last_line(tmp_path, whole, damage):
+    path = tmp_path / "x.journal"
+    path.write_bytes(whole)
+    study = study_in(path)
+    with path.open("ab") as file:
+        file.write(damage)
+    study.tell(study.ask(), 0.1)
+    assert path.read_bytes().startswith(whole)
+    assert all(json.loads(line) for line in path.read_bytes().splitlines())
+    assert [trial.value for trial in study_in(path).trials] == [0.9, 0.9, 0.9, 0.1]
+
+
+def test_a_journal_whose_last_line_is_damaged_is_opened_and_goes_on(tmp_path, whole):
+    path = tmp_path / "x.journal"
+    path.write_bytes(whole + b"{garb\n")
+    study = study_in(path)
+    study.tell(study.ask(), 0.1)
+    assert path.read_bytes().startswith(whole)
+    assert [trial.value for trial in study_in(path).trials] == [0.9, 0.9, 0.9, 0.1]
+
+
 def test_what_another_process_damages_meanwhile_is_an_error_too(tmp_path):
     path = journal(tmp_path / "x.journal")
     study = study_in(path)
     number = len(path.read_bytes().splitlines())
     with path.open("ab") as file:
-        file.write(b"what is this\n")
+        file.write(b"what is this\nand this\n")
     with pytest.raises(RunError, match=rf"x\.journal:{number + 1}: the line is damaged"):
         study.ask()
 

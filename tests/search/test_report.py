@@ -16,7 +16,7 @@ from levit_ablate.models.presets import PRESETS
 from levit_ablate.search import report, tables
 from levit_ablate.search.importance import limits
 from levit_ablate.search.report import choices_line, stages_line
-from levit_ablate.search.storage import storage_of, study_of
+from levit_ablate.search.storage import study_of
 from levit_ablate.search.trials import describe
 
 NANO = PRESETS["levit_nano"].architecture
@@ -24,7 +24,7 @@ NANO = PRESETS["levit_nano"].architecture
 
 def test_what_is_confirmed_of_a_front_is_in_the_report(monkeypatch):
     planned = small("accuracy_and_flops", confirm=3)
-    study = study_of(planned, storage_of("", planned))
+    study = study_of(planned, "")
     for number in range(15):
         trial = study.ask()
         trial.suggest_int("depth.1", 1, 4)
@@ -44,7 +44,7 @@ def test_what_is_confirmed_of_a_front_is_in_the_report(monkeypatch):
 
 def test_a_baseline_that_was_no_trial_stands_in_the_table_of_what_is_compared_with_it(monkeypatch):
     planned = small(budget={"flops": "200k"}, space={"width": "4:8"})
-    study = study_of(planned, storage_of("", planned))
+    study = study_of(planned, "")
     for width in (4, 8):
         trial = study.ask()
         stages = [replace(s, width=width) for s in planned.baseline.architecture.stages]

@@ -14,8 +14,8 @@ from processes import FORKS, Started, result_of, wait_for
 from recorded import runs, tag, trained
 from searching import LONG, search, small, workers_of
 
-from levit_ablate.errors import UserError
-from levit_ablate.search.storage import database, storage_of, study_of
+from levit_ablate.errors import RunError, UserError
+from levit_ablate.search.storage import database, reading_the_trials, serve, storage_of, study_of
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_trial_of_another_machine_that_fell_silent_is_tried_again(server, monk
     monkeypatch.setattr("levit_ablate.search.trials.HEARTBEAT", 1)
     monkeypatch.setattr("levit_ablate.search.trials.SILENCE", 2)
     planned = small(trials=2, seeds="7")
-    study = study_of(planned, storage_of(server, planned))
+    study = study_of(planned, server)
     dead = study.ask()
     dead.suggest_int("depth.1", 1, 4)
     dead.set_user_attr("host", "another machine")
@@ -92,6 +92,7 @@ def test_a_trial_of_another_machine_that_fell_silent_is_tried_again(server, monk
         ("nonsense://x", "cannot be opened"),
         ("grpc://127.0.0.1:9", "cannot be reached"),
         ("grpc://somewhere", "no HOST:PORT"),
+        ("grpc://user:secret@somewhere", "no HOST:PORT"),
     ],
 )
 def test_a_storage_that_cannot_be_had_is_one_line_without_its_password(url, expected):
@@ -99,3 +100,25 @@ def test_a_storage_that_cannot_be_had_is_one_line_without_its_password(url, expe
         storage_of(url, small())
     said = str(caught.value)
     assert expected in said and "\n" not in said and "secret" not in said
+
+
+def test_a_storage_that_is_away_is_told_without_its_password():
+    url = "postgresql://user:secret@host/x"
+    wanted = pytest.raises(RunError, match=r"read or written: no way to \*\*\*;")
+    with wanted, reading_the_trials(url):
+        raise OSError("no way to secret")
+
+
+def test_a_proxy_that_cannot_be_served_is_told_without_a_password(tmp_path, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("no way to secret")
+
+    monkeypatch.setattr("levit_ablate.search.storage.run_grpc_proxy_server", refused)
+    url = f"sqlite:///{tmp_path}/x.db?password=secret"
+    monkeypatch.setattr("levit_ablate.search.storage.database", lambda _: None)
+    with pytest.raises(UserError, match=r"--serve 127\.0\.0\.1:9: no way") as caught:
+        serve(url, "127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(UserError, match="no HOST:PORT") as caught:
+        serve(url, "user:secret@host")
+    assert "secret" not in str(caught.value)

@@ -14,14 +14,14 @@ from searching import small
 from levit_ablate.errors import UserError
 from levit_ablate.search import enqueued, trials
 from levit_ablate.search.sampling import variant_of
-from levit_ablate.search.storage import storage_of, study_of
+from levit_ablate.search.storage import study_of
 from levit_ablate.search.worker import is_done, is_hopeless
 
 
 @pytest.fixture
 def study():
     planned = small(trials=3)
-    return study_of(planned, storage_of("", planned))
+    return study_of(planned, "")
 
 
 def begun(study, lock="gone.lock", host=None):
@@ -73,7 +73,7 @@ def test_a_journal_is_of_one_machine_whatever_its_name_is_now(study):
 
 def test_a_trial_in_a_database_that_never_said_who_it_is_is_dead_after_a_silence(monkeypatch):
     planned = small(trials=3)
-    study = study_of(planned, storage_of("sqlite:///trials.db", planned))
+    study = study_of(planned, "sqlite:///trials.db")
     begun(study, lock="")
     begun(study, "there.lock", host="another machine")
     assert trials.revive(study) == []  # it may be about to
@@ -185,7 +185,7 @@ def test_a_grid_is_every_combination_that_has_a_meaning_once(enqueue):
         "design": {"pyramid": "true,false", "downsampling": "attention,convolution"},
     }
     planned = small(sampler="grid", space=space, enqueue=enqueue, trials=1)
-    study = study_of(planned, storage_of("", planned))
+    study = study_of(planned, "")
     assert enqueued.enqueue(study, planned)[0] == enqueued.enqueue(study, planned)[0] == 3
     found = set()
     while not is_done(study, planned):

@@ -17,7 +17,7 @@ from levit_ablate.search import worker
 from levit_ablate.search.curves import Curve
 from levit_ablate.search.latency import measuring_alone
 from levit_ablate.search.sampling import NAME, InvalidError, variant_of
-from levit_ablate.search.storage import storage_of, study_of
+from levit_ablate.search.storage import study_of
 from levit_ablate.search.trials import INVALID
 from levit_ablate.studies.orders import Station
 from levit_ablate.tracking import parents
@@ -50,7 +50,7 @@ def made_up(monkeypatch):
 
 def done(planned, store, before=lambda study: None):
     """The trials of a search after one worker has done them."""
-    study = study_of(planned, storage_of("", planned))
+    study = study_of(planned, "")
     before(study)
     with parents.at_work(planned.whole, Path(), lambda *_: None, lambda _: False) as parent:
         told = worker.Worker(planned=planned, storage="", number=1, parent=parent.info.run_id)
@@ -83,7 +83,7 @@ def test_what_was_enqueued_twice_is_done_once_and_no_fault_of_its_network(store,
 
 def test_latency_is_measured_by_one_command_on_one_kind_of_machine(monkeypatch):
     planned = small("accuracy_and_flops", objectives="accuracy,latency")
-    study = study_of(planned, storage_of("", planned))
+    study = study_of(planned, "")
     refused = []
 
     def other():
@@ -122,4 +122,4 @@ def test_a_worker_that_is_told_to_end_while_garbage_is_collected_ends(store, mad
                 interrupts.came.clear()
                 sys.unraisablehook = sys.__unraisablehook__
     assert outcome.interrupted
-    assert len(study_of(planned, storage_of("", planned)).get_trials()) == 1
+    assert len(study_of(planned, "").get_trials()) == 1

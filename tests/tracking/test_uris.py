@@ -39,6 +39,18 @@ HARD = ("#/?", "p@ss:w@rd", "a&b=c", "%", "%40", "://x@y", "?password=a&b", "'\\
         ("http://[::1]:5000", "http://[::1]:5000"),
         ("sqlite:////a:b@c/mlflow.db?timeout=5", "sqlite:////a:b@c/mlflow.db?timeout=5"),
         ("sqlite:///trials.db", "sqlite:///trials.db"),
+        (
+            "postgresql://h:5432/db?application_name=me@host",
+            "postgresql://h:5432/db?application_name=me@host",
+        ),
+        ("http://[::1]:5000/x?user=me@host", "http://[::1]:5000/x?user=me@host"),
+        ("file:///c:/me@x/mlruns", "file:///c:/me@x/mlruns"),
+        ("/a:b@c/mlruns", "/a:b@c/mlruns"),
+        ("file:///a&b?c", "file:///a&b?c"),
+        ("http://user:secret@host/x?flag", "http://user@host/x?flag"),
+        ("postgresql://user:word@p@db/x", "postgresql://user@db/x"),
+        ("postgresql://db/x?password=s@e&cret&user=me", "postgresql://db/x?user=me"),
+        ("postgresql://db:5432/x?password=s@e/cret", "postgresql://db"),
         ("grpc://host:13000", "grpc://host:13000"),
         ("", ""),
     ],
@@ -83,6 +95,17 @@ def test_any_password_is_left_out_of_the_words_of_an_error(password):
             assert told == HIDDEN or not any(
                 p in piece for p in (said, password) for piece in pieces
             )
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://h:5432/db?application_name=me@host", "file:///c:/me@x/mlruns"]
+)
+def test_no_password_is_blamed_where_there_is_none(uri):
+    assert reason(OSError("connection refused"), uri) == "connection refused"
+
+
+def test_a_password_among_the_parameters_is_left_out_as_the_driver_has_it():
+    assert reason(OSError("<a b>"), "postgresql://db/x?password=a+b") == "<***>"
 
 
 HIDDEN = reason(OSError(), "http://user:@@host")
