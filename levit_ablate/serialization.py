@@ -37,8 +37,10 @@ _SCALARS = {
 """What is no text in YAML 1.2, and Python's own 1_000 and 0b11; with the first characters."""
 
 
-class _Loader(yaml.SafeLoader):
+class YamlLoader(yaml.SafeLoader):
     """YAML in which a key stands once, and words and numbers are as in YAML 1.2.
+
+    Files are read with it, and so are the options of the command line.
 
     In YAML 1.1, which PyYAML reads, 010 is 8, 2:5 is 125, `no` and `on` are no text.
     """
@@ -62,9 +64,9 @@ class _Dumper(yaml.SafeDumper):
     """Puts text between quotes that would not be text here, or in YAML 1.1."""
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+YamlLoader.add_constructor("tag:yaml.org,2002:int", YamlLoader.construct_yaml_int)
 for _name, (_pattern, _first) in _SCALARS.items():
-    for _class in (_Loader, _Dumper):
+    for _class in (YamlLoader, _Dumper):
         _class.add_implicit_resolver(
             f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), _first
         )
@@ -78,7 +80,7 @@ def yaml_of(mapping: Mapping[str, Any]) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError, with the line, where there is none."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), YamlLoader)  # a SafeLoader
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -92,6 +94,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, where keys and values are needed")
     return content
+
+
+def read_word(said: Any) -> Any:
+    """Read text as a value in a file: a number, a truth value, or text. What is no text stays."""
+    try:
+        return yaml.load(said, YamlLoader) if isinstance(said, str) else said  # a SafeLoader
+    except (yaml.YAMLError, ValueError, LookupError):  # no YAML; too many digits; !!bool x
+        return said
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

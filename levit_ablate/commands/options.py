@@ -10,7 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import (
+    ArgumentError,
+    ArgumentParser,
+    _loaders_dumpers,
+    set_parsing_settings,
+)
 
 from levit_ablate import ablations
 from levit_ablate.ablations import RECORDED, Ablation
@@ -26,10 +31,14 @@ from levit_ablate.config import (
 from levit_ablate.errors import UserError, closest
 from levit_ablate.paths import is_file
 from levit_ablate.recipes import RECIPES
-from levit_ablate.serialization import check_keys, merge, read_yaml
+from levit_ablate.serialization import YamlLoader, check_keys, merge, read_yaml
 from levit_ablate.tracking.uris import without_password
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# Options are read as files are. set_loader is not enough: jsonargparse reads int, float and bool
+# with this class, YAML 1.1 unless replaced, whatever the loader or the parser_mode.
+assert hasattr(_loaders_dumpers, "yaml_default_loader"), "jsonargparse reads words otherwise"
+_loaders_dumpers.yaml_default_loader = YamlLoader  # type: ignore[assignment]
 
 NAMED: dict[str, Mapping[str, Mapping[str, Any]]] = {
     "data": {name: {"name": name} for name in get_args(get_type_hints(Data)["name"])},
@@ -214,4 +223,5 @@ def plain(message: str) -> str:
         key, choices, value = found.groups()
         valid = re.findall(r"[\w-]+", choices)
         line = f"{key}: {value!r} is not a choice; {closest(value, valid)}"
-    return re.sub(r"Expected an? (.*?)\. Got value: (.*)", r"\1 needed, not \2", line)
+    line = re.sub(r"Expected an? (.*?)\. Got value: (.*)", r"\1 needed, not \2", line)
+    return f"{line}; write true or false" if ": bool needed" in line else line

@@ -16,7 +16,7 @@ from levit_ablate.commands.options import (
 )
 from levit_ablate.errors import UserError
 from levit_ablate.search.search import OTHERS, Search, changed, names, read
-from levit_ablate.serialization import merge
+from levit_ablate.serialization import merge, read_word
 
 DOTTED = ("space", "budget")
 """Options that are mappings: --space.design.norm batch,layer"""
@@ -110,9 +110,10 @@ def search_options(
     )
     said = {key: options[key] for key in keys if key in options}
     if "trial_epochs" in options:
-        if not options["trial_epochs"].isdigit() or not int(options["trial_epochs"]):
+        epochs = read_word(options["trial_epochs"])
+        if type(epochs) is not int or epochs < 1:
             raise UserError(f"--trial-epochs: {options['trial_epochs']!r} is no number from 1 on")
-        said["trial"] = {"recipe": {"epochs": int(options["trial_epochs"])}}
+        said["trial"] = {"recipe": {"epochs": epochs}}
     given: dict[str, Any] = {}
     for path in map(Path, options.get("config", [])):
         given = merge(given, read_config(path))

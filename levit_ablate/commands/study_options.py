@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from levit_ablate.commands.options import add_conditions, of_experiment, read_config
 from levit_ablate.errors import UserError
-from levit_ablate.serialization import merge
+from levit_ablate.serialization import merge, read_word
 from levit_ablate.studies.study import Study, names, narrowed, read
 
 Format = Literal["text", "markdown", "latex", "csv", "html", "json"]
@@ -73,12 +72,12 @@ def study_options(options: Mapping[str, Any]) -> Wanted:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    if re.fullmatch(r"[1-9][0-9]{0,3}", text.strip()):
-        return tuple(range(int(text)))
-    parts = text.strip("[] ").split(",")
-    if not all(re.fullmatch(r"[0-9]{1,9}", part.strip()) for part in parts):
+    many = read_word(text)
+    if type(many) is int and 0 < many < 10**4:
+        return tuple(range(many))
+    seeds = tuple(map(read_word, text.strip("[] ").split(",")))
+    if not all(type(seed) is int and 0 <= seed < 10**9 for seed in seeds):
         raise UserError(f"--seeds: {text!r} is neither how many (3) nor which (0,1,5)")
-    seeds = tuple(int(part) for part in parts)
-    if text.strip() == "0" or len(set(seeds)) < len(seeds):
+    if many == 0 or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds: {text!r}: at least one is needed, and none twice")
     return seeds

@@ -13,7 +13,7 @@ from typing import Any
 
 from levit_ablate.config import Experiment
 from levit_ablate.errors import UserError, closest
-from levit_ablate.serialization import check_keys
+from levit_ablate.serialization import check_keys, read_word
 
 COSTS = ("flops", "params", "latency")
 OBJECTIVES = ("accuracy", *COSTS)
@@ -26,7 +26,7 @@ BASELINE = "baseline"
 
 
 def _amount(said: Any, cost: str, where: str) -> float | str:
-    text = str(said).strip().lower()
+    text = str(read_word(said)).strip().lower()
     if text == BASELINE and cost != "latency":
         return BASELINE
     units = SECONDS if cost == "latency" else SUFFIXES
@@ -116,10 +116,9 @@ def _count(low: int) -> Any:
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
     listed = value.split(",") if isinstance(value, str) else value
-    listed = listed if isinstance(listed, Sequence) else [listed]
-    if not listed or not all(re.fullmatch(r"[0-9]{1,9}", str(each).strip()) for each in listed):
+    seeds = tuple(map(read_word, listed if isinstance(listed, Sequence) else [listed]))
+    if not seeds or not all(type(seed) is int and 0 <= seed < 10**9 for seed in seeds):
         raise UserError(f"{where}: {value!r} is no list of seeds (0,1,2)")
-    seeds = tuple(int(each) for each in listed)
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{where}: {value!r}: a seed stands twice")
     return seeds

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from levit_ablate.errors import UserError
+from levit_ablate.serialization import read_word
 
 Number = int | float
 FINE = 2
@@ -90,7 +91,7 @@ def setting_from(said: Any, kind: Kind, where: str, own: Number = 0) -> Setting:
 
 
 def _number(said: Any, kind: Kind, where: str) -> Number:
-    text = str(said).strip()
+    text = str(read_word(said)).strip()
     pattern = r"[0-9]+" if kind.type is int else r"[0-9]+(\.[0-9]+)?"
     if isinstance(said, bool) or not re.fullmatch(pattern, text):
         what = "whole number" if kind.type is int else "number"

@@ -14,7 +14,7 @@ from levit_ablate.errors import UserError, closest
 from levit_ablate.models import geometry
 from levit_ablate.search.search import OTHERS
 from levit_ablate.search.setting import Kind, Number, Setting, near, setting_from, span
-from levit_ablate.serialization import check_keys, plain
+from levit_ablate.serialization import check_keys, plain, read_word
 
 OF_STAGE = {
     "depth": Kind(type=int, step=1, low=1, high=64),
@@ -167,16 +167,10 @@ def _choices(said: Any, where: str) -> dict[str, Setting]:
         if name == "mlp_expansion":
             raise UserError(f"{where}.{name}: is a number of the stages; set space.{name}")
         listed = value.split(",") if isinstance(value, str) else value
-        options = tuple(map(_word, listed if isinstance(listed, Sequence) else [listed]))
+        options = tuple(map(read_word, listed if isinstance(listed, Sequence) else [listed]))
         if not options:
             raise UserError(f"{where}.{name}: an empty list; give at least one value")
         for option in options:
             check_keys({name: option}, Design, "", f"{where}.")
         found[name] = Setting(options=tuple(dict.fromkeys(options)))
     return found
-
-
-def _word(said: Any) -> Any:
-    """A value as it is; on the command line true and false are words."""
-    text = said.strip() if isinstance(said, str) else said
-    return {"true": True, "false": False}.get(text, text) if isinstance(text, str) else text

@@ -11,11 +11,12 @@ import yaml
 
 from levit_ablate.ablations import from_recorded
 from levit_ablate.cli import run_command
-from levit_ablate.commands.options import plain
+from levit_ablate.commands.options import add_conditions, parse, parser_for, plain, read_config
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe
+from levit_ablate.errors import UserError
 from levit_ablate.experiments import variant
 from levit_ablate.recipes import RECIPES
-from levit_ablate.serialization import experiment_from
+from levit_ablate.serialization import check_keys, experiment_from, flat
 
 QUICK = RECIPES["quick"]
 NANO = ("show", "baseline", "--model", "levit_nano")
@@ -96,6 +97,59 @@ def test_a_single_field_is_set_by_its_dotted_name(
         found = getattr(getattr(resolved(*words), section), field)
         assert found == expected
         assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("option", "word", "expected"),
+    [
+        ("recipe.epochs", "2:5", UserError),
+        ("recipe.epochs", "0o20", 16),
+        ("recipe.epochs", "010", 10),
+        ("recipe.learning_rate", "1:30", UserError),
+        ("recipe.learning_rate", "1e-3", 0.001),
+        ("architecture.value_dim", "1:0", UserError),
+        ("architecture.value_dim", "0o20", 16),
+        ("data.split_seed", "1:4", UserError),
+        ("seed", "2:5", UserError),
+        ("seed", "0b11", 3),
+        ("design.zero_init", "no", UserError),
+        ("design.zero_init", "FALSE", False),
+    ],
+)
+def test_a_word_is_the_same_on_the_command_line_and_in_a_file(option, word, expected):
+    def on_the_command_line():
+        parser = parser_for("show", "")
+        add_conditions(parser)
+        options = parse(parser, [f"--{option}", word])
+        check_keys(options, Experiment, "")
+        return options
+
+    def in_a_file():
+        *sections, key = option.split(".")
+        opened = "".join(f"{section}: {{" for section in sections)
+        return read_config(Path(write("a.yaml", f"{opened}{key}: {word}{'}' * len(sections)}")))
+
+    for read in (on_the_command_line, in_a_file):
+        if expected is UserError:
+            remedy = "; write true or false" if word == "no" else ""
+            with pytest.raises(UserError, match=f"{option}: .* needed, not '?{word}'?{remedy}"):
+                read()
+        else:
+            assert flat(read()) == {option: expected}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ui", "--port", "1:0"],
+        ["sweep", "paper", "--jobs", "1:0"],
+        ["plan", "paper", "--probe", "no"],
+        ["search", "flags", "--trials", "1:0"],
+        ["bench", "sweep", "--seeds", "1:0"],
+    ],
+)
+def test_the_options_of_every_command_are_read_so(complaint, words):
+    assert re.match(rf"{words[-2][2:]}: (int|bool) needed, not {words[-1]}", complaint(*words))
 
 
 def test_seed_and_model_are_options_of_their_own(resolved):

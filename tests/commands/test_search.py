@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from levit_ablate.cli import run_command
-from levit_ablate.commands.search import dotted
+from levit_ablate.commands.search import dotted, search_options
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words, expected, capsys, monke
 def test_what_nothing_was_searched_for_cannot_be_exported(store, capsys):
     assert run_command(["search", "equal_flops", "--export", "best", "mine"]) == 2
     assert "nothing was searched yet" in capsys.readouterr().err and not Path("ablations").exists()
+
+
+def test_numbers_are_read_as_in_a_file():
+    options = {"search": "equal_flops", "trial_epochs": "0x10", "seeds": "3,0o4"}
+    search, _, _ = search_options(options, {"budget": {"flops": "0x100000"}})
+    assert search.trial["recipe"]["epochs"] == 16 and search.seeds == (3, 4)
+    assert search.budget["flops"] == 2**20
 
 
 def test_what_is_said_of_all_stages_and_of_one_hold_together_in_any_order():

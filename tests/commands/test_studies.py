@@ -12,6 +12,7 @@ import pytest
 
 from levit_ablate.cli import main, run_command
 from levit_ablate.commands.launching import check_places
+from levit_ablate.commands.study_options import study_options
 from levit_ablate.errors import UserError
 from levit_ablate.studies.local import LocalLauncher
 from levit_ablate.studies.orders import Station
@@ -31,6 +32,14 @@ def refused(capsys, *words: str) -> str:
     (line,) = err.splitlines()
     assert not out and line.startswith("levit-ablate: ")
     return line
+
+
+@pytest.mark.parametrize(
+    ("said", "seeds"),
+    [("3", (0, 1, 2)), ("0o3", (0, 1, 2)), ("010", tuple(range(10))), ("0,0x10", (0, 16))],
+)
+def test_seeds_are_numbers_as_in_a_file(said, seeds):
+    assert study_options({"study": "paper", "seeds": said}).seeds == seeds
 
 
 @pytest.mark.parametrize("command", ["sweep", "plan"])

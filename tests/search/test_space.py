@@ -99,6 +99,12 @@ def test_choices_on_the_command_line_are_words():
     assert found.design["norm"].options == ("layer",)
 
 
+def test_a_number_on_the_command_line_is_what_it_is_in_a_file():
+    found = dict(space(depth="0o3", width="0x10,0x20", mlp_expansion="1e0").settings())
+    assert found["depth.1"].options == (3,) and found["width.1"].options == (16, 32)
+    assert found["mlp_expansion.1"].options == (1.0,)
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
