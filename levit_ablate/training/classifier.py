@@ -176,12 +176,12 @@ class Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW; a linear warm-up, then a cosine, by timm, by the step or by the epoch."""
         recipe = self.recipe
+        is_scaled = self.trainer.precision == "16-mixed"
         optimizer = AdamW(
             self.parameter_groups(),
             lr=self.highest_learning_rate,
             eps=1e-8,
-            fused=self.trainer.precision
-            != "16-mixed",  # fused, gradients would be clipped still scaled
+            fused=not is_scaled,  # its gradients would be clipped still scaled
         )
         unit = self.num_steps / recipe.epochs if recipe.schedule == "step" else 1
         schedule = CosineLRScheduler(
