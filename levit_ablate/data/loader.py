@@ -67,7 +67,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         try:
-            with _answering():
+            with _answering(hands_over=False):
                 batches = iter(self.loader)
         except OSError as error:
             raise RunError(
@@ -75,7 +75,7 @@ class Loader:
                 f"{SHARED_MEMORY} room (docker run --shm-size), or take 0 workers"
             ) from error
         while True:
-            with _answering():
+            with _answering(hands_over=self.loader.num_workers > 0):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -144,8 +144,12 @@ def _apart(worker: int) -> None:
 
 
 @contextlib.contextmanager
-def _answering() -> Iterator[None]:
-    """Within, the workers are waited for. What is wrong with one is a RunError of one line."""
+def _answering(hands_over: bool) -> Iterator[None]:
+    """Wait for the workers; what is wrong with one is a RunError of one line.
+
+    Args:
+        hands_over: whether a worker hands a batch over meanwhile.
+    """
     try:
         with waiting():
             yield
@@ -166,6 +170,15 @@ def _answering() -> Iterator[None]:
                 f"short, take fewer workers"
             ) from error
         raise
+    except (EOFError, OSError) as error:
+        # A worker hands its batch over when it is read, and may be dead by then. An error that was
+        # raised in a worker is told apart by the text that torch puts before it.
+        if not hands_over or str(error).startswith("Caught "):
+            raise
+        raise RunError(
+            f"hardware.num_workers: a DataLoader worker died before its batch was read "
+            f"({type(error).__name__}); where memory is short, take fewer workers"
+        ) from error
 
 
 def _megabytes(size: int) -> str:

@@ -128,8 +128,11 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
     run = client.create_run(experiment, tags=resolve_tags(tags), run_name=name_of(variant))
     run_id = run.info.run_id
     try:
-        if earlier := [r for r in runs.rivals(run) if runs.order(r) < runs.order(run)]:
+        rivals, orphans = runs.others_at_work(run)
+        if earlier := [r for r in rivals if runs.order(r) < runs.order(run)]:
             raise runs.TakenError(earlier[-1])
+        for orphan in orphans:  # killed before its folder named it: no process takes it up
+            runs.end_orphan(orphan)
         params = flat(to_mapping(variant.experiment))
         client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
         client.log_text(run_id, variant.recorded_yaml, "experiment.yaml")
@@ -168,7 +171,8 @@ def _taken_up(folder: Path) -> Recorder | None:
         return None
     for name, value in _life_tags(folder).items():
         client.set_tag(run_id, name, value)
-    if rivals := runs.rivals(client.get_run(run_id)):
+    rivals, _ = runs.others_at_work(client.get_run(run_id))
+    if rivals:
         raise runs.TakenError(rivals[-1])
     client.update_run(run_id, "RUNNING")
     if ERROR in run.data.tags:

@@ -69,16 +69,23 @@ class TakenError(Exception):
         self.run = run
 
 
-def rivals(run: Run) -> list[Run]:
-    """The other runs of its key that are at work, the latest first.
+def others_at_work(run: Run) -> tuple[list[Run], list[Run]]:
+    """The other runs of its key that say they are at work: those that are, and those that died.
 
     A process that holds the lock of a run is its only one: of others with this lock none lives.
+    Each list is in the order of `of_key`, the latest first.
     """
 
     def place(of: Run) -> tuple[str | None, str | None]:
         return of.data.tags.get(HOST), of.data.tags.get(LOCK)
 
-    return [r for r in of_key(run.data.tags[KEY]) if place(r) != place(run) and is_alive(r)]
+    alive: list[Run] = []
+    dead: list[Run] = []
+    for other in of_key(run.data.tags[KEY]):
+        if other.info.status == "RUNNING" and other.info.run_id != run.info.run_id:
+            at_work = place(other) != place(run) and is_alive(other)
+            (alive if at_work else dead).append(other)
+    return alive, dead
 
 
 def order(run: Run) -> tuple[int, str]:
@@ -115,8 +122,13 @@ def settle(runs: Iterable[Run]) -> list[Run]:
     """
     orphans = [run for run in runs if run.info.status == "RUNNING" and not is_alive(run)]
     for run in orphans:
-        end(run.info.run_id, "KILLED", "its process was killed, or its machine went down")
+        end_orphan(run)
     return orphans
+
+
+def end_orphan(run: Run) -> None:
+    """End a run whose process is gone."""
+    end(run.info.run_id, "KILLED", "its process was killed, or its machine went down")
 
 
 @reading_the_record()

@@ -114,8 +114,28 @@ def test_a_worker_that_dies_is_an_error():
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(RunError, match=r"^hardware\.num_workers: DataLoader worker .* memory is"):
+    with pytest.raises(RunError, match=r"^hardware\.num_workers: .*DataLoader worker .* memory is"):
         list(Loader(Answers(die), CPU, num_workers=1, batch_size=2))
+
+
+@pytest.mark.parametrize("kind", [EOFError, ConnectionResetError, FileNotFoundError])
+def test_a_worker_that_dies_before_its_batch_is_read_is_an_error(kind):
+    """Which of these it is depends on how far the worker had come: they cannot be had at will."""
+    with (
+        pytest.raises(RunError, match=r"^hardware\.num_workers: a DataLoader worker died before"),
+        module._answering(hands_over=True),
+    ):
+        raise kind
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", [EOFError, FileNotFoundError])
+def test_an_error_of_the_dataset_is_not_taken_for_a_dead_worker(workers, kind):
+    def fail() -> None:
+        raise kind("of the disk")
+
+    with pytest.raises(kind, match="of the disk"):
+        list(Loader(Answers(fail), CPU, num_workers=workers, batch_size=2))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -16,6 +16,7 @@ from levit_ablate.tracking.afterwards import deliver_pending, record_failure
 from levit_ablate.tracking.record import record
 from levit_ablate.tracking.runs import children, find
 from levit_ablate.tracking.store import experiment_id, open_store
+from levit_ablate.tracking.tags import ERROR
 
 
 def statuses() -> list[str]:
@@ -73,6 +74,16 @@ def test_a_marker_that_names_no_run_begins_one(store, tmp_path, content):
     with record(variant("baseline", {}), tmp_path) as recorder:
         assert marker.read_text() == recorder.run_id
     assert find(variant("baseline", {}).key).info.run_id == recorder.run_id
+
+
+def test_a_run_whose_process_died_before_its_folder_named_it_is_ended_by_the_next(store, tmp_path):
+    with record(variant("baseline", {}), tmp_path) as orphan:
+        (tmp_path / "run_id").unlink()
+    mlflow.MlflowClient().update_run(orphan.run_id, "RUNNING")  # as SIGKILL leaves it
+    with record(variant("baseline", {}), tmp_path):
+        assert sorted(statuses()) == ["KILLED", "RUNNING"]
+    killed = mlflow.get_run(orphan.run_id)
+    assert killed.info.status == "KILLED" and "was killed" in killed.data.tags[ERROR]
 
 
 def test_a_run_that_failed_and_goes_on_is_no_failure_any_more(store):

@@ -77,7 +77,7 @@ def test_what_another_folder_trains_is_not_begun(other, tmp_path):
     other.kill()
     with record(variant("baseline", {}), tmp_path):
         pass
-    assert sorted(run.info.status for run in all_runs()) == ["FINISHED", "RUNNING"]
+    assert sorted(run.info.status for run in all_runs()) == ["FINISHED", "KILLED"]
 
 
 @pytest.mark.parametrize(("silence", "lives"), [(10, True), (1000, False)])
