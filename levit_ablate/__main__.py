@@ -1,6 +1,6 @@
 """`python -m levit_ablate` is `levit-ablate`."""
 
-from levit_ablate.cli import main
+from levit_ablate.cli.main import main
 
 if __name__ == "__main__":
     main()

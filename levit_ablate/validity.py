@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from levit_ablate.errors import UserError
-from levit_ablate.experiments import Variant
+from levit_ablate.experiment import Variant
 from levit_ablate.models.levit import LeViT
 
 

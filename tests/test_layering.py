@@ -19,17 +19,18 @@ FLOORS = [
     ["errors", "paths", "streams", "interrupts"],
     ["config"],
     ["recipes"],
-    ["serialization"],
-    ["ablations", "keys"],
+    ["schema"],
+    ["library", "keys"],
     ["models", "data", "hardware"],
-    ["experiments", "locks"],
+    ["experiment", "locks"],
     ["timing", "tracking", "validity"],
     ["analysis"],
     ["training"],
+    ["runner"],
     ["studies"],
-    ["search"],
+    ["searches"],
+    ["api"],
     ["bench"],
-    ["commands"],
     ["cli"],
     ["__main__"],
 ]
@@ -101,21 +102,21 @@ def test_the_lowest_floors_need_the_standard_library_alone(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "cli",
+        "cli.main",
         "errors",
         "config",
         "streams",
         "recipes",
-        "serialization",
-        "ablations",
+        "schema",
+        "library",
         "models.presets",
         "models.geometry",
         "data.catalog",
-        "commands.options",
-        "commands.list",
-        "commands.search",
-        "search.search",
-        "search.space",
+        "cli.options",
+        "cli.list",
+        "cli.search",
+        "searches.search",
+        "searches.space",
     ],
 )
 def test_what_the_command_line_starts_with_loads_no_heavy_library(name):
@@ -129,7 +130,7 @@ def test_what_the_command_line_starts_with_loads_no_heavy_library(name):
 
 
 def test_help_takes_little_cpu_time():
-    command = [sys.executable, "-c", "from levit_ablate.cli import main; main(['--help'])"]
+    command = [sys.executable, "-c", "from levit_ablate.cli.main import main; main(['--help'])"]
 
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

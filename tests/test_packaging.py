@@ -56,5 +56,5 @@ def test_nothing_else_is_in_the_wheel(wheel):
 
 def test_the_wheel_has_the_command_and_the_licence(wheel):
     info = {name.partition(".dist-info/")[2]: content for name, content in wheel.items()}
-    assert b"levit-ablate = levit_ablate.cli:main" in info["entry_points.txt"]
+    assert b"levit-ablate = levit_ablate.cli.main:main" in info["entry_points.txt"]
     assert b"Apache License" in info["licenses/LICENSE"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from levit_ablate.cli import run_command
+from levit_ablate.cli.main import run_command
 from levit_ablate.errors import UserError
 from levit_ablate.models import checkpoints
 from levit_ablate.paths import is_file, is_folder

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from levit_ablate.config import Images
-from levit_ablate.experiments import Variant
+from levit_ablate.experiment import Variant
 from levit_ablate.models.folding import fold_batch_norms
 from levit_ablate.models.levit import LeViT
 from levit_ablate.timing import rates

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from levit_ablate.experiments import Variant
+from levit_ablate.experiment import Variant
 from levit_ablate.training.callbacks import AskTeacher
 from levit_ablate.training.conditions import check_conditions, ready_data
 from levit_ablate.training.fit import fit

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from levit_ablate import ablations
+from levit_ablate import library
 from levit_ablate.config import Architecture, Images, Stage
 from levit_ablate.errors import UserError, closest
-from levit_ablate.serialization import config_from, merge, read_yaml
+from levit_ablate.schema import config_from, merge, read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +101,12 @@ KEYS = ("summary", "architecture", "images")
 
 def files() -> dict[str, Path]:
     """Every model that a file says, by its name."""
-    return ablations.named_files([folder / "models" for folder in ablations.folders()])
+    return library.named_files([folder / "models" for folder in library.folders()])
 
 
 def preset(name: str) -> Preset:
     """The model of this name, or in this file. Raises UserError, with the closest name."""
-    if name.endswith(ablations.SUFFIXES):
+    if name.endswith(library.SUFFIXES):
         return read_file(Path(name))
     own = files()
     if name in own:
@@ -130,7 +130,7 @@ def read_file(path: Path) -> Preset:
         sections[key] = section
     images = merge(asdict(IMAGENET), sections["images"])
     return Preset(
-        summary=ablations.summary_of(content, str(path), "what it is"),
+        summary=library.summary_of(content, str(path), "what it is"),
         architecture=config_from(Architecture, sections["architecture"], str(path), "architecture"),
         images=config_from(Images, images, str(path), "images"),
     )

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from levit_ablate import ablations
-from levit_ablate.ablations import Ablation
+from levit_ablate import library
 from levit_ablate.config import Data
 from levit_ablate.errors import UserError
-from levit_ablate.experiments import Variant, conditions_of, explicit, identified
+from levit_ablate.experiment import Variant, conditions_of, explicit, identified
 from levit_ablate.keys import hashed
-from levit_ablate.serialization import merge, to_mapping
+from levit_ablate.library import Ablation
+from levit_ablate.schema import merge, to_mapping
 from levit_ablate.studies.study import Study
 from levit_ablate.tracking.parents import Whole
 from levit_ablate.tracking.tags import STUDY
@@ -135,7 +135,7 @@ def plan(study: Study, given: Mapping[str, Any]) -> Plan:
     conditions = conditions_of(given)
     common = {"design": given["design"]} if given.get("design") else {}
     match = {"match": given["match"]} if given.get("match") else {}
-    levit = ablations.read(ablations.BASELINE)
+    levit = library.read(library.BASELINE)
     reference = explicit(levit, merge(levit.changes(), conditions, common))
 
     def resolved(ablation: Ablation, baseline: Variant | None = None) -> Variant:

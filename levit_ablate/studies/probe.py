@@ -11,7 +11,7 @@ from torch import nn
 
 from levit_ablate.data.batches import Batch
 from levit_ablate.data.module import ImageData
-from levit_ablate.experiments import Variant
+from levit_ablate.experiment import Variant
 from levit_ablate.hardware import has_gpu
 from levit_ablate.studies.orders import Order
 from levit_ablate.training import answers

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from mlflow.entities import Run
 
-from levit_ablate.experiments import Variant
+from levit_ablate.experiment import Variant
 from levit_ablate.studies.plan import Plan
 from levit_ablate.tracking.runs import children, is_alive, of_key, reading_the_record, search
 from levit_ablate.tracking.tags import ABLATION, KEY, SEED, STUDY_KEY

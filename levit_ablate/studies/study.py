@@ -12,11 +12,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
-from levit_ablate import ablations
-from levit_ablate.ablations import Ablation
+from levit_ablate import library
 from levit_ablate.config import Experiment, Match
 from levit_ablate.errors import UserError, closest
-from levit_ablate.serialization import check_keys, merge, read_yaml
+from levit_ablate.library import Ablation
+from levit_ablate.schema import check_keys, merge, read_yaml
 
 KEYS = ("summary", "baseline", "variants", "steps", "pairs", "seeds", "match", "given")
 LISTS = ("variants", "steps", "pairs")
@@ -47,17 +47,17 @@ class Study:
 
 def folders() -> list[Path]:
     """Where studies are looked for, in this order."""
-    return [folder / "studies" for folder in ablations.folders()]
+    return [folder / "studies" for folder in library.folders()]
 
 
 def names() -> dict[str, Path]:
     """Every study that can be named, and its file."""
-    return ablations.named_files(folders())
+    return library.named_files(folders())
 
 
 def read(name: str) -> Study:
     """The study of this name, or in this file. Raises UserError, with the closest name."""
-    if name.endswith(ablations.SUFFIXES):
+    if name.endswith(library.SUFFIXES):
         return read_file(Path(name))
     paths = names()
     if name not in paths:
@@ -83,7 +83,7 @@ def narrowed(
     if variants:
         study = replace(study, variants=tuple(by_name[name] for name in variants))
     if baseline:
-        study = replace(study, baseline=ablations.read(baseline))
+        study = replace(study, baseline=library.read(baseline))
     return replace(study, seeds=tuple(seeds)) if seeds else study
 
 
@@ -99,7 +99,7 @@ def read_file(path: Path) -> Study:
     for key in content:
         if key not in KEYS:
             raise UserError(f"{path}: unknown key {key}; {closest(key, KEYS)}")
-    summary = ablations.summary_of(content, str(path), "what is studied")
+    summary = library.summary_of(content, str(path), "what is studied")
     listed = {key: _ablations(content.get(key) or [], path, key) for key in LISTS}
     pairs = [
         (_together(*pair, path), (pair[0].name, pair[1].name))
@@ -111,7 +111,7 @@ def read_file(path: Path) -> Study:
         *listed["pairs"],
         *(both for both, _ in pairs),
     )
-    baseline = _ablation(content.get("baseline", ablations.BASELINE), path, "baseline")
+    baseline = _ablation(content.get("baseline", library.BASELINE), path, "baseline")
     found = [baseline.name, *(variant.name for variant in variants)]
     if twice := sorted({name for name in found if found.count(name) > 1}):
         raise UserError(f"{path}: {twice[0]}: is there twice; give every variant a name of its own")
@@ -165,12 +165,12 @@ def _ablations(said: Any, path: Path, key: str) -> tuple[Ablation, ...]:
 def _ablation(said: Any, path: Path, where: str) -> Ablation:
     """An ablation that is named, or written out."""
     if isinstance(said, str):
-        return ablations.read(said)
+        return library.read(said)
     if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
         raise UserError(f"{path}: {where}: {said!r} is neither a name nor an ablation with a name")
     content = {key: value for key, value in said.items() if key != "name"}
     try:
-        return ablations.from_mapping(content, said["name"], path)
+        return library.from_mapping(content, said["name"], path)
     except UserError as error:
         raise UserError(f"{path}: {where}: {str(error).removeprefix(f'{path}: ')}") from error
 

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from levit_ablate.errors import RunError
-from levit_ablate.experiments import Variant
+from levit_ablate.experiment import Variant
 from levit_ablate.studies.display import Bars, Display
 from levit_ablate.studies.orders import J, Launcher, Order, Outcome
 from levit_ablate.tracking.afterwards import record_failure

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import torch
 
-from levit_ablate.experiments import Variant
+from levit_ablate.experiment import Variant
 
 TAG = "levit_ablate."
 """Before the name of every tag of ours."""

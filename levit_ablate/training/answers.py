@@ -25,7 +25,7 @@ from levit_ablate.data.batches import Batch
 from levit_ablate.errors import RunError
 from levit_ablate.keys import stream_key, teacher_key
 from levit_ablate.locks import one_at_a_time
-from levit_ablate.serialization import to_mapping
+from levit_ablate.schema import to_mapping
 from levit_ablate.training.objective import Answers
 
 PIXELS_OF = ("torch", "torchvision", "timm", "pillow", "numpy")

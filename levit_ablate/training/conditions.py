@@ -8,7 +8,7 @@ from levit_ablate.config import Experiment
 from levit_ablate.data.catalog import images_of
 from levit_ablate.data.module import ImageData
 from levit_ablate.errors import UserError
-from levit_ablate.experiments import Variant
+from levit_ablate.experiment import Variant
 from levit_ablate.hardware import check_hardware
 from levit_ablate.training import teacher
 from levit_ablate.training.averaging import horizon_warning

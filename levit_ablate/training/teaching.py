@@ -14,7 +14,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from levit_ablate.config import Experiment, Images
-from levit_ablate.experiments import Variant
+from levit_ablate.experiment import Variant
 from levit_ablate.hardware import is_first_process, own_threads, settle_rank
 from levit_ablate.locks import one_at_a_time
 from levit_ablate.training import answers, teacher

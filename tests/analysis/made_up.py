@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from levit_ablate import ablations
+from levit_ablate import library
 from levit_ablate.analysis.results import Results, Row, summed_up
 from levit_ablate.config import Experiment
-from levit_ablate.serialization import to_mapping
+from levit_ablate.schema import to_mapping
 
 ACCURACIES = {
     "baseline": (0.570, 0.575, 0.568),
@@ -18,7 +18,7 @@ ACCURACIES = {
 
 def row(name: str, accuracies: tuple[float | None, ...], **values: object) -> Row:
     """A row; None is a run that failed."""
-    ablation = ablations.read(name) if name in ACCURACIES else None
+    ablation = library.read(name) if name in ACCURACIES else None
     known = {seed: value for seed, value in enumerate(accuracies) if value is not None}
     given = {
         "name": name,

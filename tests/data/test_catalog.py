@@ -11,7 +11,7 @@ from PIL import Image
 
 from levit_ablate.config import Data
 from levit_ablate.data import catalog
-from levit_ablate.experiments import identified
+from levit_ablate.experiment import identified
 
 
 @pytest.mark.parametrize(

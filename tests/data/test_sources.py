@@ -10,7 +10,7 @@ from levit_ablate.config import Data, Hardware
 from levit_ablate.data import sources
 from levit_ablate.data.index import open_index
 from levit_ablate.errors import RunError, UserError
-from levit_ablate.experiments import identified, variant
+from levit_ablate.experiment import identified, variant
 
 
 def test_digits_are_split_class_by_class_by_the_split_seed_alone():

@@ -9,7 +9,7 @@ from designs import DIGITS, pixels, randomize
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from levit_ablate import ablations
+from levit_ablate import library
 from levit_ablate.config import Architecture, Design, Stage
 from levit_ablate.models.folding import fold_batch_norms
 from levit_ablate.models.levit import LeViT
@@ -30,7 +30,7 @@ BESIDE = {
     "a class token without a pyramid": {"pooling": "class_token", "pyramid": False},
 }
 """Choices that no ablation makes, and combinations whose parts meet nowhere else."""
-DESIGNS = {name: ablations.read(name).design for name in ablations.names()} | BESIDE
+DESIGNS = {name: library.read(name).design for name in library.names()} | BESIDE
 FOLDED = ("class_token", "no_shrinking_attention")
 
 

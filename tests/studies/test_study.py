@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from levit_ablate import ablations
+from levit_ablate import library
 from levit_ablate.config import Design
 from levit_ablate.errors import UserError
 from levit_ablate.studies import study
@@ -31,14 +31,14 @@ def test_the_papers_study_has_its_rows_in_order():
 
 def test_design_choices_has_every_shipped_ablation_once():
     names = {variant.name for variant in study.read("design_choices").variants}
-    assert names == set(ablations.names()) - {ablations.BASELINE}
+    assert names == set(library.names()) - {library.BASELINE}
 
 
 def test_from_deit_ends_at_levit():
     deit = study.read("from_deit")
     last = deit.variants[-1]
     design = {**deit.baseline.design, **last.design}
-    assert ablations.from_mapping({"summary": "x", "design": design}, "x", Path()).design == design
+    assert library.from_mapping({"summary": "x", "design": design}, "x", Path()).design == design
     assert Design(**design) == Design()
     steps = [set(variant.design) for variant in deit.variants]
     assert all(before < after for before, after in pairwise(steps))

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from recorded import loaded, tag
 
 from levit_ablate.errors import RunError
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.tracking.parents import Whole, link_recorded
 from levit_ablate.tracking.record import record
 from levit_ablate.tracking.runs import find, settle

@@ -10,7 +10,7 @@ from processes import Started
 from recorded import loaded
 
 from levit_ablate.errors import RunError, UserError
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.tracking import outbox
 from levit_ablate.tracking.afterwards import deliver_pending, record_failure
 from levit_ablate.tracking.record import record

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 from processes import Started, wait_for
 
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.locks import lock_of, one_at_a_time
 from levit_ablate.tracking import runs
 from levit_ablate.tracking.record import record
@@ -18,7 +18,7 @@ from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, LOCK
 TRAINS = """
 import sys, time
 from pathlib import Path
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.locks import one_at_a_time
 from levit_ablate.tracking.record import record
 from levit_ablate.tracking.store import open_store

@@ -15,9 +15,9 @@ from mlflow import MlflowClient
 from recorded import loaded
 from servers import Server, answering, for_all_methods, proxy
 
-from levit_ablate.cli import run_command
+from levit_ablate.cli.main import run_command
 from levit_ablate.errors import RunError, UserError
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.tracking import outbox
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.parents import Whole, link_recorded

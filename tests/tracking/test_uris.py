@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from levit_ablate.cli import run_command
+from levit_ablate.cli.main import run_command
 from levit_ablate.errors import UserError
 from levit_ablate.tracking.store import open_store
 from levit_ablate.tracking.uris import reason, without_password

@@ -15,7 +15,7 @@ from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Teac
 from levit_ablate.data.batches import Batch
 from levit_ablate.data.module import ImageData
 from levit_ablate.errors import RunError
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.training.answers import StoredAnswers, describe, folder_of
 from levit_ablate.training.objective import Answers
 from levit_ablate.training.teacher import LiveTeacher, build

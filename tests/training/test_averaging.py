@@ -11,10 +11,10 @@ import torch
 from lightning import Trainer
 from torch import Tensor, nn
 
-from levit_ablate import ablations
+from levit_ablate import library
 from levit_ablate.config import Recipe
 from levit_ablate.data.module import ImageData
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.models.levit import LeViT
 from levit_ablate.training.averaging import averaged, decay_of, follow, horizon_warning
 from levit_ablate.training.conditions import ready_data
@@ -24,7 +24,7 @@ from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.train import train
 
 DECAYS = (0.9, 0.95, 0.98, 0.9873, 0.998, 0.9995, 0.9999, 0.99996)
-NAMES = list(ablations.names())
+NAMES = list(library.names())
 
 
 def experiment_of(name: str, **recipe: object):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from levit_ablate.errors import UserError
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.training import conditions
 from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.train import train

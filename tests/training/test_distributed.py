@@ -164,7 +164,7 @@ def test_one_command_starts_the_processes_of_all_devices(devices, tmp_path, monk
 
 INTERRUPTED = """
 import os, signal, sys
-from levit_ablate.cli import main
+from levit_ablate.cli.main import main
 from levit_ablate.training.classifier import Classifier
 calls, log_loss = [], Classifier.log_loss
 def counted(self, loss):

@@ -8,7 +8,7 @@ import pytest
 from processes import Started
 
 from levit_ablate.errors import RunError
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import fit
 from levit_ablate.training.module import LeViTModule

@@ -9,15 +9,15 @@ import yaml
 from lightning import Trainer
 from torch import nn
 
-from levit_ablate import ablations
-from levit_ablate.commands.options import add_experiment, experiment_options, parse, parser_for
+from levit_ablate import library
+from levit_ablate.cli.options import add_experiment, experiment_options, parse, parser_for
 from levit_ablate.config import Design, Images, Recipe
 from levit_ablate.data.batches import Batch
 from levit_ablate.errors import UserError
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.recipes import PAPER
-from levit_ablate.serialization import experiment_from
+from levit_ablate.schema import experiment_from
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.objective import Answers
 
@@ -55,7 +55,7 @@ def test_the_module_the_command_line_and_a_yaml_line_make_the_same_network():
         assert value.equal(states[1][name]) and value.equal(states[2][name])
 
 
-@pytest.mark.parametrize("name", ablations.names())
+@pytest.mark.parametrize("name", library.names())
 def test_every_shipped_ablation_trains_and_every_parameter_receives_a_gradient(name):
     module = module_of(name).train()
     module.log = lambda *args, **kwargs: None  # no trainer is attached

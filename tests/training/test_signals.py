@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from processes import CLI, Started, levit_ablate, wait_for
 
 from levit_ablate.data.index import open_index
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.signals import StopOnSignal, keeping_handlers, stopping_at_once

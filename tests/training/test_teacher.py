@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from levit_ablate.config import Data, Experiment, Images, Teacher
 from levit_ablate.data.catalog import dataset_of
 from levit_ablate.errors import UserError
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.keys import teacher_key
 from levit_ablate.training import teacher
 from levit_ablate.training.teaching import ensure_teacher, teacher_figures

@@ -6,9 +6,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from levit_ablate.commands.options import experiment_options
+from levit_ablate.cli.options import experiment_options
 from levit_ablate.errors import RunError, UserError
-from levit_ablate.experiments import variant
+from levit_ablate.experiment import variant
 from levit_ablate.models.levit import LeViT
 from levit_ablate.tracking.record import Recorder
 from levit_ablate.tracking.store import open_store

@@ -1,0 +1,83 @@
+"""The options of a study: which, under which conditions, over which variants and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jsonargparse import ArgumentParser
+
+from levit_ablate.cli.options import add_conditions, of_experiment, read_config
+from levit_ablate.errors import UserError
+from levit_ablate.schema import merge, read_word
+from levit_ablate.studies.study import Study, names, narrowed, read
+
+Format = Literal["text", "markdown", "latex", "csv", "html", "json"]
+
+
+def add_study(parser: ArgumentParser, *, formats: Any = Literal["text", "json"]) -> None:
+    """A study's name, the variants and seeds, the store, and the fields of an experiment."""
+    parser.add_argument("study", nargs="?", help="A study's name, or its YAML file.")
+    parser.add_argument(
+        "--seeds", type=str, metavar="N", help="How many, from 0 on (3), or which (0,1,5)."
+    )
+    parser.add_argument(
+        "--variants", type=str, metavar="NAMES", help="Only these of the study: no_pyramid,no_..."
+    )
+    parser.add_argument("--baseline", type=str, help="An ablation in place of the baseline.")
+    parser.add_argument(
+        "--tracking-uri", type=str, help="Where MLflow records; ./mlflow.db unless set."
+    )
+    add_conditions(parser, "seed", formats=formats)
+
+
+class Wanted(NamedTuple):
+    """What the words of a command ask for of a study."""
+
+    study: str
+    """Its name, or its file."""
+    variants: tuple[str, ...]
+    """Of its variants only these; empty for all."""
+    seeds: tuple[int, ...]
+    """In place of its own; empty for these."""
+    baseline: str | None
+    given: dict[str, Any]
+    """The parts of an experiment that the user set."""
+
+    def read(self) -> Study:
+        """The study as it is asked for. Raises UserError where a name is not known."""
+        return narrowed(read(self.study), self.variants, self.seeds, self.baseline)
+
+
+def study_options(options: Mapping[str, Any]) -> Wanted:
+    """What is asked for; of the parts of an experiment those in config files come first.
+
+    Raises UserError where a number or a file is wrong, or where no study is named.
+    """
+    if not options.get("study"):
+        raise UserError(f"the name of a study is missing; there are {', '.join(names())}")
+    given: dict[str, Any] = {}
+    for path in map(Path, options.get("config", [])):
+        given = merge(given, read_config(path))
+    if "seed" in given or "name" in given:
+        raise UserError("--config: seed and name are for run; a study has --seeds and its own name")
+    return Wanted(
+        study=options["study"],
+        variants=tuple(word.strip() for word in options.get("variants", "").split(",") if word),
+        seeds=_seeds(options["seeds"]) if "seeds" in options else (),
+        baseline=options.get("baseline"),
+        given=merge(given, of_experiment(options)),
+    )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    many = read_word(text)
+    if type(many) is int and 0 < many < 10**4:
+        return tuple(range(many))
+    seeds = tuple(map(read_word, text.strip("[] ").split(",")))
+    if not all(type(seed) is int and 0 <= seed < 10**9 for seed in seeds):
+        raise UserError(f"--seeds: {text!r} is neither how many (3) nor which (0,1,5)")
+    if many == 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds: {text!r}: at least one is needed, and none twice")
+    return seeds

@@ -1,0 +1,238 @@
+"""Ablations are files: find, read, check and list `ablations/*.yaml` (or `.yml`).
+
+The user's own `./ablations` comes first, then those that ship with the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from levit_ablate.config import VARIANT_KEYS, Architecture, Design, Experiment, Match
+from levit_ablate.errors import UserError, closest
+from levit_ablate.schema import (
+    check_keys,
+    config_from,
+    experiment_from,
+    plain,
+    read_yaml,
+    yaml_of,
+)
+from levit_ablate.schema import to_yaml as experiment_yaml
+
+BASELINE = "baseline"
+SUFFIXES = (".yaml", ".yml")
+"""Of the files of ablations, studies and searches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperRow:
+    """A row of the paper's Table 4: LeViT-128S, ImageNet-1k, 224 px, 100 epochs."""
+
+    row: str
+    """Its name there: A1 to A7, or base."""
+    params: float
+    """Parameters, with one head."""
+    flops: float
+    """Multiply-adds for an image, with one head."""
+    accuracy: float
+    """Top-1 accuracy in percent."""
+    difference: float = 0.0
+    """Accuracy less the base model's, in points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """A named difference from the baseline, as its file says it."""
+
+    summary: str
+    """What is removed, in a line."""
+    paper: PaperRow | None = None
+    """The published figures, where the paper has a row for it."""
+    match: Match = "none"
+    """Whose cost the geometry is rescaled to, unless --match says otherwise."""
+    design: Mapping[str, Any] = field(default_factory=dict)
+    """The design choices that it changes, by their names in `Design`."""
+    architecture: Mapping[str, Any] | None = None
+    """The geometry that it brings along, in place of the model's."""
+    name: str
+    """The file's name, without its suffix."""
+    path: Path
+    """The file."""
+
+    def header(self) -> dict[str, Any]:
+        """Its name and what is said of it: with an experiment, all that a record needs."""
+        paper = {"paper": asdict(self.paper)} if self.paper else {}
+        return {"name": self.name, "summary": self.summary, **paper}
+
+    def changes(self) -> dict[str, Any]:
+        """The part of an experiment that it sets; a geometry with all its fields."""
+        changes = {"design": dict(self.design), "match": self.match}
+        if self.architecture:
+            own = config_from(Architecture, self.architecture, str(self.path), "architecture")
+            changes["architecture"] = plain(own)
+        return changes
+
+
+RECORDED = ("name", "summary", "paper", "geometry")
+"""What a recorded experiment says beside the experiment."""
+
+
+def recorded_yaml(ablation: Ablation, experiment: Experiment, geometry: Architecture) -> str:
+    """An explicit experiment and what it came from, as YAML that `run --config` takes by itself.
+
+    Args:
+        ablation: where the experiment comes from.
+        experiment: explicit, so that its geometry is the one after design and matching.
+        geometry: the one before, which its baseline starts from.
+    """
+    header = ablation.header() | {"geometry": plain(geometry)}
+    return yaml_of(header) + experiment_yaml(experiment)
+
+
+def from_recorded(content: Mapping[str, Any], path: Path) -> tuple[Ablation, dict[str, Any]]:
+    """The ablation and the conditions of a recorded experiment, which `path` holds.
+
+    Its design and its geometry, which is matched already, are the ablation's own, so that the file
+    which it came from is not needed. Raises UserError as `read_file`.
+    """
+    conditions = dict(content)
+    header = {key: conditions.pop(key) for key in RECORDED if key in conditions}
+    own = {key: conditions.pop(key) for key in ("architecture", *VARIANT_KEYS) if key in conditions}
+    name, geometry = str(header.pop("name")), header.pop("geometry", None)
+    if geometry is not None:
+        config_from(Architecture, geometry, str(path), "geometry")  # checks it
+        conditions["architecture"] = geometry
+    return from_mapping({**header, **own}, name, path), conditions
+
+
+def to_yaml(ablation: Ablation) -> str:
+    """The file of an ablation, which `read_file` takes: what is not set is left out."""
+    said = {"summary": ablation.summary, "match": ablation.match, "design": dict(ablation.design)}
+    if ablation.architecture:
+        said["architecture"] = _set(ablation.architecture)
+    return yaml_of({key: value for key, value in said.items() if value})
+
+
+def _set(value: Any) -> Any:
+    """Plain data without what is None."""
+    if isinstance(value, Mapping):
+        return {key: _set(item) for key, item in value.items() if item is not None}
+    return [_set(item) for item in value] if isinstance(value, list) else value
+
+
+FILE_KEYS = [f.name for f in fields(Ablation) if f.name not in {"name", "path"}]
+
+
+def folders() -> list[Path]:
+    """Where ablations are looked for, in this order."""
+    package = Path(__file__).parent
+    shipped = package / "shipped" / "ablations"  # in the wheel
+    return [Path("ablations"), shipped if shipped.is_dir() else package.parent / "ablations"]
+
+
+def names() -> dict[str, Path]:
+    """Every ablation that can be named, and its file."""
+    return named_files(folders())
+
+
+def named_files(folders: Sequence[Path]) -> dict[str, Path]:
+    """The YAML files of some folders by their names; those of an earlier folder come first.
+
+    Hidden files, such as a Mac's `._mine.yaml`, are none. Raises UserError where a folder has two
+    files of one name, `mine.yaml` and `mine.yml`, or cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for folder in reversed(folders):
+        own: dict[str, Path] = {}
+        for path in _visible(folder):
+            if path.suffix not in SUFFIXES or path.is_dir():
+                continue
+            if path.stem in own:
+                raise UserError(
+                    f"{own[path.stem]} and {path} have one name; rename or remove one of them"
+                )
+            own[path.stem] = path
+        found |= own
+    return dict(sorted(found.items()))
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def read(name: str) -> Ablation:
+    """The ablation of this name, or in this file. Raises UserError, with the closest name."""
+    if name.endswith(SUFFIXES):
+        return read_file(Path(name))
+    paths = names()
+    if name not in paths:
+        raise UserError(
+            f"ablation {name!r}: not in ./ablations, nor shipped; {closest(name, paths)}"
+        )
+    return read_file(paths[name])
+
+
+def read_all() -> tuple[list[Ablation], list[UserError]]:
+    """Every ablation that can be named, and the errors of the files that cannot be read.
+
+    The baseline comes first, then the paper's rows in order, then the others.
+    """
+    found, bad = [], []
+    for path in names().values():
+        try:
+            found.append(read_file(path))
+        except UserError as error:
+            bad.append(error)
+    found.sort(key=lambda a: (a.name != BASELINE, a.paper.row if a.paper else "Z", a.name))
+    return found, bad
+
+
+def read_file(path: Path) -> Ablation:
+    """Read one file and check every key and choice in it. Raises UserError with file and key."""
+    return from_mapping(read_yaml(path), path.stem, path)
+
+
+def from_mapping(content: dict[str, Any], name: str, path: Path) -> Ablation:
+    """The ablation that a mapping describes, read from `path`. Raises UserError as `read_file`."""
+    where = str(path)
+    for key in content:
+        if key not in FILE_KEYS:
+            raise UserError(f"{where}: unknown key {key}; {closest(key, FILE_KEYS)}")
+    summary = summary_of(content, where, "what is removed")
+    match = content.get("match", "none")
+    if match not in get_args(Match):
+        raise UserError(
+            f"{where}: match: {match!r} is not a choice; {closest(match, get_args(Match))}"
+        )
+    for key, config in {"design": Design, "architecture": Architecture, "paper": PaperRow}.items():
+        section = {} if content.setdefault(key, None) is None else content[key]
+        if not isinstance(section, Mapping):
+            raise UserError(f"{where}: {key}: {section!r} is no mapping of keys to values")
+        check_keys(section, config, where, f"{key}.")
+    sections = {key: content[key] for key in ("design", "architecture") if content[key]}
+    experiment_from(sections, where)  # the types, and the combinations
+    return Ablation(
+        name=name,
+        path=path,
+        summary=summary,
+        match=match,
+        design=content["design"] or {},
+        architecture=content["architecture"],
+        paper=config_from(PaperRow, content["paper"], where, "paper") if content["paper"] else None,
+    )
+
+
+def summary_of(content: Mapping[str, Any], where: str, what: str) -> str:
+    """The line under `summary` in a file, which is to say `what`. Raises UserError without one."""
+    summary = content.get("summary")
+    if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
+        raise UserError(f"{where}: summary: a line that says {what} is needed")
+    return summary.strip()

@@ -1,0 +1,95 @@
+"""The best of a search trained again, on fresh seeds with the full recipe, beside the baseline.
+
+The best of many is partly the luckiest: what a search saw of it is too good, by construction. What
+is claimed is what comes out here, which is a study like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optuna import Study as Trials
+
+from levit_ablate import library
+from levit_ablate.analysis.results import Results, results_of
+from levit_ablate.searches import trials
+from levit_ablate.searches.found import Found
+from levit_ablate.searches.front import FIELDS, complete_of, front_of
+from levit_ablate.searches.plan import SearchPlan
+from levit_ablate.studies.plan import Plan, plan
+from levit_ablate.studies.study import Study
+from levit_ablate.tracking import parents
+
+
+def rank(each: Found) -> tuple[float, int]:
+    """By which trials are sorted, the most accurate first."""
+    return -(each.accuracy or 0), each.number
+
+
+def most_accurate(planned: SearchPlan, found: Sequence[Found]) -> list[Found]:
+    """The networks that were trained to their end, the best first; none twice, nor the baseline."""
+    return _networks(planned, complete_of(found))
+
+
+def best_of(planned: SearchPlan, found: Sequence[Found], count: int) -> list[Found]:
+    """Those that are to be confirmed: the most accurate.
+
+    Of a search for a front, some of the front, from its most accurate to its cheapest.
+    """
+    if len(planned.search.objectives) == 1:
+        return most_accurate(planned, found)[:count]
+    chosen = _networks(planned, front_of(found, FIELDS[planned.search.cost]))
+    if count < len(chosen):  # evenly along it, both ends included
+        last = (len(chosen) - 1) / max(1, count - 1)
+        return [chosen[round(index * last)] for index in range(count)]
+    return chosen
+
+
+def _networks(planned: SearchPlan, found: Sequence[Found]) -> list[Found]:
+    networks: dict[str, Found] = {}
+    for each in sorted(found, key=rank):
+        if each.key != planned.baseline.key:
+            networks.setdefault(each.key, each)
+    return list(networks.values())
+
+
+def confirmation(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Plan:
+    """The study that trains them and the baseline on fresh seeds with the full recipe."""
+    attributes = {each.number: each.user_attrs for each in study.get_trials(deepcopy=False)}
+    variants = []
+    for each in best:
+        summary = f"Trial {each.number} of search {planned.search.name}"
+        network = planned.rebuilt(each.name, summary, attributes[each.number])
+        variants.append(network.ablation)
+    return plan(
+        Study(
+            name=name_of(planned),
+            path=planned.search.path,
+            summary=f"The best of search {planned.search.name}, on fresh seeds",
+            baseline=library.read(library.BASELINE),
+            variants=tuple(variants),
+            seeds=planned.search.confirm_seeds,
+        ),
+        planned.given,
+    )
+
+
+def name_of(planned: SearchPlan) -> str:
+    """Of the study that confirms it: `levit-ablate table` takes it."""
+    return f"{planned.search.name}-{planned.key[:8]}"
+
+
+def confirmed(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Results | None:
+    """What is recorded of the confirmation; None where there is nothing yet."""
+    if not best:
+        return None
+    checked = confirmation(planned, study, best)
+    parent = parents.found(checked.whole)
+    return results_of(parent, checked.described()) if parent else None
+
+
+def exported(planned: SearchPlan, study: Trials, number: int, summary: str) -> str:
+    """A trial's network as the YAML of an ablation."""
+    (said,) = [t.user_attrs for t in study.get_trials(deepcopy=False) if t.number == number]
+    assert trials.ARCHITECTURE in said
+    return library.to_yaml(planned.rebuilt(f"trial {number}", summary, said).ablation)

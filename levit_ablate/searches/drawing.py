@@ -1,0 +1,103 @@
+"""A network drawn from a space: whoever draws, only what has a meaning is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from levit_ablate.config import Architecture, Design, Stage
+from levit_ablate.errors import UserError
+from levit_ablate.experiment import Variant
+from levit_ablate.models import geometry
+from levit_ablate.searches.setting import Setting
+from levit_ablate.searches.space import OF_STAGE, Space
+
+Ask = Callable[[str, Setting], Any]
+"""Gives the value of a setting, by its name."""
+LARGEST_GRID = 10_000
+
+
+def sampled(ask: Ask, space: Space, baseline: Variant) -> tuple[Architecture, Design]:
+    """Ask for every setting that matters, those first on which others depend.
+
+    Without a pyramid there is one stage, whose depth is that of all; nothing is asked of the width
+    and heads of the others, and nothing of downsampling.
+
+    Args:
+        ask: gives the value of a setting, by its name.
+        space: the settings.
+        baseline: has what the space does not speak of.
+    """
+    chosen: dict[str, Any] = {}
+    first = sorted(space.design.items(), key=lambda item: item[0] != "pyramid")
+    for name, setting in first:
+        if name != "downsampling" or chosen.get("pyramid", baseline.experiment.design.pyramid):
+            chosen[name] = ask(f"design.{name}", setting)
+    design = replace(baseline.experiment.design, **chosen)
+    count = ask("num_stages", space.num_stages)
+    stem = None if space.stem_width is None else ask("stem_width", space.stem_width)
+    stages: list[dict[str, Any]] = []
+    for index, settings in enumerate(space.stages[:count]):
+        asked = tuple(OF_STAGE) if design.pyramid or not index else ("depth",)
+        start = dict(stages[0]) if stages else {}
+        for name in asked:
+            start[name] = ask(f"{name}.{index + 1}", settings[name])
+        stages.append(start)
+    return architecture_of(baseline.architecture, design, stages, stem), design
+
+
+def combinations_of(space: Space, baseline: Variant) -> list[dict[str, Any]]:
+    """Every combination of the values of what varies, where it has a meaning, each once.
+
+    Raises UserError where there are more than a grid can have.
+    """
+    found: list[dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = [{}]
+    while waiting:
+        begun = waiting.pop()
+        drawn: dict[str, Any] = {}
+
+        def ask(name: str, setting: Setting) -> Any:
+            if setting.is_fixed:
+                return setting.options[0]
+            if name in begun:  # noqa: B023
+                drawn[name] = begun[name]  # noqa: B023
+            else:  # the first now, the others later
+                others = setting.options[1:]
+                waiting.extend({**drawn, name: other} for other in reversed(others))  # noqa: B023
+                drawn[name] = setting.options[0]  # noqa: B023
+            return drawn[name]  # noqa: B023
+
+        sampled(ask, space, baseline)
+        found.append(drawn)
+        if len(found) + len(waiting) > LARGEST_GRID:
+            raise UserError(
+                f"sampler: grid: there are more than {LARGEST_GRID:,} combinations; fix some "
+                f"settings (space.geometry fixed), or take another sampler"
+            )
+    return found
+
+
+def architecture_of(
+    base: Architecture,
+    design: Design,
+    stages: Sequence[Mapping[str, Any]],
+    stem_width: int | None,
+) -> Architecture:
+    """The geometry of these numbers: of each stage those of `space.OF_STAGE`."""
+    values_per_key = geometry.VALUES_PER_KEY[design.keys]
+    return replace(
+        base,
+        stages=tuple(
+            Stage(
+                depth=stage["depth"],
+                width=stage["width"],
+                num_heads=stage["num_heads"],
+                value_dim=stage["key_dim"] * values_per_key,
+                mlp_expansion=stage["mlp_expansion"],
+            )
+            for stage in stages
+        ),
+        stem_width=stem_width,
+    )

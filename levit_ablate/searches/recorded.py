@@ -1,0 +1,86 @@
+"""How a search was asked for, recorded with it: it is read without being asked for again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from levit_ablate.errors import DamagedError, UserError
+from levit_ablate.schema import plain
+from levit_ablate.searches.plan import SearchPlan
+from levit_ablate.searches.readers import amount_said
+from levit_ablate.searches.search import KEYS, Search, changed
+from levit_ablate.searches.storage import journal_of
+from levit_ablate.tracking import parents
+from levit_ablate.tracking.runs import read_json, reading_the_record
+from levit_ablate.tracking.runs import search as search_runs
+from levit_ablate.tracking.tags import DATASET, SEARCH
+
+ASKED = "search.json"
+"""Artifact of a search's run."""
+
+
+class Asked(NamedTuple):
+    """How a search was asked for."""
+
+    search: Search
+    given: Mapping[str, Any]
+    others: tuple[str, ...]
+    """The datasets of earlier searches of the name, the latest first."""
+
+
+def write_asked(planned: SearchPlan, storage: str, parent: Run) -> None:
+    """Into the run of a search, with the URL of its trials, which holds no password."""
+    content = {"search": said_of(planned.search), "given": dict(planned.given), "storage": storage}
+    MlflowClient().log_dict(parent.info.run_id, content, ASKED)
+
+
+def said_of(search: Search) -> dict[str, Any]:
+    """A search as a file would say it, with its name and path."""
+    said = {field.name: plain(getattr(search, field.name)) for field in fields(Search)}
+    budget = {cost: amount_said(most, cost) for cost, most in search.budget.items()}
+    return said | {"path": str(search.path), "budget": budget}
+
+
+@reading_the_record()
+def latest(name: str) -> Asked | None:
+    """The latest search of this name in the open store; None where there is none.
+
+    Raises UserError where it was recorded by another version, which asked otherwise.
+    """
+    runs = search_runs(f"tags.`{SEARCH}` = '{name}'")
+    if not runs:
+        return None
+    content = read_json(runs[0], ASKED)
+    said = content["search"]
+    base = Search(name=said["name"], path=Path(said["path"]), summary=said["summary"])
+    try:
+        asked = changed(base, {key: said[key] for key in KEYS if key in said and key != "summary"})
+    except (UserError, KeyError) as error:
+        raise UserError(f"{name}: its record in run {runs[0].info.run_id}: {error}") from error
+    others = tuple(run.data.tags.get(DATASET, "") for run in runs[1:])
+    return Asked(search=asked, given=content["given"], others=others)
+
+
+@reading_the_record()
+def storage_recorded(planned: SearchPlan) -> str:
+    """The URL of a search's trials in the open store; empty for the journal, or if it is new.
+
+    Raises DamagedError where it cannot be read and there is no journal.
+    """
+    run = parents.found(planned.whole)
+    artifacts = MlflowClient().list_artifacts(run.info.run_id) if run else []
+    if run is None or ASKED not in {each.path for each in artifacts}:
+        return ""  # it is new, or was killed before it wrote that
+    try:
+        storage: str = read_json(run, ASKED).get("storage", "")
+    except DamagedError:
+        if journal_of(planned).exists():
+            return ""
+        raise
+    return storage
