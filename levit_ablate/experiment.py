@@ -26,7 +26,7 @@ from levit_ablate.data.indexing import UNREADABLE
 from levit_ablate.data.layout import some
 from levit_ablate.errors import UserError
 from levit_ablate.hardware import best_precision
-from levit_ablate.keys import key_of
+from levit_ablate.keys import key_of, key_of_version_1
 from levit_ablate.library import Ablation, recorded_yaml
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs
@@ -60,6 +60,11 @@ class Variant:
     def key(self) -> str:
         """The name by which its result is found again: `key_of` its experiment."""
         return key_of(self.experiment)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that its result may be recorded under: its own, and that of version 1."""
+        return tuple(filter(None, (self.key, key_of_version_1(self.experiment))))
 
     @property
     def architecture(self) -> Architecture:

@@ -55,7 +55,7 @@ class Result:
 
 def recorded(variant: Variant) -> Result | None:
     """The result of the variant's key in the open store; None if it is not there."""
-    run = find(variant.key)
+    run = find(*variant.keys)
     return _result(variant, run.info.run_id, run.data.metrics, trained=False) if run else None
 
 
