@@ -89,13 +89,13 @@ def test_other_files_of_the_same_names_have_a_key_of_their_own(tmp_path):
         (tmp_path / str(count)).mkdir()
         fashion(tmp_path / str(count), count)
         data = {"name": "fashion_mnist", "root": str(tmp_path / str(count)), "validation": 0.25}
-        keys.append(variant("no_distillation", identified({"data": data})).key)
+        keys.append(variant("no_distillation", {"data": data}).key)
         raw = tmp_path / f"raw{count}" / "FashionMNIST" / "raw"  # as torchvision keeps them
         raw.mkdir(parents=True)
         for path in (tmp_path / str(count)).glob("*.gz"):
             (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
         data |= {"root": str(tmp_path / f"raw{count}")}
-        assert variant("no_distillation", identified({"data": data})).key == keys[-1]
+        assert variant("no_distillation", {"data": data}).key == keys[-1]
     assert keys[0] != keys[1]
     recorded = {"data": data | {"fingerprint": "0123456789abcdef"}}
     with pytest.raises(UserError, match=r"data\.root: .* holds other images \(fingerprint"):
