@@ -21,9 +21,9 @@ from levit_ablate.config import (
     differences,
 )
 from levit_ablate.data import idx
-from levit_ablate.data.catalog import check_fingerprint, dataset_of, images_of, index_of
+from levit_ablate.data.datasets import check_fingerprint, dataset_of, images_of, index_of
+from levit_ablate.data.folder_layout import some
 from levit_ablate.data.indexing import UNREADABLE
-from levit_ablate.data.layout import some
 from levit_ablate.errors import UserError
 from levit_ablate.hardware import best_precision
 from levit_ablate.keys import key_of
@@ -159,7 +159,7 @@ def identified(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Of a folder's, whose index it reads, or makes, which checks every image; and of Fashion-MNIST's,
     whose files others share their names with. The other datasets are told by their names. Raises
-    UserError as `data.index.open_index` and where the images are not those that were recorded.
+    UserError as `folder_index.open_index` and where the images are not those that were recorded.
     """
     experiment = experiment_from({k: v for k, v in given.items() if k in ("data", "hardware")})
     data = experiment.data
@@ -175,7 +175,7 @@ def identified(given: Mapping[str, Any]) -> dict[str, Any]:
                 file=sys.stderr,
             )
     elif data.name == "fashion_mnist":
-        from levit_ablate.data.module import served  # torchvision takes a second
+        from levit_ablate.data.datamodule import served  # torchvision takes a second
 
         served(data, experiment.hardware)  # downloads what is not there
         found = idx.fingerprint(Path(data.root))

@@ -111,7 +111,7 @@ def test_the_lowest_floors_need_the_standard_library_alone(name):
         "library",
         "models.presets",
         "models.geometry",
-        "data.catalog",
+        "data.datasets",
         "cli.options",
         "cli.list",
         "cli.search",

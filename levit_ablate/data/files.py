@@ -17,9 +17,9 @@ from torchvision.transforms import Compose
 from levit_ablate.config import Data
 from levit_ablate.data.batches import Normalization, Plan
 from levit_ablate.data.decoding import decoded
-from levit_ablate.data.index import Index, Part
+from levit_ablate.data.folder_index import Index, Part
 from levit_ablate.data.loader import Loader
-from levit_ablate.data.sources import evaluation_parts, held_out
+from levit_ablate.data.splits import evaluation_parts, held_out
 from levit_ablate.data.stream import Stream
 
 CROP_SHARE = 224 / 256

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy
 
-from levit_ablate.data.layout import Listing, folder_state, list_parts, shown
+from levit_ablate.data.folder_layout import Listing, folder_state, list_parts, shown
 from levit_ablate.data.left_out import left_out
 from levit_ablate.data.parallel import over_files
 from levit_ablate.data.verify import check_image

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from levit_ablate.data.layout import PARTS, folders, is_image, reading_folders, shown, some
+from levit_ablate.data.folder_layout import PARTS, folders, is_image, reading_folders, shown, some
 
 
 def left_out(root: Path, parts: Iterable[str], classes: tuple[str, ...]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from levit_ablate.data.layout import shown
+from levit_ablate.data.folder_layout import shown
 from levit_ablate.errors import RunError
 
 CHUNK = 64

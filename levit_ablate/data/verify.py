@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from levit_ablate.data.decoding import in_rgb, is_deep
-from levit_ablate.data.layout import shown
+from levit_ablate.data.folder_layout import shown
 
 SCALED = b"deep, scaled"
 """What tells the digests of deep images from those of when their pixels were clipped."""

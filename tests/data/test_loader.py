@@ -33,7 +33,7 @@ if any(subprocess.run(each).returncode for each in (["mount", "--make-rprivate",
 SERVE = """
 import hashlib, sys, torch
 from levit_ablate.config import Data, Hardware, Recipe
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
 data = Data(name="folder", root="set", image_size=96)
 images = ImageData(data, Recipe(batch_size=16), Hardware(num_workers=int(sys.argv[1])), seed=1)
 images.setup()

@@ -1,6 +1,6 @@
 """The index of an image folder: which files there are, checked once, opened again at once.
 
-The layout is ImageNet's, `data.layout`. No image is held. An image costs its path from the root and
+The layout is ImageNet's, `folder_layout`. No image is held. An image costs its path from the root and
 12 bytes: twice while the index is made, once when it is open, and then they are mapped from the
 disk and shared by all processes.
 
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy
 from filelock import FileLock
 
+from levit_ablate.data.folder_layout import class_folders, reading_folders, shown, some
 from levit_ablate.data.indexing import (
     UNREADABLE,
     array_name,
@@ -28,7 +29,6 @@ from levit_ablate.data.indexing import (
     make_index,
     read_header,
 )
-from levit_ablate.data.layout import class_folders, reading_folders, shown, some
 from levit_ablate.errors import RunError, UserError
 
 Array = numpy.ndarray[Any, Any]

@@ -20,9 +20,9 @@ from torchvision import datasets as torchvision_datasets
 from levit_ablate.config import Data
 from levit_ablate.data import idx
 from levit_ablate.data.decoding import pixels
-from levit_ablate.data.index import Array, Index, Part
+from levit_ablate.data.folder_index import Array, Index, Part
+from levit_ablate.data.folder_layout import PARTS
 from levit_ablate.data.indexing import array_name
-from levit_ablate.data.layout import PARTS
 from levit_ablate.data.parallel import over_files
 from levit_ablate.errors import UserError
 from levit_ablate.paths import is_file

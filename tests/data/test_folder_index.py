@@ -15,8 +15,8 @@ from folders import draw, fill
 from PIL import Image
 
 from levit_ablate.data import indexing
-from levit_ablate.data.index import class_names, open_index
-from levit_ablate.data.sources import evaluation_parts
+from levit_ablate.data.folder_index import class_names, open_index
+from levit_ablate.data.splits import evaluation_parts
 from levit_ablate.errors import UserError
 
 BROKEN = b"no image"

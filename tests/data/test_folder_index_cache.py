@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 from folders import content, draw, fill
 
-from levit_ablate.data import index as module
-from levit_ablate.data.index import open_index
+from levit_ablate.data import folder_index as module
+from levit_ablate.data.folder_index import open_index
 from levit_ablate.errors import RunError
 
 REPOSITORY = Path(module.__file__).parents[2]
 OPEN = """
 import sys
 from pathlib import Path
-from levit_ablate.data.index import open_index
+from levit_ablate.data.folder_index import open_index
 root, cache = map(Path, sys.argv[1:])
 """
 
