@@ -20,10 +20,9 @@ from levit_ablate.config import (
     Recipe,
     differences,
 )
-from levit_ablate.data import idx
 from levit_ablate.data.datasets import check_fingerprint, dataset_of, images_of, index_of
+from levit_ablate.data.folder_index import UNREADABLE
 from levit_ablate.data.folder_layout import some
-from levit_ablate.data.indexing import UNREADABLE
 from levit_ablate.errors import UserError
 from levit_ablate.hardware import best_precision
 from levit_ablate.keys import key_of
@@ -175,10 +174,11 @@ def identified(given: Mapping[str, Any]) -> dict[str, Any]:
                 file=sys.stderr,
             )
     elif data.name == "fashion_mnist":
-        from levit_ablate.data.datamodule import served  # torchvision takes a second
+        from levit_ablate.data import splits  # torchvision takes a second
+        from levit_ablate.data.datamodule import served
 
         served(data, experiment.hardware)  # downloads what is not there
-        found = idx.fingerprint(Path(data.root))
+        found = splits.fashion_mnist_fingerprint(Path(data.root))
         check_fingerprint(data, found)
     else:
         return dict(given)

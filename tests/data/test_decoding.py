@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.datasets.folder import default_loader
 
 from levit_ablate.config import Data, Hardware, Recipe
-from levit_ablate.data import indexing, splits
+from levit_ablate.data import folder_index, splits
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.data.decoding import decoded, in_rgb, pixels
 from levit_ablate.data.folder_index import open_index
@@ -113,8 +113,8 @@ def test_what_was_kept_of_deep_images_when_they_were_clipped_is_not_used_again(
         return open_index(Path(root), tmp_path / "cache")
 
     with monkeypatch.context() as before:
-        before.setattr(indexing, "FORMAT", 2)
-        before.setattr("levit_ablate.data.verify.is_deep", lambda _: False)
+        before.setattr(folder_index, "FORMAT", 2)
+        before.setattr("levit_ablate.data.decoding.is_deep", lambda _: False)
         before.setattr("levit_ablate.data.decoding.in_rgb", lambda image: image.convert("RGB"))
         old, old_of_copies = opened(data.root), opened(data_of_copies.root)
         clipped = splits.small_folder(old, data).test.images
