@@ -19,10 +19,9 @@ from levit_ablate.config import (
     Images,
     differences,
 )
-from levit_ablate.data import idx
-from levit_ablate.data.catalog import check_fingerprint, dataset_of, images_of, index_of
-from levit_ablate.data.indexing import UNREADABLE
-from levit_ablate.data.layout import some
+from levit_ablate.data.datasets import check_fingerprint, dataset_of, images_of, index_of
+from levit_ablate.data.folder_index import UNREADABLE
+from levit_ablate.data.folder_layout import some
 from levit_ablate.errors import UserError
 from levit_ablate.hardware import best_precision
 from levit_ablate.keys import key_of, key_of_version_1
@@ -223,7 +222,7 @@ def identified(given: Mapping[str, Any]) -> dict[str, Any]:
 
     A folder's is in its index, which is read, or made, which checks every image. Fashion-MNIST has
     one because other datasets have files of the same names. The other datasets need none. Raises
-    UserError as `data.index.open_index` and where the images are not those that were recorded.
+    UserError as `folder_index.open_index` and where the images are not those that were recorded.
     """
     data, hardware = experiment_from({"data": given.get("data", {})}).data, hardware_of(given)
     if data.name == "folder":
@@ -238,10 +237,11 @@ def identified(given: Mapping[str, Any]) -> dict[str, Any]:
                 file=sys.stderr,
             )
     elif data.name == "fashion_mnist":
-        from levit_ablate.data.module import served  # torchvision takes a second
+        from levit_ablate.data import splits  # torchvision takes a second
+        from levit_ablate.data.datamodule import served
 
         served(data, hardware)  # downloads what is not there
-        found = idx.fingerprint(Path(data.root))
+        found = splits.fashion_mnist_fingerprint(Path(data.root))
         check_fingerprint(data, found)
     else:
         return dict(given)
