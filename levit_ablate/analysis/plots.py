@@ -68,6 +68,7 @@ def label_points(
         ax=axes,
         expand=(1.1, 1.4),
         force_text=(0.4, 0.6),
+        force_static=(0.1, 0.3),
         iter_lim=LABEL_STEPS,
         arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.7},
     )

@@ -22,8 +22,8 @@ from levit_ablate.searches.latency import measuring_alone
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.recorded import write_asked
 from levit_ablate.searches.report import Report, as_json, pictures_of
+from levit_ablate.searches.report_tables import as_text
 from levit_ablate.searches.storage import reading_the_trials, study_of
-from levit_ablate.searches.tables import as_text
 from levit_ablate.searches.worker import Worker, is_done, is_hopeless
 from levit_ablate.studies.orders import Event, Launcher, Outcome
 from levit_ablate.studies.sweep import Signals, counting_signals

@@ -94,7 +94,7 @@ def covered(figure: Figure) -> list[str]:
     bad = [
         f"{a} on {b}" for a, b in itertools.combinations(boxes, 2) if boxes[a].overlaps(boxes[b])
     ]
-    frame = axes.bbox
+    frame = axes.bbox.padded(1)  # a name may stand on the edge
     return bad + [
         name
         for name, box in boxes.items()
