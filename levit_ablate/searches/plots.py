@@ -16,9 +16,15 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from levit_ablate.analysis.plots import NAMED, OURS, label_points, png, styled_axes
-from levit_ablate.searches.found import Found, counts_of
-from levit_ablate.searches.front import complete_of, front_of
 from levit_ablate.searches.importance import Importance, limits
+from levit_ablate.searches.results import (
+    Found,
+    complete_of,
+    counts_of,
+    front_of,
+    is_within,
+    winner,
+)
 
 FADED = (0.65, 0.65, 0.65)
 Colour = tuple[float, float, float]
@@ -58,20 +64,10 @@ def pictures(
     made = {
         "history": history(found, cost, budget),
         "front": front(found, cost, budget),
-        "parallel": settings(found, best) if best else None,
+        "parallel": parallel(found, best) if best else None,
         "importance": effects(importance) if importance else None,
     }
     return {name: png(figure) for name, figure in made.items() if figure}
-
-
-def winner(found: Sequence[Found], cost: str, budget: float | None) -> Found | None:
-    """Return the most accurate complete trial within the budget, the cheapest of equals."""
-    allowed = [trial for trial in complete_of(found) if _within(trial, cost, budget)]
-    return min(
-        allowed,
-        key=lambda t: (-_percent(t), float("inf") if (c := getattr(t, cost)) is None else c),
-        default=None,
-    )
 
 
 def history(found: Sequence[Found], cost: str, budget: float | None = None) -> Figure | None:
@@ -90,8 +86,8 @@ def history(found: Sequence[Found], cost: str, budget: float | None = None) -> F
             label = "invalid or failed"
             axes.plot(bad, [0.012] * len(bad), "|", color="0.3", label=label, transform=ground)
         _draw(axes, [(t.number, t) for t in pruned], "x", FADED, "pruned, its last accuracy")
-        allowed = [t for t in complete if _within(t, cost, budget)]
-        beyond = [t for t in complete if not _within(t, cost, budget)]
+        allowed = [t for t in complete if is_within(t, cost, budget)]
+        beyond = [t for t in complete if not is_within(t, cost, budget)]
         _draw_complete(axes, [(t.number, t) for t in allowed])
         _draw_complete(axes, [(t.number, t) for t in beyond], "over the budget")
         best = list(itertools.accumulate((_percent(t) for t in allowed), max))
@@ -154,7 +150,7 @@ def effects(importance: Importance) -> Figure:
     return figure
 
 
-def settings(found: Sequence[Found], best: Found) -> Figure | None:
+def parallel(found: Sequence[Found], best: Found) -> Figure | None:
     """Draw parallel coordinates: a line for each complete trial, coloured by accuracy.
 
     The best is thick. None where no setting varies.
@@ -244,11 +240,6 @@ def _ticks(axes: Axes, place: int, ticks: Sequence[tuple[float, str]]) -> None:
     for height, text in ticks:
         ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
         axes.text(place + 0.04, height, text, fontsize=8, va="center", bbox=ground, zorder=4)
-
-
-def _within(trial: Found, cost: str, budget: float | None) -> bool:
-    value = getattr(trial, cost)
-    return budget is None or (value is not None and value <= budget)
 
 
 def _percent(trial: Found) -> float:

@@ -16,11 +16,10 @@ from levit_ablate.models import geometry
 from levit_ablate.schema import config_from
 from levit_ablate.searches import trials
 from levit_ablate.searches.confirm import best_of, confirmed, most_accurate, rank
-from levit_ablate.searches.found import Found, counts_of
-from levit_ablate.searches.front import FIELDS, front_of
 from levit_ablate.searches.importance import Importance, importance_of
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.plots import pictures
+from levit_ablate.searches.results import FIELDS, Found, counts_of, front_of
 
 SHOWN = 10
 """Rows of a table: trials, or shares."""

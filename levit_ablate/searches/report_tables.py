@@ -17,10 +17,10 @@ from levit_ablate.analysis.table import NONE, interval, millions, p_value, perce
 from levit_ablate.models.budget import NEAR, Budget
 from levit_ablate.models.cost import costs
 from levit_ablate.models.presets import PRESETS
-from levit_ablate.searches.found import Found
 from levit_ablate.searches.importance import limits
 from levit_ablate.searches.readers import BASELINE
 from levit_ablate.searches.report import SHOWN, Report, stages_line
+from levit_ablate.searches.results import Found
 
 WORDS = ("trial", "network", "stages", "setting")
 """Columns of text; the others are numbers."""

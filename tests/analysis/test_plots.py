@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
+from pathlib import Path
 
 import numpy
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 from made_up import ACCURACIES, results, row
 from matplotlib.figure import Figure
 
+import levit_ablate
 from levit_ablate.analysis import plots
 from levit_ablate.analysis.results import CURVE
 
@@ -121,3 +124,14 @@ def test_no_names_are_no_error():
     with plots.styled_axes() as (_, axes):
         plots.label_points(axes, [])
     assert not axes.texts
+
+
+def test_libraries_that_few_commands_need_are_loaded_where_they_are_used():
+    """Loaded with a module, each would cost every report a second."""
+    late = {"adjustText", "statsmodels", "sklearn"}
+    for package in ("analysis", "searches"):
+        for path in (Path(levit_ablate.__file__).parent / package).glob("*.py"):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                names = [alias.name for alias in getattr(node, "names", [])]
+                names += [getattr(node, "module", None) or ""]
+                assert not late & {name.partition(".")[0] for name in names}, path

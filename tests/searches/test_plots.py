@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from levit_ablate.searches import plots
-from levit_ablate.searches.found import Found
-from levit_ablate.searches.front import front_of
 from levit_ablate.searches.importance import Importance, limits
 from levit_ablate.searches.plots import ABSENT
+from levit_ablate.searches.results import Found, front_of, winner
 
 
 def trial(number, accuracy, flops=1_000_000, **values):
@@ -123,17 +122,17 @@ def test_the_front_is_what_no_complete_trial_beats(points):
 
 
 def test_the_winner_is_the_most_accurate_that_is_allowed_and_then_the_cheapest():
-    assert plots.winner(TRIALS, "flops", None).number == 6
-    assert plots.winner(TRIALS, "flops", 3e6).number == 0
-    assert plots.winner(TRIALS, "flops", 1.0) is None
+    assert winner(TRIALS, "flops", None).number == 6
+    assert winner(TRIALS, "flops", 3e6).number == 0
+    assert winner(TRIALS, "flops", 1.0) is None
     unknown = [dataclasses.replace(TRIALS[4], latency=None)]
-    assert plots.winner(unknown, "latency", 1.0) is None
-    assert plots.winner(unknown, "latency", None).number == 4
+    assert winner(unknown, "latency", 1.0) is None
+    assert winner(unknown, "latency", None).number == 4
 
 
 def test_a_line_goes_through_the_values_of_each_complete_trial():
-    best = plots.winner(TRIALS, "flops", None)
-    axes = plots.settings(TRIALS, best).axes[0]
+    best = winner(TRIALS, "flops", None)
+    axes = plots.parallel(TRIALS, best).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == [
         "stem",
         "width",
@@ -151,7 +150,7 @@ def test_a_line_goes_through_the_values_of_each_complete_trial():
 
 def test_many_numbers_are_a_scale_of_their_values():
     found = [trial(n, 0.5 + n / 100, params={"growth": 2.0**n}) for n in range(12)]
-    axes = plots.settings(found, found[-1]).axes[0]
+    axes = plots.parallel(found, found[-1]).axes[0]
     heights = sorted(line.get_ydata()[0] for line in axes.get_lines() if len(line.get_xdata()) == 2)
     truth = [(2.0**n - 1) / (2.0**11 - 1) for n in range(12)]
     assert heights == pytest.approx(truth, abs=0.025)
