@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from levit_ablate.analysis.formats import console
-from levit_ablate.analysis.notes import conditions_line
+from levit_ablate.analysis.table import conditions_line
 from levit_ablate.cli.study_options import Wanted
 from levit_ablate.experiment import Variant
 from levit_ablate.schema import plain

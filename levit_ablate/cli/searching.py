@@ -22,9 +22,9 @@ from levit_ablate.searches.confirm import best_of, confirmation, exported
 from levit_ablate.searches.plan import SearchPlan, plan
 from levit_ablate.searches.recorded import latest, storage_recorded
 from levit_ablate.searches.report import Report, as_json, pictures_of, report_of
+from levit_ablate.searches.report_tables import show
 from levit_ablate.searches.search import Search
 from levit_ablate.searches.storage import existing
-from levit_ablate.searches.tables import show
 from levit_ablate.searches.worker import work
 from levit_ablate.studies import conduct as studies
 from levit_ablate.studies import worker as study_worker

@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from levit_ablate.analysis import formats
-from levit_ablate.analysis.figures import as_json
+from levit_ablate.analysis.formats import as_json
 from levit_ablate.cli.launching import launcher
 from levit_ablate.cli.study_options import Wanted
 from levit_ablate.errors import RunError
