@@ -15,12 +15,12 @@ from levit_ablate.analysis.formats import console
 from levit_ablate.analysis.notes import conditions_line
 from levit_ablate.cli.study_options import Wanted
 from levit_ablate.experiment import Variant
+from levit_ablate.runner.estimate import Estimate, probe
+from levit_ablate.runner.loop import orders_of
 from levit_ablate.schema import plain
 from levit_ablate.studies.conduct import check
 from levit_ablate.studies.plan import Plan, plan
-from levit_ablate.studies.probe import Estimate, probe
 from levit_ablate.studies.states import JobState, Stale, stale_of, states_of
-from levit_ablate.studies.sweep import orders_of
 from levit_ablate.tracking.store import is_empty, open_store, tracking_uri
 
 TO_RUN = ("missing", "failed", "interrupted")

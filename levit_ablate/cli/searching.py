@@ -17,6 +17,8 @@ from levit_ablate.cli.launching import launcher
 from levit_ablate.cli.tabulating import write_pictures
 from levit_ablate.config import OWN_GEOMETRY, Experiment
 from levit_ablate.errors import RunError, UserError
+from levit_ablate.runner import work as study_worker
+from levit_ablate.runner.local import LocalLauncher
 from levit_ablate.searches.conduct import check, conduct, failure_of, keep
 from levit_ablate.searches.confirm import best_of, confirmation, exported
 from levit_ablate.searches.plan import SearchPlan, plan
@@ -27,8 +29,6 @@ from levit_ablate.searches.storage import existing
 from levit_ablate.searches.tables import show
 from levit_ablate.searches.worker import work
 from levit_ablate.studies import conduct as studies
-from levit_ablate.studies import worker as study_worker
-from levit_ablate.studies.local import LocalLauncher
 from levit_ablate.tracking.store import open_recorded, open_store, tracking_uri
 
 

@@ -14,6 +14,8 @@ from mlflow.entities import Run
 from optuna import Study
 
 from levit_ablate.errors import RunError
+from levit_ablate.runner.job import Event, Launcher, Outcome
+from levit_ablate.runner.loop import Signals, counting_signals
 from levit_ablate.searches import enqueued, trials
 from levit_ablate.searches.display import SearchDisplay
 from levit_ablate.searches.found import Found, counts_of
@@ -25,8 +27,6 @@ from levit_ablate.searches.report import Report, as_json, pictures_of
 from levit_ablate.searches.storage import reading_the_trials, study_of
 from levit_ablate.searches.tables import as_text
 from levit_ablate.searches.worker import Worker, is_done, is_hopeless
-from levit_ablate.studies.orders import Event, Launcher, Outcome
-from levit_ablate.studies.sweep import Signals, counting_signals
 from levit_ablate.tracking import parents
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record, search, settle

@@ -21,13 +21,13 @@ from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiment import Variant
 from levit_ablate.hardware import has_gpu
 from levit_ablate.interrupts import raise_if_interrupted
+from levit_ablate.runner.job import Outcome, Station
+from levit_ablate.runner.work import seldom
 from levit_ablate.searches import trials
 from levit_ablate.searches.curves import Watch, check_given_up, validation_curve
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.sampling import NAME, InvalidError, variant_of
 from levit_ablate.searches.storage import reading_the_trials, sampler_of, study_of
-from levit_ablate.studies.orders import Outcome, Station
-from levit_ablate.studies.worker import seldom
 from levit_ablate.tracking.record import GivenUpError
 from levit_ablate.tracking.runs import reading_the_record
 from levit_ablate.tracking.store import answers, open_store

@@ -14,8 +14,8 @@ from processes import FORKS, Started, result_of, wait_for
 from recorded import children, loaded, runs, tag, trained
 from searching import LONG, WORDS, search, small, workers_of
 
+from levit_ablate.runner.job import Station
 from levit_ablate.searches.worker import Worker, work
-from levit_ablate.studies.orders import Station
 from levit_ablate.tracking import parents
 from levit_ablate.training.module import LeViTModule
 

@@ -13,13 +13,13 @@ from optuna.trial import TrialState
 from searching import small
 
 from levit_ablate import interrupts
+from levit_ablate.runner.job import Station
 from levit_ablate.searches import worker
 from levit_ablate.searches.curves import Curve
 from levit_ablate.searches.latency import measuring_alone
 from levit_ablate.searches.sampling import NAME, InvalidError, variant_of
 from levit_ablate.searches.storage import study_of
 from levit_ablate.searches.trials import INVALID
-from levit_ablate.studies.orders import Station
 from levit_ablate.tracking import parents
 from levit_ablate.training.signals import keeping_handlers
 

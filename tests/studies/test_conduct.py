@@ -9,9 +9,9 @@ from levit_ablate.analysis.results import description_of
 from levit_ablate.config import Experiment
 from levit_ablate.errors import DamagedError
 from levit_ablate.recipes import RECIPES
+from levit_ablate.runner.job import Event, Order, Outcome
 from levit_ablate.schema import plain
 from levit_ablate.studies.conduct import conduct
-from levit_ablate.studies.orders import Event, Order, Outcome
 from levit_ablate.studies.parent import study_runs
 from levit_ablate.studies.plan import plan
 from levit_ablate.studies.study import narrowed, read

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from levit_ablate.studies.orders import Job, Order, Outcome
+from levit_ablate.runner.job import Job, Order, Outcome
 from levit_ablate.training.progress import Status
 
 

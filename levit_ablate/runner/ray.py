@@ -23,7 +23,7 @@ except ImportError:  # an extra
 
 from levit_ablate import interrupts
 from levit_ablate.errors import UserError
-from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
+from levit_ablate.runner.job import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
 from levit_ablate.training.signals import keeping_handlers
 

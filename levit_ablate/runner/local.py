@@ -21,7 +21,7 @@ from typing import Generic
 
 from levit_ablate import interrupts
 from levit_ablate.data.parallel import num_cores
-from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
+from levit_ablate.runner.job import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
 
 SERVER = multiprocessing.get_context("forkserver")

@@ -13,9 +13,9 @@ from networks import write_small
 from processes import levit_ablate, result_of, wait_for
 from recorded import children, runs, tag
 
-from levit_ablate.studies.cluster import RayLauncher
-from levit_ablate.studies.orders import Station
-from levit_ablate.studies.worker import work
+from levit_ablate.runner.job import Station
+from levit_ablate.runner.ray import RayLauncher
+from levit_ablate.runner.work import work
 
 pytest.importorskip("ray", reason="Ray is an extra: pip install 'levit-ablate[ray]'")
 

@@ -13,7 +13,7 @@ from levit_ablate.data.batches import Batch
 from levit_ablate.data.module import ImageData
 from levit_ablate.experiment import Variant
 from levit_ablate.hardware import has_gpu
-from levit_ablate.studies.orders import Order
+from levit_ablate.runner.job import Order
 from levit_ablate.training import answers
 from levit_ablate.training.conditions import ready_data
 from levit_ablate.training.module import LeViTModule
