@@ -11,13 +11,14 @@ import torch
 
 from levit_ablate.config import Hardware
 from levit_ablate.errors import UserError
-from levit_ablate.runner.job import J, Launcher, Station, Work
+from levit_ablate.runner.job import Station, Work
 from levit_ablate.runner.local import LocalLauncher
+from levit_ablate.runner.loop import Launcher
 
 
 def launcher(
-    work: Work[J], hardware: Hardware, uri: str, options: Mapping[str, Any], word: str
-) -> Launcher[J]:
+    work: Work, hardware: Hardware, uri: str, options: Mapping[str, Any], word: str
+) -> Launcher:
     """Local processes, or a Ray cluster. Raises UserError where there are no such places.
 
     Args:

@@ -1,7 +1,7 @@
-"""Jobs in processes of this machine, each forked off one that has loaded the libraries.
+"""Runs jobs in local processes, each forked off one that has loaded the libraries.
 
-To load torch, lightning and mlflow takes longer than many a small job; a process for each job,
-though, is what keeps the others alive when one is killed, or runs out of memory.
+Loading torch, Lightning and MLflow takes longer than many a small job. Each job has a process of
+its own, so that the others live on when one is killed or runs out of memory.
 """
 
 from __future__ import annotations
@@ -13,43 +13,37 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Generic
 
 from levit_ablate import interrupts
 from levit_ablate.data.parallel import num_cores
-from levit_ablate.runner.job import Event, J, Outcome, Station, Work
+from levit_ablate.runner.job import Job, Outcome, Question, Station, Work
+from levit_ablate.runner.loop import Event
 from levit_ablate.training.progress import Status
 
 SERVER = multiprocessing.get_context("forkserver")
 GRACE = 60.0
-"""Seconds that a worker whose sweep is gone has to end with a checkpoint."""
+"""Seconds that a worker whose driver is gone has to end with a checkpoint."""
 
 
-class LocalLauncher(Generic[J]):
-    """Starts each job in a process of its own, on its share of the cores or GPUs.
+class LocalLauncher:
+    """Starts each job in a process of its own, with its share of the cores or GPUs.
 
     Args:
-        work: does a job.
-        station: where jobs record; threads and GPU are of each place.
-        jobs: how many jobs run at once, no more than the GPUs have places for; 0 for one, or as
-            many as those.
+        work: the worker function.
+        station: the store; threads and GPU are set for each place.
+        jobs: jobs at once, no more than the GPUs have places for; 0 for as many as those, or one.
         per_device: jobs on a GPU.
-        gpus: how many GPUs there are.
-        logs: folder of what jobs print.
+        gpus: number of GPUs.
+        logs: folder of the jobs' logs.
     """
 
     def __init__(
-        self,
-        work: Work[J],
-        station: Station,
-        jobs: int,
-        per_device: int,
-        gpus: int,
-        logs: Path,
+        self, work: Work, station: Station, jobs: int, per_device: int, gpus: int, logs: Path
     ) -> None:
         self.places = jobs or max(1, gpus * per_device)
         self.stations = [
@@ -62,76 +56,85 @@ class LocalLauncher(Generic[J]):
         ]
         self.work = work
         self.logs = logs
-        self.at: list[_Job[J] | None] = [None] * self.places
+        self.workers: list[_Worker | None] = [None] * self.places
 
     @staticmethod
-    def prepare(work: Work[J]) -> None:
+    def prepare(work: Work) -> None:
         """Begin to load what jobs need, beside whatever this process does next."""
         SERVER.set_forkserver_preload([work.__module__])
         forkserver.ensure_running()
 
     @property
-    def running(self) -> list[J]:
-        return [job.order for job in self.at if job]
+    def running(self) -> list[Job]:
+        return [worker.job for worker in self.workers if worker]
 
-    def start(self, order: J) -> None:
-        place = self.at.index(None)
-        log = self.logs / f"{order.log}.log"
+    def start(self, job: Job) -> None:
+        place = self.workers.index(None)
+        log = self.logs / f"{job.log}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.at[place] = _Job(self.work, order, self.stations[place], log)
+        self.workers[place] = _Worker(self.work, job, self.stations[place], log)
 
-    def events(self, timeout: float) -> list[Event[J]]:
-        jobs = [job for job in self.at if job]
-        if not jobs:
+    def events(self, timeout: float) -> list[Event]:
+        workers = [worker for worker in self.workers if worker]
+        if not workers:
             time.sleep(timeout)
             return []
-        wait([source for job in jobs for source in (job.connection, job.process.sentinel)], timeout)
-        found: list[Event[J]] = []
-        for place, job in enumerate(self.at):
-            if job:
-                told = job.told()
-                found += [Event(job.order, news) for news in told]
-                if told and isinstance(told[-1], Outcome):
-                    self.at[place] = None
-        return found
+        wait([each for w in workers for each in (w.connection, w.process.sentinel)], timeout)
+        events: list[Event] = []
+        for place, worker in enumerate(self.workers):
+            if worker:
+                news = worker.news()
+                events += [Event(worker.job, each) for each in news]
+                if news and isinstance(news[-1], Outcome):
+                    self.workers[place] = None
+        return events
+
+    def answer(self, job: Job, go_on: bool) -> None:
+        for worker in self.workers:
+            if worker and worker.job is job:
+                with contextlib.suppress(OSError):  # it has died meanwhile
+                    worker.connection.send(go_on)
 
     def stop(self, at_once: bool) -> None:
-        for job in self.at:
-            if job:
-                job.signal(signal.SIGKILL if at_once else signal.SIGTERM)
+        for worker in self.workers:
+            if worker:
+                worker.signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
     def close(self) -> None:
         self.stop(at_once=True)
-        for job in self.at:
-            if job:
-                job.process.join()
+        for worker in self.workers:
+            if worker:
+                worker.process.join()
 
 
-class _Job(Generic[J]):
-    """A job's process, and what came of it."""
+class _Worker:
+    """A job's process, seen from the driver."""
 
-    def __init__(self, work: Work[J], order: J, station: Station, log: Path) -> None:
-        self.order = order
+    def __init__(self, work: Work, job: Job, station: Station, log: Path) -> None:
+        self.job = job
         self.log = log
-        self.connection, theirs = multiprocessing.Pipe(duplex=False)
-        self.process = SERVER.Process(target=_live, args=(work, order, station, theirs, log))
+        self.connection, theirs = multiprocessing.Pipe()
+        self.process = SERVER.Process(target=_live, args=(work, job, station, theirs, log))
         self.process.start()
         theirs.close()
 
-    def told(self) -> list[Status | Outcome]:
-        """What it has told since; last, where it has ended, how: in its words, or how it died."""
-        dead = not self.process.is_alive()
-        heard: list[Status | Outcome] = []
+    def news(self) -> list[Status | Question | Outcome]:
+        """Return what came since the last call; last, where the process has ended, the outcome."""
+        has_ended = not self.process.is_alive()
+        news: list[Status | Question | Outcome] = []
         with contextlib.suppress(EOFError, OSError):
             while self.connection.poll():
-                heard.append(self.connection.recv())
-        if dead and not (heard and isinstance(heard[-1], Outcome)):
-            heard.append(Outcome(error=self._how_it_died()))
-        if heard and isinstance(heard[-1], Outcome):
+                news.append(self.connection.recv())
+        outcome = news[-1] if news and isinstance(news[-1], Outcome) else None
+        if outcome is None and has_ended:
+            outcome = Outcome(error=self._how_it_died(), died=True)
+            news.append(outcome)
+        if outcome:
             self.process.join()
-            if heard[-1].error and not heard[-1].interrupted:
-                heard[-1] = heard[-1]._replace(error=f"{heard[-1].error} (log: {self.log})")
-        return heard
+            self.connection.close()
+            if outcome.error and not (outcome.interrupted or outcome.given_up):
+                news[-1] = outcome._replace(error=f"{outcome.error} (log: {self.log})")
+        return news
 
     def _how_it_died(self) -> str:
         code = self.process.exitcode or 0
@@ -151,9 +154,26 @@ class _Job(Generic[J]):
                 os.kill(self.process.pid, number)
 
 
-def _live(work: Work[J], order: J, station: Station, connection: Connection, log: Path) -> None:
-    """A worker's life. It ends when the sweep that started it does, however that ended."""
-    os.setsid()  # Ctrl-C is the sweep's matter
+class _Pipe:
+    """The driver, seen from a worker's process. One that is gone ends the worker by SIGTERM."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def tell(self, news: Status | Question | Outcome) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.send(news)
+
+    def go_on(self, curve: Sequence[float]) -> bool:
+        self.tell(Question(tuple(curve)))
+        with contextlib.suppress(EOFError, OSError):
+            return bool(self.connection.recv())
+        return True
+
+
+def _live(work: Work, job: Job, station: Station, connection: Connection, log: Path) -> None:
+    """Main function of a worker's process. It ends when the driver does, however that ended."""
+    os.setsid()  # Ctrl-C is for the driver
     with log.open("a", encoding="utf-8", buffering=1) as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
@@ -161,16 +181,12 @@ def _live(work: Work[J], order: J, station: Station, connection: Connection, log
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if station.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = _visible(station.gpu)
-
-    def tell(news: Status | Outcome) -> None:
-        with contextlib.suppress(OSError):  # nobody is there any more
-            connection.send(news)
-
-    tell(work(order, station, tell))
+    driver = _Pipe(connection)
+    driver.tell(work(job, station, driver))
 
 
 def _visible(gpu: int) -> str:
-    """The name of the GPU of this number, among those that this process may use."""
+    """Return the name of a GPU by its number among those that this process may use."""
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return names[gpu] if names[0] else str(gpu)
 

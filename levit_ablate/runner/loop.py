@@ -1,214 +1,187 @@
-"""Runs what a study lacks: jobs to places, news to the screen, results to the record."""
+"""The driver's loop: gives jobs of a study or a search to workers until there are no more."""
 
 from __future__ import annotations
 
 import signal
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Literal, NamedTuple, Protocol
 
 from levit_ablate.errors import RunError
-from levit_ablate.experiment import Variant
-from levit_ablate.runner.job import J, Launcher, Order, Outcome
-from levit_ablate.runner.progress import Bars, Display
-from levit_ablate.tracking.afterwards import record_failure
-from levit_ablate.tracking.runs import is_alive, of_key
-from levit_ablate.tracking.store import answers
+from levit_ablate.runner.job import Job, Outcome, Question
+from levit_ablate.runner.progress import Display
+from levit_ablate.training.progress import Status
 
 TICK = 0.5
 """Seconds between two looks at the jobs."""
-RESTS = 5.0
-"""Seconds between two looks at what another process has in hand, or at a store that is away."""
+
+
+class Event(NamedTuple):
+    """A message of a job: its progress, a question, or how it ended."""
+
+    job: Job
+    news: Status | Question | Outcome
+
+
+class Launcher(Protocol):
+    """Starts jobs somewhere, up to `places` at once."""
+
+    places: int
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs that were started and have not ended."""
+        ...
+
+    def start(self, job: Job) -> None:
+        """Start a job; there is a free place."""
+        ...
+
+    def events(self, timeout: float) -> list[Event]:
+        """Return what happened since the last call, or happens within `timeout` seconds."""
+        ...
+
+    def answer(self, job: Job, go_on: bool) -> None:
+        """Answer a job's question."""
+        ...
+
+    def stop(self, at_once: bool) -> None:
+        """Stop all jobs: after the current step, with a checkpoint; or at once."""
+        ...
+
+    def close(self) -> None:
+        """Stop everything that was started."""
+        ...
+
+
+class Source(Protocol):
+    """Where jobs come from: a study's missing runs, or a search's trials.
+
+    A RunError that it raises stops the other jobs with a checkpoint, and is raised by `run`.
+    """
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there are no more jobs, and none of another command to wait for."""
+        ...
+
+    def next(self) -> Job | Literal["again"] | None:
+        """Return the next job that can start now, or None.
+
+        "again" after something that took a while: other jobs' messages are taken, then it is
+        called again.
+        """
+        ...
+
+    def go_on(self, job: Job, curve: Sequence[float]) -> bool:
+        """Return whether a job goes on, from its validation accuracy after each epoch so far."""
+        ...
+
+    def ended(self, job: Job, outcome: Outcome, is_stopping: bool) -> None:
+        """Take the outcome of a job; `is_stopping` if all jobs were told to stop."""
+        ...
+
+    def update(self) -> None:
+        """Write and show what is new; called between two looks at the jobs."""
+        ...
 
 
 @dataclass
 class Signals:
-    """Ctrl-C and SIGTERM, counted in their handler, and passed on to the jobs from a loop.
+    """Counts Ctrl-C and SIGTERM. A signal handler may do little, so the loop passes them on."""
 
-    For a signal's handler may do little.
-    """
-
-    came: int = 0
+    count: int = 0
     passed_on: int = 0
 
-    def pass_on(self, launcher: Launcher[J], display: Bars) -> None:
-        """Tell the jobs to end, if so asked."""
-        if self.came <= self.passed_on:
+    def pass_on(self, launcher: Launcher, display: Display) -> None:
+        """Stop the jobs after the first signal with a checkpoint, after the second at once."""
+        if self.count <= self.passed_on:
             return
         if not self.passed_on:
             display.say(
                 "ending: each job leaves a checkpoint after its step; once more ends them at once"
             )
-        self.passed_on = self.came
-        launcher.stop(at_once=self.came > 1)
+        self.passed_on = self.count
+        launcher.stop(at_once=self.count > 1)
 
 
 @contextmanager
-def counting_signals(signals: Signals) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM are counted, and do nothing else."""
+def counting_signals() -> Iterator[Signals]:
+    """Count Ctrl-C and SIGTERM within the block, instead of ending the process."""
+    signals = Signals()
 
     def count(signum: int, frame: FrameType | None) -> None:
-        signals.came += 1
+        signals.count += 1
 
     handlers: dict[signal.Signals, Any] = {}
     with suppress(ValueError):  # not the main thread: no signals here
         for number in (signal.SIGINT, signal.SIGTERM):
             handlers[number] = signal.signal(number, count)
     try:
-        yield
+        yield signals
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-@dataclass
-class Sweep:
-    """The jobs of a study, as they stand."""
+def run(source: Source, launcher: Launcher, display: Display) -> bool:
+    """Run the jobs of a source until it is done; return whether it was interrupted.
 
-    launcher: Launcher[Order]
-    display: Display
-    waiting: list[Order]
-    """What has not been started, the first first."""
-    failed: list[tuple[Order, str]] = field(default_factory=list)
-    """The jobs that have no result, and why."""
-    done: int = 0
-    signals: Signals = field(default_factory=Signals)
-    unwritten: bool = False
-    """Whether there are results that the table lacks."""
-    looked_at: float = 0.0
-
-    @property
-    def is_interrupted(self) -> bool:
-        return self.signals.came > 0
-
-
-def orders_of(jobs: Sequence[Variant], parent: str = "") -> list[Order]:
-    """The runs, and before them the teachers that they need and that are to be trained.
-
-    Args:
-        jobs: the runs.
-        parent: the run of the study.
+    Ctrl-C or SIGTERM lets every job end its step, with a checkpoint; a second one ends them at
+    once. Raises the RunError of a source, once its jobs have ended.
     """
-    runs = [Order(variant=job, parent=parent) for job in jobs]
-    teachers = {order.teacher: order for order in runs if order.teacher and not order.is_ready}
-    first = [Order(variant=order.variant, only_teacher=True) for order in teachers.values()]
-    return [*first, *runs]
+    errors: list[RunError] = []
+    with counting_signals() as signals:
+        while launcher.running or not (signals.count or errors or source.is_done):
+            signals.pass_on(launcher, display)
+            asks_again = False
+            if not (signals.count or errors):
+                with _stopping(launcher, errors):
+                    asks_again = _start(source, launcher, display, signals)
+                    source.update()
+            for event in launcher.events(0 if asks_again else TICK):
+                with _stopping(launcher, errors):
+                    _take(event, source, launcher, display, bool(signals.count or errors))
+    if errors and not signals.count:
+        raise errors[0]
+    return signals.count > 0
 
 
-def sweep(
-    orders: Sequence[Order],
-    launcher: Launcher[Order],
-    display: Display,
-    write: Callable[[], bool],
-) -> Sweep:
-    """Run all jobs; one that fails does not stop the others.
-
-    Ctrl-C, and SIGTERM, let every job end the step that it is in, with a checkpoint; the second
-    ends them at once.
-
-    Args:
-        orders: the jobs, in their order; one that waits for a teacher lets others pass.
-        launcher: where they run.
-        display: what people see.
-        write: is called while there are new results, until it returns that it has written them.
-    """
-    state = Sweep(launcher, display, list(orders))
-    with counting_signals(state.signals):
-        while state.launcher.running or (state.waiting and not state.is_interrupted):
-            state.signals.pass_on(launcher, display)
-            _start(state)
-            if state.unwritten and not state.is_interrupted:  # after the free place is taken
-                state.unwritten = not write()
-            for order, news in launcher.events(TICK):
-                if isinstance(news, Outcome):
-                    _end(state, order, news)
-                else:
-                    display.show(order, news)
-    return state
-
-
-def _start(state: Sweep) -> None:
-    """Fill the free places with jobs that can start."""
-    while (
-        state.waiting
-        and not state.is_interrupted
-        and len(state.launcher.running) < state.launcher.places
-        and (order := _next(state)) is not None
-    ):
-        state.waiting.remove(order)
-        state.display.started(order)
-        state.launcher.start(order)
-
-
-def _next(state: Sweep) -> Order | None:
-    """The first job that nobody has in hand; jobs that others have done are counted as done."""
-    if state.launcher.running and time.monotonic() < state.looked_at:
-        return None  # a moment ago there was none
-    for order in list(state.waiting):
-        if order.only_teacher:
-            if order.teacher and order.teacher.exists():
-                state.waiting.remove(order)
-            elif not order.is_taken:
-                return order
-        elif order.is_ready and not order.is_taken:
-            try:
-                runs = of_key(order.variant.key)
-            except RunError as error:
-                _wait_for_store(state, error)
-                return None
-            if any(run.info.status == "FINISHED" for run in runs):
-                state.waiting.remove(order)
-                state.done += 1
-                state.display.found(order)
-            elif not any(is_alive(run) for run in runs):
-                return order
-    if state.waiting:
-        state.looked_at = time.monotonic() + RESTS
-        if not state.launcher.running:
-            _rest(state, "another process has what remains in hand; waiting for it", RESTS)
-    return None
-
-
-def _wait_for_store(state: Sweep, error: RunError) -> None:
-    """No job is begun while the store is away; those at work go on."""
-    state.looked_at = time.monotonic() + RESTS
-    _rest(state, f"{error}; {len(state.waiting)} jobs wait for it", 0)
-    while not state.launcher.running and not state.is_interrupted and not answers():
-        time.sleep(TICK)
-
-
-def _rest(state: Sweep, why: str, seconds: float) -> None:
-    state.display.say_once(why)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and not state.is_interrupted:
-        time.sleep(TICK)
-
-
-def _end(state: Sweep, order: Order, outcome: Outcome) -> None:
-    state.display.ended(order, outcome)
-    if not outcome.error:
-        state.done += not order.only_teacher
-        state.unwritten |= not order.only_teacher
-        state.looked_at = 0.0
-        return
-    if outcome.interrupted and state.is_interrupted:
-        return
-    _fail(state, order, outcome.error)
-    if order.only_teacher:
-        for taught in [waiting for waiting in state.waiting if waiting.teacher == order.teacher]:
-            state.waiting.remove(taught)
-            _fail(state, taught, f"its teacher could not be trained: {outcome.error}")
-
-
-def _fail(state: Sweep, order: Order, error: str) -> None:
-    state.failed.append((order, error))
-    if order.only_teacher:
-        return
+@contextmanager
+def _stopping(launcher: Launcher, errors: list[RunError]) -> Iterator[None]:
+    """Stop the jobs on the first RunError within the block, and keep it."""
     try:
-        record_failure(order.variant, order.parent, error)
-    except RunError as lost:
-        print(f"{order.title}: {error}; {lost}", file=sys.stderr)
+        yield
+    except RunError as error:
+        if not errors:
+            launcher.stop(at_once=False)
+        errors.append(error)
+
+
+def _start(source: Source, launcher: Launcher, display: Display, signals: Signals) -> bool:
+    """Fill the free places with jobs that can start; return whether to ask again at once."""
+    while len(launcher.running) < launcher.places and not signals.count:
+        job = source.next()
+        if not isinstance(job, Job):
+            return job == "again"
+        display.started(job)
+        launcher.start(job)
+    return False
+
+
+def _take(
+    event: Event, source: Source, launcher: Launcher, display: Display, is_stopping: bool
+) -> None:
+    if isinstance(event.news, Status):
+        display.show(event.job, event.news)
+    elif isinstance(event.news, Question):
+        go_on = True
+        try:
+            go_on = is_stopping or source.go_on(event.job, event.news.curve)
+        finally:
+            launcher.answer(event.job, go_on)  # the worker waits for it, whatever happened
+    else:
+        display.removed(event.job)
+        source.ended(event.job, event.news, is_stopping)

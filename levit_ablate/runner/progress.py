@@ -1,9 +1,8 @@
-"""What people see of a sweep: bars on a terminal, a line for each job's end elsewhere."""
+"""Progress of a study or a search: bars on a terminal, elsewhere a line for each job that ended."""
 
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -18,17 +17,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from levit_ablate.runner.job import Job, Order, Outcome
+from levit_ablate.runner.job import Job
 from levit_ablate.training.progress import Status
 
 
-class Bars:
-    """One bar for the whole, one for each job at work; lines above them.
+class Display:
+    """One bar for the whole and one for each job at work, with lines above them.
 
     Args:
-        title: of the whole.
-        total: number of runs, those that are recorded already included.
-        done: number of those.
+        title: name of the study or search.
+        total: number of runs, those that are done included.
+        done: number of runs that are done.
     """
 
     def __init__(self, title: str, total: int, done: int) -> None:
@@ -36,7 +35,7 @@ class Bars:
         self.total = total
         self.done = done
         self.failed = 0
-        self.said: set[str] = set()
+        self.lines: set[str] = set()
         self.console = Console(stderr=True, highlight=False)
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -56,7 +55,7 @@ class Bars:
 
     def __enter__(self) -> Self:
         self.bars.start()
-        self._show_whole()
+        self.refresh()
         return self
 
     def __exit__(
@@ -67,79 +66,53 @@ class Bars:
     ) -> None:
         self.bars.stop()
 
-    def started(self, job: Job) -> None:
-        """A job begins."""
-        self.jobs[job.title] = self.bars.add_task(
-            f"  {escape(job.title)}", total=None, epochs="starting", accuracy=""
-        )
-
-    def say_once(self, line: str) -> None:
-        """Say a line that has not been said yet."""
-        if line not in self.said:
-            self.said.add(line)
-            self.say(line)
-
     def say(self, line: str) -> None:
-        """A line on standard error, above the bars."""
+        """Print a line on standard error, above the bars."""
         if self.console.is_terminal:
             self.bars.console.print(escape(line), soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def _show(self, job: Job, status: Status, described: str, is_part: bool) -> None:
-        """A job is so far; `is_part`: what it does is a run of the whole."""
+    def say_once(self, line: str) -> None:
+        """Print a line that was not printed yet."""
+        if line not in self.lines:
+            self.lines.add(line)
+            self.say(line)
+
+    def started(self, job: Job) -> None:
+        """Add the bar of a job."""
+        self.jobs[job.title] = self.bars.add_task(
+            f"  {escape(job.title)}", total=None, epochs="starting", accuracy=""
+        )
+
+    def show(self, job: Job, status: Status) -> None:
+        """Update the bar of a job, which may be training its teacher before."""
+        is_run = status.title == job.variant.name and not job.only_teacher
+        is_own = is_run or job.only_teacher
         accuracy = "" if status.accuracy is None else f"{100 * status.accuracy:.1f} %"
         self.bars.update(
             self.jobs[job.title],
-            description=f"  {escape(described)}",
+            description=f"  {escape(job.title + ('' if is_own else f' ({status.title})'))}",
             completed=status.done,
             total=status.total,
             epochs=f"epoch {status.epoch}/{status.epochs}",
             accuracy=accuracy,
         )
-        if is_part:
+        if is_run:
             self.parts[job.title] = status.done / max(1, status.total)
-        self._show_whole()
+        self.refresh()
 
-    def _gone(self, job: Job) -> None:
+    def removed(self, job: Job) -> None:
+        """Remove the bar of a job that has ended."""
         self.bars.remove_task(self.jobs.pop(job.title))
         self.parts.pop(job.title, None)
+        self.refresh()
 
-    def _show_whole(self) -> None:
+    def refresh(self) -> None:
+        """Show how many runs are done and failed."""
         failed = f", {self.failed} failed" if self.failed else ""
         self.bars.update(
             self.whole,
             description=f"{escape(self.title)}: {self.done} of {self.total} runs{failed}",
             completed=self.done + sum(self.parts.values()),
         )
-
-
-class Display(Bars):
-    """Of a sweep: a line for each run that has ended."""
-
-    def show(self, order: Order, status: Status) -> None:
-        """A job is so far."""
-        own = status.title == order.variant.name or order.only_teacher
-        described = order.title + ("" if own else f" ({status.title})")
-        self._show(order, status, described, is_part=own and not order.only_teacher)
-
-    def ended(self, order: Order, outcome: Outcome) -> None:
-        """A job has ended."""
-        self._gone(order)
-        if outcome.interrupted:
-            self.say(f"{order.title}: interrupted; it goes on when the sweep is given again")
-        elif outcome.error:
-            self.failed += 1
-            self.say(f"{order.title}: FAILED: {outcome.error}")
-        else:
-            self.done += not order.only_teacher
-            took = timedelta(seconds=round(outcome.seconds))
-            came = "" if order.only_teacher else f"{100 * outcome.accuracy:.2f} % "
-            self.say(f"[{self.done}/{self.total}] {order.title}: {came}({took} of training)")
-        self._show_whole()
-
-    def found(self, order: Order) -> None:
-        """Another process has done a job."""
-        self.done += 1
-        self.say(f"[{self.done}/{self.total}] {order.title}: recorded by another process")
-        self._show_whole()

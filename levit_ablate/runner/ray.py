@@ -1,19 +1,21 @@
-"""Jobs on a Ray cluster: any number of machines that share a file system and a store.
+"""Runs jobs on a Ray cluster: any number of machines that share a file system and a store.
 
-Ray gives each job its CPU threads and its part of a GPU, and begins it again where its machine is
-lost; begun again it goes on from its last checkpoint, as any run does.
+Ray gives each job its CPU threads and its part of a GPU, and starts it again when its machine is
+lost; it then goes on from its last checkpoint, as any run does.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 try:
     import ray
@@ -23,32 +25,36 @@ except ImportError:  # an extra
 
 from levit_ablate import interrupts
 from levit_ablate.errors import UserError
-from levit_ablate.runner.job import Event, J, Outcome, Station, Work
+from levit_ablate.runner.job import Job, Outcome, Question, Station, Work
+from levit_ablate.runner.loop import Event
 from levit_ablate.training.progress import Status
 from levit_ablate.training.signals import keeping_handlers
 
 RETRIES = 3
-"""How often a job is begun again whose machine or process was lost."""
-MAILBOX = "levit-ablate"
+"""Times that Ray starts a job again whose machine or process was lost."""
+POLL = 0.1
+"""Seconds between two looks of a worker for the driver's answer."""
 
 
-class RayLauncher(Generic[J]):
+class RayLauncher:
     """Starts each job as a task of a Ray cluster.
 
     Args:
-        work: does a job.
-        station: where jobs record. A SQLite store, and the work folder, must be on a file system
-            that all machines share.
-        address: of the cluster: `auto`, or HOST:PORT; None for a new one on this machine.
-        jobs: how many jobs run at once; 0 for as many as the cluster has places for.
+        work: the worker function.
+        station: the store. If it is SQLite, it and the work folder must be on a file system that
+            all machines share.
+        address: address of the cluster, `auto` or HOST:PORT; None for a new one on this machine.
+        jobs: jobs at once; 0 for as many as the cluster has places for.
         per_device: jobs on a GPU.
         on_gpu: whether jobs take a GPU where the cluster has any.
         num_threads: CPU threads of a job.
+
+    Raises UserError where Ray is missing or the cluster cannot be reached.
     """
 
     def __init__(
         self,
-        work: Work[J],
+        work: Work,
         station: Station,
         address: str | None,
         jobs: int,
@@ -69,7 +75,7 @@ class RayLauncher(Generic[J]):
         )
         self.mailbox: Any = mailbox.options(scheduling_strategy=here).remote()
         self.places = jobs or _places(num_threads, share)
-        self.tasks: dict[Any, J] = {}
+        self.tasks: dict[Any, Job] = {}
 
     def _connect(self, address: str | None) -> None:
         if ray is None:
@@ -93,28 +99,38 @@ class RayLauncher(Generic[J]):
             ) from error
 
     @property
-    def running(self) -> list[J]:
+    def running(self) -> list[Job]:
         return list(self.tasks.values())
 
-    def start(self, order: J) -> None:
-        task = self.remote.remote(self.work, order, self.station, self.mailbox, str(self.folder))
-        self.tasks[task] = order
+    def start(self, job: Job) -> None:
+        task = self.remote.remote(self.work, job, self.station, self.mailbox, str(self.folder))
+        self.tasks[task] = job
 
-    def events(self, timeout: float) -> list[Event[J]]:
+    def events(self, timeout: float) -> list[Event]:
         if not self.tasks:
             time.sleep(timeout)
             return []
         ready, _ = ray.wait(list(self.tasks), num_returns=1, timeout=timeout)
-        found = [Event(order, status) for order, status in self._told()]
-        return found + [Event(self.tasks.pop(task), _outcome(task)) for task in ready]
+        news = self._messages()
+        return news + [Event(self.tasks.pop(task), _outcome(task)) for task in ready]
 
-    def _told(self) -> list[tuple[J, Status]]:
-        by_title = {order.title: order for order in self.tasks.values()}
+    def _messages(self) -> list[Event]:
+        by_title = {job.title: job for job in self.tasks.values()}
         try:
-            told: dict[str, Status] = ray.get(self.mailbox.emptied.remote(), timeout=10)
+            messages: dict[str, list[Status | Question]] = ray.get(
+                self.mailbox.emptied.remote(), timeout=10
+            )
         except (RayError, GetTimeoutError):
-            return []  # news, not results: they come again
-        return [(by_title[title], status) for title, status in told.items() if title in by_title]
+            return []  # progress comes again, and questions are kept until they are answered
+        return [
+            Event(by_title[title], each)
+            for title, news in messages.items()
+            if title in by_title
+            for each in news
+        ]
+
+    def answer(self, job: Job, go_on: bool) -> None:
+        self.mailbox.answer.remote(job.title, go_on)
 
     def stop(self, at_once: bool) -> None:
         for task in self.tasks:
@@ -126,26 +142,68 @@ class RayLauncher(Generic[J]):
 
 
 class Mailbox:
-    """What the jobs told last: an actor, for tasks cannot speak while they run."""
+    """Passes messages between jobs and driver: an actor, as tasks cannot speak while they run.
+
+    A job is named by its title. A question stays until it is answered, so that none is lost with
+    a message.
+    """
 
     def __init__(self) -> None:
-        self.last: dict[str, Status] = {}
+        self.progress: dict[str, Status] = {}
+        self.questions: dict[str, Question] = {}
+        self.answers: dict[str, bool] = {}
 
     def put(self, title: str, status: Status) -> None:
-        self.last[title] = status
+        self.progress[title] = status
 
-    def emptied(self) -> dict[str, Status]:
-        """What came since it was asked last."""
-        last, self.last = self.last, {}
-        return last
+    def ask(self, title: str, question: Question) -> None:
+        """Ask the driver; an answer to an earlier question is void."""
+        self.answers.pop(title, None)
+        self.questions[title] = question
+
+    def emptied(self) -> dict[str, list[Status | Question]]:
+        """Return the last progress of each job since the last call, and the open questions."""
+        progress, self.progress = self.progress, {}
+        news: dict[str, list[Status | Question]] = {t: [each] for t, each in progress.items()}
+        for title, question in self.questions.items():
+            news.setdefault(title, []).append(question)
+        return news
+
+    def answer(self, title: str, go_on: bool) -> None:
+        if self.questions.pop(title, None):
+            self.answers[title] = go_on
+
+    def answered(self, title: str) -> bool | None:
+        """Return the answer to a job's question, or None."""
+        return self.answers.get(title)
 
 
-def _work(work: Work[J], order: J, station: Station, mailbox: Any, folder: str) -> Outcome:
-    """A job, on whichever machine, in the sweep's folder."""
+class _Mail:
+    """The driver, seen from a job."""
+
+    def __init__(self, mailbox: Any, title: str) -> None:
+        self.mailbox = mailbox
+        self.title = title
+
+    def tell(self, status: Status) -> None:
+        self.mailbox.put.remote(self.title, status)
+
+    def go_on(self, curve: Sequence[float]) -> bool:
+        ray.get(self.mailbox.ask.remote(self.title, Question(tuple(curve))))
+        while (answer := ray.get(self.mailbox.answered.remote(self.title))) is None:
+            time.sleep(POLL)
+        return bool(answer)
+
+
+def _work(work: Work, job: Job, station: Station, mailbox: Any, folder: str) -> Outcome:
+    """Run a job on whichever machine, in the driver's folder."""
     os.chdir(folder)
-    with keeping_handlers():  # Ray's process does another job after this one
-        interrupts.listen()
-        return work(order, station, lambda status: mailbox.put.remote(order.title, status))
+    try:
+        with keeping_handlers():  # Ray's process runs another job after this one
+            interrupts.listen()
+            return work(job, station, _Mail(mailbox, job.title))
+    finally:
+        gc.collect()  # Lightning's cycles keep network and images, on a GPU too
 
 
 def _outcome(task: Any) -> Outcome:
@@ -157,12 +215,14 @@ def _outcome(task: Any) -> Outcome:
         return Outcome(error=f"{type(error.cause).__name__}: {' '.join(str(error.cause).split())}")
     except RayError as error:
         said = " ".join(str(error).split())[:300]
-        return Outcome(error=f"its machine or process was lost {RETRIES + 1} times: {said}")
+        return Outcome(
+            error=f"its machine or process was lost {RETRIES + 1} times: {said}", died=True
+        )
     return outcome
 
 
 def _places(num_threads: int, share: float) -> int:
-    """Jobs that the cluster has room for."""
+    """Return the number of jobs that the cluster has room for."""
     resources = ray.cluster_resources()
     places = int(resources.get("CPU", 0)) // num_threads
     if share:

@@ -15,7 +15,7 @@ from levit_ablate.analysis.results import Results, Row
 from levit_ablate.config import Architecture, Design, Stage, differences
 from levit_ablate.models import geometry
 from levit_ablate.schema import config_from
-from levit_ablate.searches import trials
+from levit_ablate.searches import sampling, trials
 from levit_ablate.searches.confirm import best_of, confirmed, most_accurate, rank
 from levit_ablate.searches.found import Found, counts_of
 from levit_ablate.searches.front import FIELDS, front_of
@@ -144,7 +144,7 @@ def importance_of(search: Search, there: Sequence[FrozenTrial]) -> Importance | 
     for trial in there:
         own = trial.user_attrs
         is_trained = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        if is_trained and trials.INVALID not in own and not own.get(trials.MOVED):
+        if is_trained and trials.INVALID not in own and not own.get(sampling.MOVED):
             networks[own[trials.KEY]] = trial
     if not networks:
         return None
