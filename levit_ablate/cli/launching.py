@@ -11,13 +11,14 @@ import torch
 
 from levit_ablate.config import Hardware
 from levit_ablate.errors import UserError
-from levit_ablate.studies.local import LocalLauncher
-from levit_ablate.studies.orders import J, Launcher, Station, Work
+from levit_ablate.runner.job import Station, Work
+from levit_ablate.runner.local import LocalLauncher
+from levit_ablate.runner.loop import Launcher
 
 
 def launcher(
-    work: Work[J], hardware: Hardware, uri: str, options: Mapping[str, Any], word: str
-) -> Launcher[J]:
+    work: Work, hardware: Hardware, uri: str, options: Mapping[str, Any], word: str
+) -> Launcher:
     """Local processes, or a Ray cluster. Raises UserError where there are no such places.
 
     Args:
@@ -31,7 +32,7 @@ def launcher(
     on_gpu = hardware.accelerator != "cpu"
     jobs, per_device = options.get("jobs", 0), options.get("jobs_per_device", 1)
     if options.get("launcher") == "ray":
-        from levit_ablate.studies.cluster import RayLauncher  # an extra
+        from levit_ablate.runner.ray import RayLauncher  # an extra
 
         return RayLauncher(work, station, options.get("address"), jobs, per_device, on_gpu)
     gpus = torch.cuda.device_count() if on_gpu else 0

@@ -15,12 +15,12 @@ from levit_ablate.analysis.formats import console
 from levit_ablate.analysis.table import conditions_line
 from levit_ablate.cli.study_options import Wanted
 from levit_ablate.experiment import Variant
+from levit_ablate.runner.estimate import Estimate, probe
 from levit_ablate.schema import plain
 from levit_ablate.studies.conduct import check
+from levit_ablate.studies.jobs import jobs_of
 from levit_ablate.studies.plan import Plan, plan
-from levit_ablate.studies.probe import Estimate, probe
-from levit_ablate.studies.states import JobState, Stale, stale_of, states_of
-from levit_ablate.studies.sweep import orders_of
+from levit_ablate.studies.record import JobState, Stale, stale_of, states_of
 from levit_ablate.tracking.store import is_empty, open_store, tracking_uri
 
 TO_RUN = ("missing", "failed", "interrupted")
@@ -37,7 +37,7 @@ def run(wanted: Wanted, options: Mapping[str, Any]) -> None:
     else:
         open_store(uri)
         states, stale = states_of(planned), stale_of(planned)
-    orders = orders_of([state.job for state in states if state.state in TO_RUN])
+    orders = jobs_of([state.job for state in states if state.state in TO_RUN])
     estimate = probe(planned.variants) if orders and options.get("probe", True) else None
     at_once = min(options.get("jobs", 1), len(orders))
     seconds = estimate.whole(orders) / at_once if estimate else None

@@ -17,6 +17,8 @@ from levit_ablate.cli.launching import launcher
 from levit_ablate.cli.tabulating import write_pictures
 from levit_ablate.config import OWN_GEOMETRY, Experiment
 from levit_ablate.errors import RunError, UserError
+from levit_ablate.runner.job import work
+from levit_ablate.runner.local import LocalLauncher
 from levit_ablate.searches.conduct import check, conduct, failure_of, keep
 from levit_ablate.searches.confirm import best_of, confirmation, exported
 from levit_ablate.searches.plan import SearchPlan, plan
@@ -25,10 +27,7 @@ from levit_ablate.searches.report import Report, as_json, pictures_of, report_of
 from levit_ablate.searches.report_tables import show
 from levit_ablate.searches.search import Search
 from levit_ablate.searches.storage import existing
-from levit_ablate.searches.worker import work
 from levit_ablate.studies import conduct as studies
-from levit_ablate.studies import worker as study_worker
-from levit_ablate.studies.local import LocalLauncher
 from levit_ablate.tracking.store import open_recorded, open_store, tracking_uri
 
 
@@ -101,7 +100,7 @@ def _search(planned: SearchPlan, storage: str, uri: str, options: Mapping[str, A
     if best := best_of(planned, found, planned.search.confirm):
         checked = confirmation(planned, study, best)
         studies.check(checked)
-        trainings = launcher(study_worker.work, hardware, uri, options, "workers")
+        trainings = launcher(work, hardware, uri, options, "workers")
         with contextlib.closing(trainings) as places:
             without_result, _ = studies.conduct(checked, places)
         if without_result:

@@ -13,10 +13,10 @@ from levit_ablate.analysis.formats import as_json
 from levit_ablate.cli.launching import launcher
 from levit_ablate.cli.study_options import Wanted
 from levit_ablate.errors import RunError
+from levit_ablate.runner.job import work
+from levit_ablate.runner.local import LocalLauncher
 from levit_ablate.studies.conduct import check, conduct
-from levit_ablate.studies.local import LocalLauncher
 from levit_ablate.studies.plan import plan
-from levit_ablate.studies.worker import work
 from levit_ablate.tracking.store import open_store, tracking_uri
 
 

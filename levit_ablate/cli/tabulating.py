@@ -15,8 +15,8 @@ from levit_ablate.analysis.results import description_of, results_of
 from levit_ablate.cli.study_options import Wanted
 from levit_ablate.errors import UserError, closest
 from levit_ablate.library import SUFFIXES
-from levit_ablate.studies.parent import recorded_studies, study_runs
 from levit_ablate.studies.plan import plan
+from levit_ablate.studies.record import recorded_studies, study_runs
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import children, settle
 from levit_ablate.tracking.store import open_recorded, tracking_uri
