@@ -160,7 +160,7 @@ def store_uri(given: str | None) -> str:
     uri = tracking_uri(given)
     scheme, mark, path = uri.partition(":///")
     if scheme.startswith("sqlite") and mark and path and path[0] not in "/:":
-        return f"{scheme}:///{Path(path).absolute()}"
+        return f"{scheme}:///{Path(path).resolve()}"
     return uri
 
 

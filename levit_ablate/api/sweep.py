@@ -123,7 +123,8 @@ def open_study(
     given, chosen = conditions_of(settings), chosen_seeds(seeds)
     uri = store_uri(tracking_uri)
     with talking(progress), opened(uri, existing=True):
-        parent = _recorded(study, given, baseline, without_password(uri))
+        file = study if not (given or baseline) else study_file(study, variants, seeds, baseline)
+        parent = _recorded(file, given, without_password(uri))
         described = description_of(parent)
         deliver_pending(Path(described["conditions"]["hardware"]["work_dir"]))
         settle([parent, *children(parent.info.run_id)])
@@ -160,17 +161,17 @@ def _parent(planned: Plan) -> Run:
     return next(run for run in runs if run.data.tags.get(STUDY_KEY) == planned.key)
 
 
-def _recorded(study: str | Path, given: Mapping[str, Any], baseline: str | None, at: str) -> Run:
+def _recorded(study: str | Path | StudyFile, given: Mapping[str, Any], at: str) -> Run:
     """Return the study's run under the settings given; without any, the latest. UserError."""
-    word = str(study)
-    name = Path(word).stem if word.endswith(SUFFIXES) else word
+    name = study.name if isinstance(study, StudyFile) else str(study)
+    name = Path(name).stem if name.endswith(SUFFIXES) else name
     found = study_runs(name)
     if not found:
         known = sorted(recorded_studies())
         there = f"; {closest(name, known)}" if known else f"; levit-ablate sweep {name} runs it"
         raise UserError(f"{name}: nothing is recorded in {at}{there}")
-    if given or baseline:
-        key = planned_of(study_file(study, (), None, baseline), given).key
+    if isinstance(study, StudyFile):
+        key = planned_of(study, given).key
         found = [run for run in found if run.data.tags.get(STUDY_KEY) == key]
     if not found:
         raise UserError(
