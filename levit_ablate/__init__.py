@@ -12,6 +12,7 @@ is first used: `import levit_ablate` alone loads no torch.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from levit_ablate.api.sweep import open_study, sweep
     from levit_ablate.config import Architecture, Data, Design, Hardware, Recipe, Stage, Teacher
     from levit_ablate.errors import RunError, UserError
+    from levit_ablate.experiment import Variant
     from levit_ablate.training.module import LeViTModule
 
 _MODULES = {
@@ -37,6 +39,7 @@ _MODULES = {
     "api.sweep": ("open_study", "sweep"),
     "config": ("Architecture", "Data", "Design", "Hardware", "Recipe", "Stage", "Teacher"),
     "errors": ("RunError", "UserError"),
+    "experiment": ("Variant",),
     "training.module": ("LeViTModule",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -47,6 +50,7 @@ __all__ = [  # noqa: RUF022 (by what they are about)
     "list_searches",
     "list_studies",
     "variant",
+    "Variant",
     "network",
     "run",
     "RunResult",
@@ -76,7 +80,9 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, in Jupyter, of libraries
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -8,11 +8,13 @@ import inspect
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 
@@ -456,3 +458,32 @@ def test_a_mistake_is_a_user_error_in_one_line(call, said, study, search, monkey
     with pytest.raises(la.UserError) as raised:
         call()
     assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+# --- the page about it
+
+PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+
+
+def test_the_examples_in_the_documentation_run(result, monkeypatch):
+    """Every block of docs/python.md, in order, with settings that take seconds."""
+    for name in ("run", "sweep", "search"):
+        function = getattr(la, name)
+        monkeypatch.setattr(la, name, partial(_quickly, function))
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert len(blocks) >= 6 and isinstance(names["search"], la.Search)
+
+
+def _quickly(function, name, **settings):
+    own = settings.pop("recipe", None)
+    quick = {"workers": 1, "pruner": "none"} if "trials" in settings else {}
+    recipe = [*QUICK["recipe"], own] if own else QUICK["recipe"]
+    given = {**settings, **UNDISTILLED, **quick, "recipe": recipe}
+    if "trials" in settings:
+        given |= {"space": SEARCH["space"], "enqueue": ["baseline"]}
+    elif function.__name__ == "run":
+        given |= {"design": {}, "teacher": {"recipe": {"epochs": 1, "warmup_epochs": 0}}}
+    return function(name, **given)

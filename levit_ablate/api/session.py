@@ -38,6 +38,8 @@ _stores: list[tuple[str, dict[str, str | None], Any]] = []
 class _LogStream(io.TextIOBase):
     """A text stream whose lines become log records."""
 
+    is_log = True
+
     def __init__(self) -> None:
         self.line = ""
 
@@ -67,6 +69,10 @@ class _ThreadStream(io.TextIOBase):
 
     def isatty(self) -> bool:
         return self._target().isatty()
+
+    @property
+    def is_log(self) -> bool:
+        return getattr(self._target(), "is_log", False)
 
     def fileno(self) -> int:
         return self.stream.fileno()

@@ -7,17 +7,16 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from levit_ablate.bars import bars, error_console
 from levit_ablate.studies.orders import Job, Order, Outcome
 from levit_ablate.training.progress import Status
 
@@ -37,8 +36,9 @@ class Bars:
         self.done = done
         self.failed = 0
         self.said: set[str] = set()
-        self.console = Console(stderr=True, highlight=False)
-        self.bars = Progress(
+        self.console = error_console()
+        self.bars = bars(
+            self.console,
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[epochs]}"),
@@ -46,8 +46,6 @@ class Bars:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            console=self.console,
-            disable=not self.console.is_terminal,
             transient=True,
         )
         self.whole = self.bars.add_task(title, total=float(total), epochs="", accuracy="")
