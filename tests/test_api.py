@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -470,6 +471,7 @@ def test_the_examples_in_the_documentation_run(result, monkeypatch):
     for name in ("run", "sweep", "search"):
         function = getattr(la, name)
         monkeypatch.setattr(la, name, partial(_quickly, function))
+    shutil.rmtree("ablations", ignore_errors=True)  # what another test exported
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     for block in blocks:
