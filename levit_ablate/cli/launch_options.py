@@ -46,3 +46,9 @@ def check_launcher(options: Mapping[str, Any], jobs: str) -> None:
             raise UserError(f"--{word}: {options[name]} must be at least 1")
     if options.get("address") and options.get("launcher") != "ray":
         raise UserError("--address: is of a Ray cluster; give --launcher ray with it")
+
+
+def places(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `add_launcher` that were given, as keyword arguments of `sweep`."""
+    names = ("jobs", "jobs_per_device", "launcher", "address")
+    return {name: options[name] for name in names if name in options}

@@ -12,7 +12,6 @@ from levit_ablate.cli.options import add_conditions, of_experiment, read_config
 from levit_ablate.errors import UserError
 from levit_ablate.library import STUDIES, names
 from levit_ablate.schema import merge, seeds_from
-from levit_ablate.studies.study import Study, narrowed, read
 
 Format = Literal["text", "markdown", "latex", "csv", "html", "json"]
 
@@ -46,9 +45,10 @@ class Wanted(NamedTuple):
     given: dict[str, Any]
     """The parts of an experiment that the user set."""
 
-    def read(self) -> Study:
-        """The study as it is asked for. Raises UserError where a name is not known."""
-        return narrowed(read(self.study), self.variants, self.seeds, self.baseline)
+    def chosen(self) -> dict[str, Any]:
+        """What is chosen of the study, as keyword arguments of `api.sweep.sweep`."""
+        seeds = self.seeds or None
+        return {"variants": self.variants, "seeds": seeds, "baseline": self.baseline}
 
 
 def study_options(options: Mapping[str, Any]) -> Wanted:

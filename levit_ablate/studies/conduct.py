@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunTag
-from rich.console import Console
 
 from levit_ablate.analysis import speed
 from levit_ablate.analysis.results import (
@@ -21,6 +20,7 @@ from levit_ablate.analysis.results import (
     Results,
     metric_name,
 )
+from levit_ablate.bars import error_console
 from levit_ablate.errors import RunError
 from levit_ablate.hardware import has_gpu
 from levit_ablate.runner import loop
@@ -138,7 +138,7 @@ def measure_speed(planned: Plan, parent: Run) -> None:
         return
     on_gpu = planned.baseline.experiment.hardware.accelerator != "cpu" and has_gpu()
     saying = f"measuring the speed of {len(planned.variants)} networks"
-    with Console(stderr=True).status(saying):  # on a terminal alone
+    with error_console().status(saying):  # on a terminal alone
         speeds, measured_on = speed.measure(planned.variants, on_gpu)
     now = time.time_ns() // 1_000_000
     metrics = [
