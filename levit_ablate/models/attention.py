@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from levit_ablate.models.layers import Grid
+from levit_ablate.models.parts import Grid
 from levit_ablate.models.norms import NormKit
 
 

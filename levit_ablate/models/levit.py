@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from levit_ablate.config import Architecture, Design, Images, Stage
 from levit_ablate.models import geometry
 from levit_ablate.models.attention import Attention, AttentionBias, Subsample, subsampled
-from levit_ablate.models.layers import (
+from levit_ablate.models.parts import (
     ACTIVATIONS,
     POOLINGS,
     STEMS,

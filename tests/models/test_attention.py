@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from levit_ablate.config import Design, Images
 from levit_ablate.models.attention import AttentionBias, Subsample
-from levit_ablate.models.layers import PatchConvolution
+from levit_ablate.models.parts import PatchConvolution
 from levit_ablate.models.norms import (
     NORM_KITS,
     torch_default,

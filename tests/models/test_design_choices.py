@@ -22,7 +22,7 @@ from torch import nn
 
 from levit_ablate.config import Design
 from levit_ablate.models.attention import Attention, AttentionBias, Subsample
-from levit_ablate.models.layers import AbsolutePosition, PatchConvolution
+from levit_ablate.models.parts import AbsolutePosition, PatchConvolution
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.norms import (
     ConvolutionBatchNorm,
