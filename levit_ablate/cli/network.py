@@ -16,7 +16,6 @@ from levit_ablate.experiment import Variant, variant
 from levit_ablate.library import Ablation
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs
-from levit_ablate.models.levit import stage_grids
 from levit_ablate.schema import plain
 
 PAPER_MODEL = "levit_128s"
@@ -66,7 +65,7 @@ def described(shown: Variant) -> dict[str, Any]:
 def _stages(shown: Variant, stage_costs: Sequence[Cost]) -> list[dict[str, Any]]:
     architecture, design = shown.architecture, shown.experiment.design
     stages = geometry.stages_of(architecture, design)
-    grids = stage_grids(architecture, design, shown.images)
+    grids = geometry.stage_grids(architecture, design, shown.images)
     rows = []
     for index, (stage, grid, cost) in enumerate(zip(stages, grids, stage_costs, strict=True)):
         shrinking = None

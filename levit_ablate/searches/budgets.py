@@ -8,8 +8,8 @@ from itertools import islice, product
 
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant
-from levit_ablate.models.budget import Budget
 from levit_ablate.models.cost import costs
+from levit_ablate.models.matching import Budget
 from levit_ablate.searches.drawing import architecture_of
 from levit_ablate.searches.readers import BASELINE
 from levit_ablate.searches.search import Search

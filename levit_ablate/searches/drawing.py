@@ -86,7 +86,7 @@ def architecture_of(
     stem_width: int | None,
 ) -> Architecture:
     """The geometry of these numbers: of each stage those of `space.OF_STAGE`."""
-    values_per_key = geometry.VALUES_PER_KEY[design.keys]
+    values_per_key = geometry.values_per_key(design).block
     return replace(
         base,
         stages=tuple(

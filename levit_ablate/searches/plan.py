@@ -15,7 +15,7 @@ from levit_ablate.experiment import Variant, conditions_of, explicit, identified
 from levit_ablate.keys import hashed
 from levit_ablate.library import Ablation
 from levit_ablate.models import geometry
-from levit_ablate.models.budget import Budget, within
+from levit_ablate.models.matching import Budget, within
 from levit_ablate.schema import config_from, experiment_from, merge, plain, to_mapping
 from levit_ablate.searches.budgets import budget_of, check_budget, latency_of
 from levit_ablate.searches.drawing import combinations_of

@@ -61,7 +61,7 @@ def point_of(variant: Variant, space: Space) -> tuple[dict[str, Any], list[str]]
     }
     own |= {f"design.{name}": getattr(design, name) for name in space.design}
     for number, stage in enumerate(stages, start=1):
-        expansion = design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion
+        expansion = geometry.mlp_expansion_of(design, stage)
         own |= {
             f"depth.{number}": stage.depth,
             f"width.{number}": stage.width,

@@ -129,7 +129,7 @@ def _numbers(number: int, architecture: Architecture, design: Design) -> dict[st
     stages = architecture.stages
     stage = stages[min(number, len(stages) - 1)]
     step = stages[-1].width - stages[-2].width if len(stages) > 1 else stages[0].width
-    expansion = design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion
+    expansion = geometry.mlp_expansion_of(design, stage)
     return {
         "depth": stage.depth,
         "width": stage.width + step * max(0, number + 1 - len(stages)),

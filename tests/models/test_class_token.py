@@ -15,7 +15,7 @@ from designs import (
 )
 
 from levit_ablate.config import Design
-from levit_ablate.models.attention import Attention
+from levit_ablate.models.levit import Attention
 from levit_ablate.models.parts import ClassToken
 
 
