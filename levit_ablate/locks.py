@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from levit_ablate.hardware import is_first_process
-from levit_ablate.interrupts import waiting
+from levit_ablate.runtime import is_first_process
+from levit_ablate.signals import waiting
 
 
 def lock_of(result: Path) -> Path:

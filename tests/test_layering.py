@@ -16,12 +16,12 @@ import levit_ablate
 PACKAGE = Path(levit_ablate.__file__).parent
 # from the ground up; no part imports another of its own floor
 FLOORS = [
-    ["errors", "paths", "streams", "interrupts"],
+    ["errors", "paths", "streams", "signals"],
     ["config"],
     ["recipes"],
     ["schema"],
     ["library", "keys"],
-    ["models", "data", "hardware"],
+    ["models", "data", "runtime"],
     ["experiment", "locks"],
     ["timing", "tracking", "validity"],
     ["analysis"],

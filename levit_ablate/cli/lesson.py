@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from levit_ablate.experiment import hardware_of, identified, variant
-from levit_ablate.hardware import one_voice
 from levit_ablate.keys import teacher_key
 from levit_ablate.library import Ablation
+from levit_ablate.runtime import one_voice
 from levit_ablate.training.conditions import check_conditions, check_distilled
 from levit_ablate.training.teaching import ensure_teacher, teacher_figures
 

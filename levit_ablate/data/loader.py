@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from levit_ablate.errors import RunError
-from levit_ablate.interrupts import waiting
+from levit_ablate.signals import waiting
 
 PREFETCH = 4
 """Batches that a worker makes ahead."""

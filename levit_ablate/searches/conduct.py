@@ -27,7 +27,7 @@ from levit_ablate.searches.tables import as_text
 from levit_ablate.searches.worker import Worker, is_done, is_hopeless
 from levit_ablate.studies.orders import Event, Launcher, Outcome
 from levit_ablate.studies.sweep import Signals, counting_signals
-from levit_ablate.tracking import parents
+from levit_ablate.tracking import parent_run
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
@@ -78,7 +78,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
 
     with (
         measuring_alone(planned, study, launcher.places),
-        parents.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent,
+        parent_run.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent,
     ):
         with reading_the_trials(storage), trials.asking(planned):
             number, said = enqueued.enqueue(study, planned)
@@ -130,7 +130,7 @@ def link(planned: SearchPlan, study: Study, parent: Run) -> None:
         if each.values and trials.INVALID not in each.user_attrs
     ]
     jobs = {v.key: v for n in networks for v in map(n.at_seed, planned.search.seeds)}
-    parents.link_recorded(planned.whole, list(jobs.values()), parent, planned.work_dir)
+    parent_run.link_recorded(planned.whole, list(jobs.values()), parent, planned.work_dir)
 
 
 def _plan_of(planned: SearchPlan, number: int, done: int, places: int) -> str:
@@ -145,7 +145,7 @@ def _plan_of(planned: SearchPlan, number: int, done: int, places: int) -> str:
 @reading_the_record()
 def keep(planned: SearchPlan, report: Report) -> None:
     """Write what a search has come to into its run: report, figures, plots."""
-    parent = parents.found(planned.whole)
+    parent = parent_run.found(planned.whole)
     assert parent is not None  # it was searched
     client, run_id = MlflowClient(), parent.info.run_id
     for state, count in report.counts.items():

@@ -22,7 +22,7 @@ from levit_ablate.searches.drawing import combinations_of
 from levit_ablate.searches.search import Search
 from levit_ablate.searches.space import Space, space_from
 from levit_ablate.studies.plan import dataset_name
-from levit_ablate.tracking.parents import Whole
+from levit_ablate.tracking.parent_run import Whole
 from levit_ablate.tracking.tags import SEARCH
 
 

@@ -19,13 +19,13 @@ from optuna.trial import TrialState
 from levit_ablate.analysis import speed
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import has_gpu
-from levit_ablate.interrupts import raise_if_interrupted
+from levit_ablate.runtime import has_gpu
 from levit_ablate.searches import trials
 from levit_ablate.searches.curves import Watch, check_given_up, validation_curve
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.sampling import NAME, InvalidError, variant_of
 from levit_ablate.searches.storage import reading_the_trials, sampler_of, study_of
+from levit_ablate.signals import raise_if_interrupted
 from levit_ablate.studies.orders import Outcome, Station
 from levit_ablate.studies.worker import seldom
 from levit_ablate.tracking.record import GivenUpError

@@ -21,7 +21,7 @@ try:
 except ImportError:  # an extra
     ray = None
 
-from levit_ablate import interrupts
+from levit_ablate import signals
 from levit_ablate.errors import UserError
 from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
@@ -144,7 +144,7 @@ def _work(work: Work[J], order: J, station: Station, mailbox: Any, folder: str) 
     """A job, on whichever machine, in the sweep's folder."""
     os.chdir(folder)
     with keeping_handlers():  # Ray's process does another job after this one
-        interrupts.listen()
+        signals.listen()
         return work(order, station, lambda status: mailbox.put.remote(order.title, status))
 
 

@@ -22,14 +22,14 @@ from levit_ablate.analysis.results import (
     metric_name,
 )
 from levit_ablate.errors import RunError
-from levit_ablate.hardware import has_gpu
+from levit_ablate.runtime import has_gpu
 from levit_ablate.studies.display import Display
 from levit_ablate.studies.orders import Launcher, Order
 from levit_ablate.studies.parent import at_work, refresh
 from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.sweep import Sweep, orders_of, sweep
 from levit_ablate.tracking.afterwards import deliver_pending
-from levit_ablate.tracking.parents import link_recorded
+from levit_ablate.tracking.parent_run import link_recorded
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.tracking.tags import PARENT

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Generic
 
-from levit_ablate import interrupts
+from levit_ablate import signals
 from levit_ablate.data.parallel import num_cores
 from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
@@ -157,7 +157,7 @@ def _live(work: Work[J], order: J, station: Station, connection: Connection, log
     with log.open("a", encoding="utf-8", buffering=1) as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
-    interrupts.listen()
+    signals.listen()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if station.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = _visible(station.gpu)

@@ -24,14 +24,14 @@ from levit_ablate.analysis.results import (
 )
 from levit_ablate.errors import DamagedError
 from levit_ablate.studies.plan import Plan
-from levit_ablate.tracking import parents
+from levit_ablate.tracking import parent_run
 from levit_ablate.tracking.runs import reading_the_record, search
 from levit_ablate.tracking.tags import STUDY
 
 
 @contextmanager
 def at_work(plan: Plan, work_dir: Path) -> Iterator[Run]:
-    """The study's run: `parents.at_work`; complete when every run of the study is recorded."""
+    """The study's run: `parent_run.at_work`; complete when every run of the study is recorded."""
 
     def describe(parent: Run, was_there: bool) -> None:
         described = plan.described(_said(parent) if was_there else None)
@@ -40,7 +40,7 @@ def at_work(plan: Plan, work_dir: Path) -> Iterator[Run]:
     def is_complete(parent: Run) -> bool:
         return results_of(parent, plan.described()).is_complete
 
-    with parents.at_work(plan.whole, work_dir, describe, is_complete) as parent:
+    with parent_run.at_work(plan.whole, work_dir, describe, is_complete) as parent:
         yield parent
 
 

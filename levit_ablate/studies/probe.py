@@ -12,9 +12,9 @@ from torch import nn
 from levit_ablate.data.batches import Batch
 from levit_ablate.data.module import ImageData
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import has_gpu
+from levit_ablate.runtime import has_gpu
 from levit_ablate.studies.orders import Order
-from levit_ablate.training import answers
+from levit_ablate.training import teacher_cache
 from levit_ablate.training.conditions import ready_data
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.teacher import TeacherModule, teaching
@@ -42,8 +42,8 @@ class Estimate(NamedTuple):
             folder
             for variant in runs
             if variant.experiment.design.distillation != "none"
-            and not answers.complete(variant.experiment)
-            for folder in [answers.folder_of(variant.experiment)]
+            and not teacher_cache.complete(variant.experiment)
+            for folder in [teacher_cache.folder_of(variant.experiment)]
         }
         teachers = sum(order.only_teacher for order in orders)
         own = sum(self.run[variant.name] for variant in runs)

@@ -15,7 +15,7 @@ from torch import Tensor
 from levit_ablate.config import Experiment, Images
 from levit_ablate.errors import RunError
 from levit_ablate.tracking.record import Recorder
-from levit_ablate.training import answers
+from levit_ablate.training import teacher_cache
 from levit_ablate.training.objective import Answers
 from levit_ablate.training.signals import stop_together, stopping_at_once
 from levit_ablate.training.teacher import LiveTeacher, loaded
@@ -92,7 +92,7 @@ class AskTeacher(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         soft = self.experiment.design.distillation == "soft"
-        self.stored = answers.StoredAnswers(
+        self.stored = teacher_cache.StoredAnswers(
             self.folder,
             data.stream.num_positions,
             self.images.num_classes,

@@ -17,9 +17,9 @@ from levit_ablate.config import Recipe
 from levit_ablate.data.batches import Batch, as_batch
 from levit_ablate.errors import UserError
 from levit_ablate.streams import stream_seed
-from levit_ablate.training.averaging import averaged, decay_of, follow
 from levit_ablate.training.clipping import clip_adaptively
 from levit_ablate.training.distributed import batch_norms
+from levit_ablate.training.optimization import averaged, decay_of, follow
 
 
 class Classifier(lightning.LightningModule):

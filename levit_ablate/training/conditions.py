@@ -9,9 +9,9 @@ from levit_ablate.data.catalog import images_of
 from levit_ablate.data.module import ImageData
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import check_hardware
+from levit_ablate.runtime import check_hardware
 from levit_ablate.training import teacher
-from levit_ablate.training.averaging import horizon_warning
+from levit_ablate.training.optimization import horizon_warning
 
 
 def check_conditions(experiment: Experiment) -> ImageData:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from lightning import Callback, LightningModule, Trainer
 
-from levit_ablate.interrupts import waited
+from levit_ablate.signals import waited
 
 PATIENCE = 20.0
 """Seconds that a training told to end waits for a batch or a lock, to leave a checkpoint."""

@@ -15,9 +15,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from levit_ablate.config import Experiment, Images
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import is_first_process, own_threads, settle_rank
 from levit_ablate.locks import one_at_a_time
-from levit_ablate.training import answers, teacher
+from levit_ablate.runtime import is_first_process, own_threads, settle_rank
+from levit_ablate.training import teacher, teacher_cache
 from levit_ablate.training.conditions import ready_data, report_horizon
 from levit_ablate.training.fit import BEST, fit, quiet, tested
 from levit_ablate.training.progress import Bar, Tell, TellProgress
@@ -38,7 +38,7 @@ def ensure_teacher(variant: Variant, tell: Tell | None = None) -> Path | None:
         with one_at_a_time(path, "trains it"):
             if not path.exists():
                 train_teacher(experiment, variant.images, path, tell or Bar())
-    if not answers.complete(experiment):
+    if not teacher_cache.complete(experiment):
         teacher.loaded(experiment, variant.images, path)
     return path
 

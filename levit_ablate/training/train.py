@@ -16,13 +16,13 @@ from mlflow.entities import Run
 
 from levit_ablate.data.module import ImageData
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import is_first_process, own_threads, settle_rank
-from levit_ablate.interrupts import raise_if_interrupted
 from levit_ablate.locks import one_at_a_time
+from levit_ablate.runtime import is_first_process, own_threads, settle_rank
+from levit_ablate.signals import raise_if_interrupted
 from levit_ablate.tracking.record import GivenUpError, Recorder, record
 from levit_ablate.tracking.runs import TakenError, find, is_alive, reading_the_record
 from levit_ablate.tracking.tags import HOST
-from levit_ablate.training import answers
+from levit_ablate.training import teacher_cache
 from levit_ablate.training.callbacks import AskTeacher, RecordEpochs
 from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import BEST, fit, tested
@@ -163,8 +163,8 @@ def _train(
     record = RecordEpochs(recorder)
     callbacks: list[Callback] = [record, TellProgress(variant.name, tell), *further]
     if experiment.design.distillation != "none":  # before its epoch is timed
-        folder_of_answers = answers.folder_of(experiment)
-        answers.describe(folder_of_answers, experiment)
+        folder_of_answers = teacher_cache.folder_of(experiment)
+        teacher_cache.describe(folder_of_answers, experiment)
         asks = AskTeacher(experiment, variant.images, weights, folder_of_answers)
         callbacks.insert(0, asks)
     trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, callbacks)

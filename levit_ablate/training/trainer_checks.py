@@ -9,8 +9,8 @@ from lightning import Trainer
 from levit_ablate.config import Recipe, differences
 from levit_ablate.data.module import ImageData
 from levit_ablate.keys import STREAM
-from levit_ablate.training.averaging import horizon_warning
 from levit_ablate.training.classifier import Classifier
+from levit_ablate.training.optimization import horizon_warning
 
 AUGMENTATION = set(STREAM) - {"batch_size", "precision"}
 """Fields of `Recipe` that the images are served by, and no part of a module."""

@@ -16,7 +16,7 @@ from searching import LONG, WORDS, search, small, workers_of
 
 from levit_ablate.searches.worker import Worker, work
 from levit_ablate.studies.orders import Station
-from levit_ablate.tracking import parents
+from levit_ablate.tracking import parent_run
 from levit_ablate.training.module import LeViTModule
 
 SHORT = ("--trial-epochs", "1", "--recipe.epochs", "4")
@@ -225,7 +225,7 @@ def test_a_worker_keeps_nothing_of_a_trial_that_has_ended(store, monkeypatch):
         return True
 
     monkeypatch.setattr("levit_ablate.searches.worker.answers", count)
-    with parents.at_work(planned.whole, Path(), lambda *_: None, lambda _: False) as parent:
+    with parent_run.at_work(planned.whole, Path(), lambda *_: None, lambda _: False) as parent:
         told = Worker(planned=planned, storage="", number=1, parent=parent.info.run_id)
         outcome = work(told, Station(uri=store), lambda _: None)
     assert not outcome.error and kept == [0, 0, 0]

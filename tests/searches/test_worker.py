@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 from searching import small
 
-from levit_ablate import interrupts
+from levit_ablate import signals
 from levit_ablate.searches import worker
 from levit_ablate.searches.curves import Curve
 from levit_ablate.searches.latency import measuring_alone
@@ -20,7 +20,7 @@ from levit_ablate.searches.sampling import NAME, InvalidError, variant_of
 from levit_ablate.searches.storage import study_of
 from levit_ablate.searches.trials import INVALID
 from levit_ablate.studies.orders import Station
-from levit_ablate.tracking import parents
+from levit_ablate.tracking import parent_run
 from levit_ablate.training.signals import keeping_handlers
 
 INVALID_FROM = 5
@@ -52,7 +52,7 @@ def done(planned, store, before=lambda study: None):
     """The trials of a search after one worker has done them."""
     study = study_of(planned, "")
     before(study)
-    with parents.at_work(planned.whole, Path(), lambda *_: None, lambda _: False) as parent:
+    with parent_run.at_work(planned.whole, Path(), lambda *_: None, lambda _: False) as parent:
         told = worker.Worker(planned=planned, storage="", number=1, parent=parent.info.run_id)
         outcome = worker.work(told, Station(uri=store), lambda _: None)
     assert not outcome.error
@@ -112,14 +112,14 @@ def test_a_worker_that_is_told_to_end_while_garbage_is_collected_ends(store, mad
 
     monkeypatch.setattr(worker.gc, "collect", lambda: Dropping() and None)
     planned = small(trials=3, sampler="random")
-    with parents.at_work(planned.whole, Path(), lambda *_: None, lambda _: False) as parent:
+    with parent_run.at_work(planned.whole, Path(), lambda *_: None, lambda _: False) as parent:
         told = worker.Worker(planned=planned, storage="", number=1, parent=parent.info.run_id)
         with keeping_handlers():
-            interrupts.listen()
+            signals.listen()
             try:
                 outcome = worker.work(told, Station(uri=store), lambda _: None)
             finally:
-                interrupts.came.clear()
+                signals.came.clear()
                 sys.unraisablehook = sys.__unraisablehook__
     assert outcome.interrupted
     assert len(study_of(planned, "").get_trials()) == 1

@@ -20,7 +20,7 @@ from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiment import variant
 from levit_ablate.tracking import outbox
 from levit_ablate.tracking.afterwards import deliver_pending
-from levit_ablate.tracking.parents import Whole, link_recorded
+from levit_ablate.tracking.parent_run import Whole, link_recorded
 from levit_ablate.tracking.record import record
 from levit_ablate.tracking.runs import find
 from levit_ablate.tracking.store import experiment_id, open_store

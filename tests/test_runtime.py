@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from levit_ablate.config import Experiment, Hardware
 from levit_ablate.errors import UserError
-from levit_ablate.hardware import PLACES, check_hardware, is_first_process, settle_rank
+from levit_ablate.runtime import PLACES, check_hardware, is_first_process, settle_rank
 
 
 @pytest.mark.parametrize("work_dir", ["file.txt", "file.txt/inside", "/proc/nowhere"])

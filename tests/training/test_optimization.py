@@ -16,11 +16,11 @@ from levit_ablate.config import Recipe
 from levit_ablate.data.module import ImageData
 from levit_ablate.experiment import variant
 from levit_ablate.models.levit import LeViT
-from levit_ablate.training.averaging import averaged, decay_of, follow, horizon_warning
 from levit_ablate.training.conditions import ready_data
 from levit_ablate.training.fit import BEST, fit
 from levit_ablate.training.fit import tested as figures_of
 from levit_ablate.training.module import LeViTModule
+from levit_ablate.training.optimization import averaged, decay_of, follow, horizon_warning
 from levit_ablate.training.train import train
 
 DECAYS = (0.9, 0.95, 0.98, 0.9873, 0.998, 0.9995, 0.9999, 0.99996)

@@ -16,9 +16,9 @@ from levit_ablate.data.batches import Batch
 from levit_ablate.data.module import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
-from levit_ablate.training.answers import StoredAnswers, describe, folder_of
 from levit_ablate.training.objective import Answers
 from levit_ablate.training.teacher import LiveTeacher, build
+from levit_ablate.training.teacher_cache import StoredAnswers, describe, folder_of
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=64, erasing=0.3, mixup=0.5, cutmix=0.5, repeats=2, precision="32-true")
@@ -88,7 +88,7 @@ def test_a_killed_process_leaves_no_half_written_epoch_and_no_lock(tmp_path):
     code = """
 import os, signal, sys, torch
 from pathlib import Path
-from levit_ablate.training.answers import StoredAnswers
+from levit_ablate.training.teacher_cache import StoredAnswers
 from levit_ablate.training.objective import Answers
 def told():
     yield torch.arange(4), Answers(torch.arange(4)[:, None], torch.ones(4, 1))
@@ -164,7 +164,7 @@ def test_variants_and_longer_trainings_share_their_answers(same):
 
 def test_versions_of_the_packages_that_make_the_pixels_are_in_the_name(monkeypatch):
     before = folder_of(DISTILLED)
-    monkeypatch.setattr("levit_ablate.training.answers.version", lambda package: "99")
+    monkeypatch.setattr("levit_ablate.training.teacher_cache.version", lambda package: "99")
     assert folder_of(DISTILLED) != before
 
 
