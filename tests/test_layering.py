@@ -22,7 +22,7 @@ FLOORS = [
     ["schema"],
     ["library", "keys"],
     ["models", "data", "runtime"],
-    ["experiment", "locks"],
+    ["experiment"],
     ["timing", "tracking", "validity"],
     ["analysis"],
     ["training"],

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_only
 
-from levit_ablate.locks import lock_of, one_at_a_time
+from levit_ablate.runtime import lock_of, one_at_a_time
 from levit_ablate.signals import waited
 
 

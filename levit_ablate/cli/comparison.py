@@ -18,7 +18,8 @@ from levit_ablate.runtime import one_voice
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.store import open_store, tracking_uri
 from levit_ablate.tracking.uris import without_password
-from levit_ablate.training.conditions import check_conditions, report_horizon
+from levit_ablate.training.conditions import check_conditions
+from levit_ablate.training.fit import report_horizon
 from levit_ablate.training.train import Result, recorded, train
 from levit_ablate.validity import check_changes
 

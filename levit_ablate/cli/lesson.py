@@ -13,7 +13,7 @@ from levit_ablate.keys import teacher_key
 from levit_ablate.library import Ablation
 from levit_ablate.runtime import one_voice
 from levit_ablate.training.conditions import check_conditions, check_distilled
-from levit_ablate.training.teaching import ensure_teacher, teacher_figures
+from levit_ablate.training.teacher import ensure_teacher, teacher_figures
 
 
 def teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:

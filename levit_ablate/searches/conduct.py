@@ -32,7 +32,8 @@ from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.tracking.uris import without_password
-from levit_ablate.training.conditions import check_conditions, report_horizon
+from levit_ablate.training.conditions import check_conditions
+from levit_ablate.training.fit import report_horizon
 
 TICK = 0.5
 """Seconds between two looks at the workers."""

@@ -19,7 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from levit_ablate.errors import DamagedError
-from levit_ablate.locks import lock_of
+from levit_ablate.runtime import lock_of
 
 PATIENCE = 10.0
 """Seconds for which a process waits in silence for another that writes."""

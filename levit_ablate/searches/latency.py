@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from optuna import Study
 
 from levit_ablate.errors import UserError
-from levit_ablate.locks import lock_of
+from levit_ablate.runtime import lock_of
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.tracking.tags import hardware
 

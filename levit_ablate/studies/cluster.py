@@ -23,9 +23,9 @@ except ImportError:  # an extra
 
 from levit_ablate import signals
 from levit_ablate.errors import UserError
+from levit_ablate.signals import keeping_handlers
 from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
-from levit_ablate.training.signals import keeping_handlers
 
 RETRIES = 3
 """How often a job is begun again whose machine or process was lost."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from levit_ablate.experiment import Variant
-from levit_ablate.locks import is_held
+from levit_ablate.runtime import is_held
 from levit_ablate.training.progress import Status
 from levit_ablate.training.teacher import trained_weights
 from levit_ablate.training.train import run_folder

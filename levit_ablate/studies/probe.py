@@ -15,7 +15,7 @@ from levit_ablate.experiment import Variant
 from levit_ablate.runtime import has_gpu
 from levit_ablate.studies.orders import Order
 from levit_ablate.training import teacher_cache
-from levit_ablate.training.conditions import ready_data
+from levit_ablate.training.fit import ready_data
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.teacher import TeacherModule, teaching
 from levit_ablate.training.train import num_threads

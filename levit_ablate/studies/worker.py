@@ -19,7 +19,7 @@ from levit_ablate.tracking.runs import reading_the_record
 from levit_ablate.tracking.store import open_store
 from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.progress import Status
-from levit_ablate.training.teaching import ensure_teacher
+from levit_ablate.training.teacher import ensure_teacher
 from levit_ablate.training.train import train
 
 OFTEN = 0.5

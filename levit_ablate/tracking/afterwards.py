@@ -13,7 +13,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from levit_ablate.errors import DamagedError
 from levit_ablate.experiment import Variant
-from levit_ablate.locks import lock_of
+from levit_ablate.runtime import lock_of
 from levit_ablate.tracking import outbox, runs
 from levit_ablate.tracking.outbox import Outbox, RefusedError
 from levit_ablate.tracking.record import MARKER, name_of

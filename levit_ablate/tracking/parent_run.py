@@ -20,8 +20,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from levit_ablate.config import Hardware
 from levit_ablate.experiment import Variant
-from levit_ablate.locks import lock_of, one_at_a_time
-from levit_ablate.runtime import settle_rank
+from levit_ablate.runtime import lock_of, one_at_a_time, settle_rank
 from levit_ablate.schema import flat
 from levit_ablate.tracking.record import heartbeat
 from levit_ablate.tracking.runs import children, find, reading_the_record, search

@@ -27,8 +27,7 @@ from torch import nn
 from levit_ablate.config import Images
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
-from levit_ablate.locks import lock_of
-from levit_ablate.runtime import is_first_process
+from levit_ablate.runtime import is_first_process, lock_of
 from levit_ablate.schema import flat, to_mapping
 from levit_ablate.tracking import runs
 from levit_ablate.tracking.outbox import FOR_GOOD, Outbox

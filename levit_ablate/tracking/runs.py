@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus
 
 from levit_ablate.errors import DamagedError, RunError
-from levit_ablate.locks import is_held
+from levit_ablate.runtime import is_held
 from levit_ablate.tracking.store import STORE_ERRORS, the_record
 from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, KEY, LOCK, ORIGINAL, PARENT
 from levit_ablate.tracking.uris import reason

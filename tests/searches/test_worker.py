@@ -19,9 +19,9 @@ from levit_ablate.searches.latency import measuring_alone
 from levit_ablate.searches.sampling import NAME, InvalidError, variant_of
 from levit_ablate.searches.storage import study_of
 from levit_ablate.searches.trials import INVALID
+from levit_ablate.signals import keeping_handlers
 from levit_ablate.studies.orders import Station
 from levit_ablate.tracking import parent_run
-from levit_ablate.training.signals import keeping_handlers
 
 INVALID_FROM = 5
 """The depth, of all stages together, from which on networks are taken to be invalid."""
