@@ -15,7 +15,7 @@ from rich.table import Table
 from levit_ablate.experiment import Variant, hardware_of, identified, variant
 from levit_ablate.library import Ablation
 from levit_ablate.runtime import one_voice
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.store import open_store, tracking_uri
 from levit_ablate.tracking.uris import without_password
 from levit_ablate.training.conditions import check_conditions

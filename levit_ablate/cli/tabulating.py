@@ -17,7 +17,7 @@ from levit_ablate.errors import UserError, closest
 from levit_ablate.library import SUFFIXES
 from levit_ablate.studies.parent import recorded_studies, study_runs
 from levit_ablate.studies.plan import plan
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.runs import children, settle
 from levit_ablate.tracking.store import open_recorded, tracking_uri
 from levit_ablate.tracking.tags import DATASET, STUDY_KEY

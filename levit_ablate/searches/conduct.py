@@ -28,7 +28,7 @@ from levit_ablate.searches.worker import Worker, is_done, is_hopeless
 from levit_ablate.studies.orders import Event, Launcher, Outcome
 from levit_ablate.studies.sweep import Signals, counting_signals
 from levit_ablate.tracking import parent_run
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.tracking.uris import without_password

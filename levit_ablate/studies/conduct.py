@@ -28,7 +28,7 @@ from levit_ablate.studies.orders import Launcher, Order
 from levit_ablate.studies.parent import at_work, refresh
 from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.sweep import Sweep, orders_of, sweep
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.parent_run import link_recorded
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id

@@ -15,7 +15,7 @@ from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
 from levit_ablate.studies.display import Bars, Display
 from levit_ablate.studies.orders import J, Launcher, Order, Outcome
-from levit_ablate.tracking.afterwards import record_failure
+from levit_ablate.tracking.record import record_failure
 from levit_ablate.tracking.runs import is_alive, of_key
 from levit_ablate.tracking.store import answers
 

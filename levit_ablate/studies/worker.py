@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from levit_ablate.data.parallel import num_cores
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.studies.orders import Order, Outcome, Station
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record
 from levit_ablate.tracking.store import open_store
 from levit_ablate.training.conditions import check_conditions
