@@ -19,7 +19,7 @@ from levit_ablate.data.memory import InMemory
 from levit_ablate.data.randaugment import RandAugment
 from levit_ablate.data.splits import load, small_folder
 from levit_ablate.data.stream import Stream
-from levit_ablate.hardware import num_cores
+from levit_ablate.runtime import num_cores
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Shard = tuple[int, int]

@@ -12,8 +12,8 @@ from recorded import loaded
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiment import variant
 from levit_ablate.tracking import outbox
-from levit_ablate.tracking.afterwards import deliver_pending, record_failure
-from levit_ablate.tracking.record import record
+from levit_ablate.tracking.outbox import deliver_pending
+from levit_ablate.tracking.record import record, record_failure
 from levit_ablate.tracking.runs import children, find
 from levit_ablate.tracking.store import experiment_id, open_store
 from levit_ablate.tracking.tags import ERROR
@@ -181,7 +181,7 @@ def test_the_network_of_a_run_of_a_study_is_delivered_by_another_process(store, 
     code = f"""
 import mlflow
 from pathlib import Path
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.store import open_store
 open_store({store!r})
 mlflow.set_experiment("of someone else")
