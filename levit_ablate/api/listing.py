@@ -46,12 +46,12 @@ def ablations() -> pd.DataFrame:
 
 def list_studies() -> pd.DataFrame:
     """Return the studies that `sweep` takes, a row each: name, summary, variants, seeds, path."""
-    return _frame([_study(path) for path in study.names().values()])
+    return _frame([_study(path) for path in library.names(library.STUDIES).values()])
 
 
 def list_searches() -> pd.DataFrame:
     """Return the searches that `search` takes: name, summary, objectives, trials, path."""
-    return _frame([_search(path) for path in search.names().values()])
+    return _frame([_search(path) for path in library.names(library.SEARCHES).values()])
 
 
 def list_models() -> pd.DataFrame:
@@ -60,7 +60,7 @@ def list_models() -> pd.DataFrame:
     `images` are channels x height x width, a stage is depth x C width, N heads.
     """
     rows = []
-    for name in dict.fromkeys([*presets.PRESETS, *presets.files()]):
+    for name in dict.fromkeys([*presets.PRESETS, *library.names(library.MODELS)]):
         found = presets.preset(name)
         images = found.images
         rows.append(

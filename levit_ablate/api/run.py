@@ -17,7 +17,7 @@ from levit_ablate import library
 from levit_ablate.api.session import check_devices, opened, store_uri, talking
 from levit_ablate.api.settings import Settings, given_by
 from levit_ablate.config import Images
-from levit_ablate.experiment import Variant, hardware_of, identified
+from levit_ablate.experiment import Variant, hardware_of
 from levit_ablate.experiment import variant as resolved
 from levit_ablate.hardware import one_voice
 from levit_ablate.keys import teacher_key
@@ -157,7 +157,7 @@ def variant(
 
     Raises UserError where a name or a value is wrong, or a cost cannot be matched.
     """
-    return resolved(_ablation(name), given_by(settings), images)
+    return resolved(_ablation(name), given_by(settings), images, identify=False)
 
 
 def network(
@@ -220,7 +220,7 @@ def run(
     uri = store_uri(tracking_uri)
     check_devices(hardware_of(given))
     with talking(progress), one_voice(hardware_of(given)):
-        own = resolved(ablation, identified(given))
+        own = resolved(ablation, given)
         check_changes(own)
         report_horizon(own.experiment, check_conditions(own.experiment))
         with opened(uri):
@@ -265,7 +265,7 @@ def teacher(
     given, ablation = given_by(settings), _ablation(name)
     check_devices(hardware_of(given))
     with talking(progress), one_voice(hardware_of(given)):
-        wanted = resolved(ablation, identified(given))
+        wanted = resolved(ablation, given)
         check_distilled(wanted)
         check_conditions(wanted.experiment)
         path = ensure_teacher(wanted)

@@ -15,12 +15,10 @@ from levit_ablate import library
 from levit_ablate.api.study_results import shown
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant
-from levit_ablate.searches import plots, tables
+from levit_ablate.searches import plots, report_tables
 from levit_ablate.searches.confirm import exported
-from levit_ablate.searches.found import Found
-from levit_ablate.searches.front import FIELDS
-from levit_ablate.searches.parallel import parallel
 from levit_ablate.searches.report import Report, as_json, pictures_of
+from levit_ablate.searches.results import FIELDS, Found, winner
 from levit_ablate.training.module import LeViTModule
 
 
@@ -44,8 +42,8 @@ class SearchPlots:
 
     def parallel(self) -> Figure:
         """Draw every setting of every trial as parallel coordinates, the best one thick."""
-        best = plots.winner(self._report.found, self._cost, self._report.budget)
-        figure = parallel(self._report.found, best) if best else None
+        best = winner(self._report.found, self._cost, self._report.budget)
+        figure = plots.parallel(self._report.found, best) if best else None
         return shown(figure, f"{self._name}: parallel coordinates")
 
     def importance(self) -> Figure:
@@ -144,20 +142,20 @@ class Search:
     @property
     def summary(self) -> str:
         """How far the search is, and under which conditions, in a few lines."""
-        return tables.state_of(self.report)
+        return report_tables.state_of(self.report)
 
     @property
     def notes(self) -> list[str]:
         """Lines below the table: what may be claimed, and what may not."""
-        return tables.said(self.report)
+        return report_tables.said(self.report)
 
     def table(self) -> pd.DataFrame:
         """Return the best as they are printed, beside the baseline: text, a row a network."""
-        return tables.best(self.report)
+        return report_tables.best(self.report)
 
     def presets(self) -> pd.DataFrame:
         """Return what LeViT's own networks cost on these images, beside the best: text."""
-        return tables.presets(self.report)
+        return report_tables.presets(self.report)
 
     def to_json(self) -> str:
         """Return the whole report as JSON; accuracies and differences from 0 to 1."""

@@ -9,8 +9,8 @@ from typing import Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from levit_ablate.analysis import formats, notes, plots, table
-from levit_ablate.analysis.results import Results
+from levit_ablate.analysis import formats, plots, table
+from levit_ablate.analysis.results import Results, curve_frame, run_frame
 from levit_ablate.api.session import opened
 from levit_ablate.errors import UserError, closest
 
@@ -88,27 +88,13 @@ class Study:
         """A row for each variant and seed, the baseline first.
 
         Columns: variant, seed, accuracy (on the test images, 0 to 1), difference (to the
-        baseline's of the same seed), run_id, error (why there is no accuracy). What is not there
-        is NaN, or empty text.
+        baseline's of the same seed), error (why there is no accuracy), run_id, params, flops. What
+        is not there is NaN, or empty text.
         """
-        base = self.results.rows[0].accuracies
-        rows = []
-        for row in self.results.rows:
-            for seed in self.seeds:
-                accuracy = row.accuracies.get(seed)
-                both = accuracy is not None and seed in base
-                rows.append(
-                    {
-                        "variant": row.name,
-                        "seed": seed,
-                        "accuracy": accuracy,
-                        "difference": accuracy - base[seed] if both and accuracy else None,
-                        "run_id": row.runs.get(seed, ""),
-                        "error": row.errors.get(seed, ""),
-                    }
-                )
-        numbers = {"accuracy": float, "difference": float}
-        return pd.DataFrame(rows).astype(numbers)
+        frame = run_frame(self.results)
+        base = frame[frame["variant"] == self.results.rows[0].name].set_index("seed")["accuracy"]
+        frame.insert(3, "difference", frame["accuracy"] - frame["seed"].map(base))
+        return frame
 
     @property
     def variants(self) -> pd.DataFrame:
@@ -148,7 +134,7 @@ class Study:
         Raises RunError where the record cannot be read.
         """
         with opened(self.tracking_uri, existing=True):
-            return plots.histories(self.results)
+            return curve_frame(self.results)
 
     @property
     def plot(self) -> StudyPlots:
@@ -158,7 +144,7 @@ class Study:
     @property
     def notes(self) -> list[str]:
         """Lines below the table: noise, agreement with the paper, what is not comparable."""
-        return notes.notes(self.results)
+        return table.notes(self.results)
 
     def table(self) -> pd.DataFrame:
         """Return the table as it is printed, ours beside the paper's: text, a row a variant."""

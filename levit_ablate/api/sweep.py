@@ -17,6 +17,7 @@ from levit_ablate.api.settings import Settings, given_by
 from levit_ablate.api.study_results import Study
 from levit_ablate.errors import RunError, UserError, closest
 from levit_ablate.library import SUFFIXES
+from levit_ablate.schema import seeds_from
 from levit_ablate.studies.conduct import check, conduct
 from levit_ablate.studies.parent import recorded_studies, study_runs
 from levit_ablate.studies.plan import Plan
@@ -149,11 +150,7 @@ def conditions_of(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def chosen_seeds(seeds: Seeds) -> tuple[int, ...]:
     """Return seeds by number; none for the file's. Raises UserError."""
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds or ())
-    is_seed = all(type(seed) is int and seed >= 0 for seed in chosen)
-    if seeds is not None and not (chosen and is_seed and len(set(chosen)) == len(chosen)):
-        raise UserError(f"seeds: {seeds!r} is neither how many (3) nor which ([0, 1, 5])")
-    return chosen
+    return () if seeds is None else seeds_from(seeds, "seeds")
 
 
 def _parent(planned: Plan) -> Run:

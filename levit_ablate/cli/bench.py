@@ -82,9 +82,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _data(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> Measured:
     from levit_ablate.bench import data  # loads torch and lightning: seconds
-    from levit_ablate.experiment import identified, variant
+    from levit_ablate.experiment import variant
 
-    hardware = variant(ablation, identified(given)).experiment.hardware
+    hardware = variant(ablation, given).experiment.hardware
     figures = data.measure(options["rounds"], hardware)
     return Measured(
         figures=figures,
@@ -99,10 +99,9 @@ def _data(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, An
 
 def _distill(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> Measured:
     from levit_ablate.bench import distill
-    from levit_ablate.experiment import identified, variant
+    from levit_ablate.experiment import variant
     from levit_ablate.training.conditions import check_distilled
 
-    given = identified(given)
     wanted = variant(ablation, given)
     check_distilled(wanted)
     plain = variant(ablation, merge(given, {"design": {"distillation": "none"}}))

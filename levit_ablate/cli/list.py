@@ -61,7 +61,7 @@ def _studies() -> Table:
     table.add_column("\nstudy", no_wrap=True)
     table.add_column("\nvariants", justify="right")
     table.add_column("\nwhat it compares")
-    for name, path in study.names().items():
+    for name, path in library.names(library.STUDIES).items():
         try:
             found = study.read_file(path)
         except UserError as error:
@@ -77,7 +77,7 @@ def _models() -> Table:
     table.add_column("\nmodel", no_wrap=True)
     table.add_column("\nimages", no_wrap=True)
     table.add_column("\nwhat it is: stages of depth x C width, N heads")
-    for name in dict.fromkeys([*presets.PRESETS, *presets.files()]):
+    for name in dict.fromkeys([*presets.PRESETS, *library.names(library.MODELS)]):
         try:
             found = presets.preset(name)
         except UserError as error:

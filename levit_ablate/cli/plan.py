@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _print(found: StudyPlan, jobs: int) -> None:
     from levit_ablate.analysis.formats import console
-    from levit_ablate.analysis.notes import conditions_line
+    from levit_ablate.analysis.table import conditions_line
 
     planned, said, out = found.planned, found.as_dict(), console()
     out.print(

@@ -17,8 +17,9 @@ from levit_ablate.cli.options import (
 from levit_ablate.cli.table import write_pictures
 from levit_ablate.config import OWN_GEOMETRY, Experiment
 from levit_ablate.errors import RunError, UserError
+from levit_ablate.library import SEARCHES, names
 from levit_ablate.schema import merge, read_word
-from levit_ablate.searches.search import OTHERS, Search, changed, names, read
+from levit_ablate.searches.search import OTHERS, Search, changed, read
 
 DOTTED = ("space", "budget")
 """Options that are mappings: --space.design.norm batch,layer"""
@@ -114,7 +115,7 @@ def main(argv: Sequence[str]) -> None:
         print(found.to_json())
     else:
         from levit_ablate.analysis import formats
-        from levit_ablate.searches.tables import show
+        from levit_ablate.searches.report_tables import show
 
         show(found.report, formats.console())
     if found.failed:
@@ -138,7 +139,7 @@ def search_options(
     Raises UserError.
     """
     if not options.get("search"):
-        raise UserError(f"the name of a search is missing; there are {', '.join(names())}")
+        raise UserError(f"the name of a search is missing; there are {', '.join(names(SEARCHES))}")
     keys = (
         "trials",
         "confirm",

@@ -16,14 +16,13 @@ from optuna import Study
 from levit_ablate.errors import RunError
 from levit_ablate.searches import enqueued, trials
 from levit_ablate.searches.display import SearchDisplay
-from levit_ablate.searches.found import Found, counts_of
-from levit_ablate.searches.front import complete_of
 from levit_ablate.searches.latency import measuring_alone
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.recorded import write_asked
 from levit_ablate.searches.report import Report, as_json, pictures_of
+from levit_ablate.searches.report_tables import as_text
+from levit_ablate.searches.results import Found, complete_of, counts_of
 from levit_ablate.searches.storage import reading_the_trials, study_of
-from levit_ablate.searches.tables import as_text
 from levit_ablate.searches.worker import Worker, is_done, is_hopeless
 from levit_ablate.studies.orders import Event, Launcher, Outcome
 from levit_ablate.studies.sweep import Signals, counting_signals

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from levit_ablate.searches.found import Found
+from levit_ablate.searches.results import Found
 from levit_ablate.searches.worker import Worker
 from levit_ablate.studies.display import Bars
 from levit_ablate.training.progress import Status

@@ -1,8 +1,9 @@
-"""A search's report for people: the best, what fresh seeds confirm, the front, what mattered."""
+"""A search's report as text: the best, beside fresh seeds; the front; presets; importances."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -10,32 +11,30 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from levit_ablate.analysis.formats import WIDTH, show_frame
-from levit_ablate.analysis.table import p_value, signed
+from levit_ablate.analysis.formats import captured, show_frame
+from levit_ablate.analysis.results import Row
+from levit_ablate.analysis.table import NONE, interval, millions, p_value, percent, points
+from levit_ablate.library import BASELINE
 from levit_ablate.models.budget import NEAR, Budget
 from levit_ablate.models.cost import costs
 from levit_ablate.models.presets import PRESETS
-from levit_ablate.searches.found import Found
 from levit_ablate.searches.importance import limits
-from levit_ablate.searches.readers import BASELINE
 from levit_ablate.searches.report import SHOWN, Report, stages_line
+from levit_ablate.searches.results import Found
 
 WORDS = ("trial", "network", "stages", "setting")
-"""Columns that are no numbers."""
+"""Columns of text; the others are numbers."""
 NAMING = ("trial", "network", "setting")
-"""Those that say what a row is."""
+"""Columns that name a row."""
 
 
 def as_text(report: Report) -> str:
-    """As `show` prints it where there is no terminal."""
-    wide = Console(width=WIDTH, highlight=False, no_color=True, force_terminal=False)
-    with wide.capture() as captured:
-        show(report, wide)
-    return captured.get()
+    """Return the report as it is printed where there is no terminal."""
+    return captured(partial(show, report))
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the tables and what has to be said below them."""
+    """Print the tables and the notes below them."""
     planned, search = report.planned, report.planned.search
     console.print(
         f"[bold]{escape(search.name)}[/bold] on {escape(planned.dataset)}: {escape(search.summary)}"
@@ -51,7 +50,7 @@ def show(report: Report, console: Console) -> None:
         _print(front(report), console)
     console.print("\n[bold]Beside the presets[/bold], for these images")
     _print(presets(report), console)
-    console.print("\n[bold]What mattered[/bold]: shares of the variance of accuracy (fANOVA)")
+    console.print("\n[bold]What mattered[/bold]: shares of the variance of accuracy")
     if report.importance is None:
         _say(["Too few trials were trained to their end, or nothing varied."], console)
         return
@@ -69,7 +68,7 @@ def _say(lines: Sequence[str], console: Console) -> None:
 
 
 def state_of(report: Report) -> str:
-    """How it was searched, and how the trials ended, in a line."""
+    """Format in a line how the search was made, and how its trials ended."""
     counts, search = report.counts, report.planned.search
     ends = {
         "complete": "trained",
@@ -92,63 +91,46 @@ def state_of(report: Report) -> str:
 
 
 def best(report: Report) -> pd.DataFrame:
-    """The best of the search beside the baseline: what it saw, and what fresh seeds confirm."""
+    """Return the best trials beside the baseline, as the search saw them and as confirmed."""
     base, confirmed = report.baseline, report.confirmed
     rows = []
     if base or confirmed:
-        mean = confirmed.rows[0].mean if confirmed else None
-        rows.append(_row(BASELINE, report.reference, report, None, mean, None, None, None))
+        fresh = confirmed.rows[0] if confirmed else None
+        rows.append(_row(BASELINE, report.reference, report, None, fresh))
     for each in report.best:
-        row = report.confirmation_of(each)
-        difference = row.difference if row else None
-        own = (each.accuracy or 0) - (base.accuracy or 0) if base else None
-        rows.append(
-            _row(
-                each.ablation or f"{each.number}",
-                each,
-                report,
-                own,
-                row.mean if row else None,
-                difference.mean if difference else None,
-                difference.interval if difference else None,
-                row.p_holm if row else None,
-            )
-        )
+        difference = (each.accuracy or 0) - (base.accuracy or 0) if base else None
+        name = each.ablation or f"{each.number}"
+        rows.append(_row(name, each, report, difference, report.confirmation_of(each)))
     return pd.DataFrame(rows)
 
 
 def _row(
-    name: str,
-    each: Found,
-    report: Report,
-    difference: float | None,
-    confirmed: float | None,
-    confirmed_difference: float | None,
-    interval: tuple[float, float] | None,
-    p_holm: float | None,
+    name: str, each: Found, report: Report, difference: float | None, confirmed: Row | None
 ) -> dict[str, str]:
+    """Return the cells of a trial; `confirmed` is its row on fresh seeds."""
+    paired = confirmed.difference if confirmed else None
     return {
         "trial": name,
-        "in the search": _percent(each.accuracy),
-        "Δ in the search": _points(difference),
-        "confirmed": _percent(confirmed),
-        "Δ confirmed": _points(confirmed_difference),
-        "95 % interval": " to ".join(map(_points, interval)) if interval else "–",
-        "p (Holm)": p_value(p_holm),
+        "in the search": percent(each.accuracy),
+        "Δ in the search": points(difference),
+        "confirmed": percent(confirmed.mean if confirmed else None),
+        "Δ confirmed": points(paired.mean if paired else None),
+        "95 % interval": interval(paired.interval if paired else None),
+        "p (Holm)": p_value(confirmed.p_holm if confirmed else None),
         **_costs(each),
         **_network(each, report),
     }
 
 
 def _network(each: Found, report: Report) -> dict[str, str]:
-    """What a trial is; the choices only in a search in which they vary."""
+    """Return the cells of a trial's network; its choices only where the search varies them."""
     stages = {"stages": report.stages.get(each.number, "")}
     varies = any(report.choices.values())
-    return stages | ({"choices": report.choices.get(each.number) or "–"} if varies else {})
+    return stages | ({"choices": report.choices.get(each.number) or NONE} if varies else {})
 
 
 def said(report: Report) -> list[str]:
-    """What is what in the table of the best, and which of it may be claimed."""
+    """Return the notes below the table of the best: what its columns are, what may be claimed."""
     search = report.planned.search
     epochs = report.planned.baseline.experiment.recipe.epochs
     seeds = ", ".join(map(str, search.seeds))
@@ -179,11 +161,11 @@ def said(report: Report) -> list[str]:
 
 
 def front(report: Report) -> pd.DataFrame:
-    """The trials that no other beats in both accuracy and cost, the cheapest first."""
+    """Return the trials that no other beats in both accuracy and cost, the cheapest first."""
     return pd.DataFrame(
         {
             "trial": each.ablation or f"{each.number}",
-            "accuracy": _percent(each.accuracy),
+            "accuracy": percent(each.accuracy),
             **_costs(each),
             **({"latency": f"{1e3 * each.latency:.2f} ms"} if each.latency else {}),
             **_network(each, report),
@@ -193,28 +175,28 @@ def front(report: Report) -> pd.DataFrame:
 
 
 def presets(report: Report) -> pd.DataFrame:
-    """What the hand-made networks cost for these images, beside the best of the search."""
+    """Return the cost of the presets for these images, beside the best of the search."""
     base = report.planned.baseline
     design = base.experiment.design
     rows: list[dict[str, Any]] = []
     for name, preset in PRESETS.items():
         cost = costs(preset.architecture, design, base.images).total
         stages = stages_line(preset.architecture, design)
-        rows.append({"network": name, **_millions(cost.flops, cost.params), "stages": stages})
+        rows.append({"network": name, **_cost_cells(cost.flops, cost.params), "stages": stages})
     if best := report.winner:
         rows.append({"network": best.name, **_costs(best), **_network(best, report)})
-    return pd.DataFrame(rows).fillna("–")
+    return pd.DataFrame(rows).fillna(NONE)
 
 
 def shares(report: Report) -> pd.DataFrame:
-    """The settings and pairs of settings that made most of the variance of accuracy."""
+    """Return the settings, and pairs of them, with the largest shares of the variance."""
     found = report.importance
     assert found is not None
     named = [*found.main.items()]
     named += [(f"{one} with {other}", share) for (one, other), share in found.pairs.items()]
     named.sort(key=lambda each: -each[1])
     return pd.DataFrame(
-        {"setting": name, "share": f"{100 * share:.1f} %"} for name, share in named[:SHOWN]
+        {"setting": name, "share": percent(share, 1)} for name, share in named[:SHOWN]
     )
 
 
@@ -222,17 +204,9 @@ def _epochs(number: int) -> str:
     return f"{number} epoch{'s' * (number != 1)}"
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} %"
-
-
-def _points(value: float | None) -> str:
-    return "–" if value is None else signed(100 * value)
-
-
 def _costs(each: Found) -> dict[str, str]:
-    return _millions(each.flops or 0, each.num_params or 0)
+    return _cost_cells(each.flops or 0, each.num_params or 0)
 
 
-def _millions(flops: int, params: int) -> dict[str, str]:
-    return {"multiply-adds": f"{flops / 1e6:.4g} M", "parameters": f"{params / 1e6:.4g} M"}
+def _cost_cells(flops: int, params: int) -> dict[str, str]:
+    return {"multiply-adds": millions(flops), "parameters": millions(params)}
