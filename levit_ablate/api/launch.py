@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +17,9 @@ import torch
 
 from levit_ablate.config import Hardware
 from levit_ablate.errors import UserError
-from levit_ablate.studies.local import LocalLauncher
-from levit_ablate.studies.orders import J, Launcher, Outcome, Station, Work
-from levit_ablate.training.progress import Status
+from levit_ablate.runner.job import Driver, Job, Outcome, Station, Work
+from levit_ablate.runner.local import LocalLauncher
+from levit_ablate.runner.loop import Launcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +47,12 @@ class Places:
         if self.address and self.launcher != "ray":
             raise UserError("--address: is of a Ray cluster; give --launcher ray with it")
 
-    def prepare(self, work: Work[J]) -> None:
+    def prepare(self, work: Work) -> None:
         """Begin to load what local jobs need, beside whatever this process does next."""
         if self.launcher == "local":
             LocalLauncher.prepare(work)
 
-    def launch(self, work: Work[J], hardware: Hardware, uri: str) -> Launcher[J]:
+    def launch(self, work: Work, hardware: Hardware, uri: str) -> Launcher:
         """Return what starts jobs. Raises UserError where there are no such places.
 
         Args:
@@ -64,7 +64,7 @@ class Places:
         on_gpu = hardware.accelerator != "cpu"
         jobs, per_device = self.jobs, self.jobs_per_device
         if self.launcher == "ray":
-            from levit_ablate.studies.cluster import RayLauncher  # an extra
+            from levit_ablate.runner.ray import RayLauncher  # an extra
 
             return RayLauncher(work, station, self.address, jobs, per_device, on_gpu)
         gpus = torch.cuda.device_count() if on_gpu else 0
@@ -87,12 +87,12 @@ def check_places(jobs: int, per_device: int, gpus: int, word: str) -> None:
         )
 
 
-class _OwnMain(LocalLauncher[J]):
+class _OwnMain(LocalLauncher):
     """Starts jobs that do not import the caller's script, which would run it once more."""
 
-    def start(self, order: J) -> None:
+    def start(self, job: Job) -> None:
         with _without_main():
-            super().start(order)
+            super().start(job)
 
 
 @contextmanager
@@ -106,9 +106,7 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _in_folder(
-    folder: Path, work: Work[J], order: J, station: Station, tell: Callable[[Status], None]
-) -> Outcome:
+def _in_folder(folder: Path, work: Work, job: Job, station: Station, driver: Driver) -> Outcome:
     """Do a job in the folder of the caller, who may have changed it since the first job."""
     os.chdir(folder)
-    return work(order, station, tell)
+    return work(job, station, driver)

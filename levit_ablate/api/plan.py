@@ -13,13 +13,13 @@ from levit_ablate.api.session import opened, store_uri, talking
 from levit_ablate.api.settings import Settings
 from levit_ablate.api.sweep import Seeds, conditions_of, study_file
 from levit_ablate.errors import UserError
+from levit_ablate.runner.estimate import Estimate, probe
 from levit_ablate.schema import plain
 from levit_ablate.studies.conduct import check
+from levit_ablate.studies.jobs import jobs_of
 from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.plan import plan as planned_of
-from levit_ablate.studies.probe import Estimate, probe
-from levit_ablate.studies.states import JobState, Stale, stale_of, states_of
-from levit_ablate.studies.sweep import orders_of
+from levit_ablate.studies.record import JobState, Stale, stale_of, states_of
 from levit_ablate.tracking.store import is_empty
 
 TO_RUN = ("missing", "failed", "interrupted")
@@ -149,13 +149,13 @@ def plan(
         if not is_empty(uri):
             with opened(uri):
                 states, stale = states_of(planned), stale_of(planned)
-        orders = orders_of([each.job for each in states if each.state in TO_RUN])
-        estimate = probe(planned.variants) if orders and probe_time else None
-    at_once = min(jobs, len(orders))
+        to_run = jobs_of([each.job for each in states if each.state in TO_RUN])
+        estimate = probe(planned.variants) if to_run and probe_time else None
+    at_once = min(jobs, len(to_run))
     return StudyPlan(
         planned=planned,
         states=tuple(states),
         stale=tuple(stale),
         estimate=estimate,
-        seconds=estimate.whole(orders) / at_once if estimate else None,
+        seconds=estimate.whole(to_run) / at_once if estimate else None,
     )

@@ -146,6 +146,7 @@ def variant(
     name: str | Path | Ablation = library.BASELINE,
     *,
     images: Images | None = None,
+    identify: bool = True,
     **settings: Unpack[Settings],
 ) -> Variant:
     """Return the whole experiment of an ablation, explicit and with its baseline.
@@ -153,11 +154,13 @@ def variant(
     Args:
         name: the ablation's name, or its YAML file.
         images: what the network is built for, in place of the dataset's images.
+        identify: find the fingerprint of the images, which is part of the key. It reads a folder's
+            index, or makes it.
         settings: as those of `run`.
 
     Raises UserError where a name or a value is wrong, or a cost cannot be matched.
     """
-    return resolved(_ablation(name), given_by(settings), images, identify=False)
+    return resolved(_ablation(name), given_by(settings), images, identify=identify)
 
 
 def network(
@@ -178,7 +181,7 @@ def network(
     images = None
     if settings.get("data") is None and settings.get("model") is not None:
         images = preset(settings["model"]).images
-    own = variant(name, images=images, **settings)
+    own = variant(name, images=images, identify=False, **settings)
     experiment = own.experiment
     module = LeViTModule(
         design=experiment.design,

@@ -14,6 +14,7 @@ from levit_ablate.api.session import opened, store_uri, talking
 from levit_ablate.api.settings import Settings
 from levit_ablate.api.sweep import conditions_of
 from levit_ablate.errors import RunError, UserError
+from levit_ablate.runner.job import work
 from levit_ablate.searches.conduct import check, conduct, failure_of, keep
 from levit_ablate.searches.confirm import best_of, confirmation
 from levit_ablate.searches.plan import SearchPlan
@@ -23,9 +24,7 @@ from levit_ablate.searches.report import report_of
 from levit_ablate.searches.search import Search as SearchFile
 from levit_ablate.searches.search import changed, read
 from levit_ablate.searches.storage import existing
-from levit_ablate.searches.worker import work
 from levit_ablate.studies import conduct as studies
-from levit_ablate.studies import worker as study_worker
 
 
 class SearchSettings(Settings, total=False):
@@ -193,7 +192,7 @@ def _searched(planned: SearchPlan, storage: str, uri: str, places: Places) -> li
     if best := best_of(planned, found, planned.search.confirm):
         checked = confirmation(planned, study, best)
         studies.check(checked)
-        trainings = places.launch(study_worker.work, hardware, uri)
+        trainings = places.launch(work, hardware, uri)
         with contextlib.closing(trainings) as started_again:
             without_result, _ = studies.conduct(checked, started_again)
         if without_result:

@@ -50,8 +50,11 @@ def shown(figure: Figure | None, what: str) -> Figure:
     """Return a figure that Jupyter shows. Raises UserError where there is none."""
     if figure is None:
         raise UserError(f"{what}: there is no result to draw yet")
-    if "IPython" in sys.modules:
-        import matplotlib.pyplot  # noqa: F401 (makes Jupyter's inline backend show figures)
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:  # unless %matplotlib inline has done so
+        formatters = shell.display_formatter.formatters
+        if not any(Figure in each.type_printers for each in formatters.values()):
+            formatters["image/png"].for_type(Figure, plots.png)
     return figure
 
 
@@ -88,13 +91,10 @@ class Study:
         """A row for each variant and seed, the baseline first.
 
         Columns: variant, seed, accuracy (on the test images, 0 to 1), difference (to the
-        baseline's of the same seed), error (why there is no accuracy), run_id, params, flops. What
-        is not there is NaN, or empty text.
+        baseline's of the same seed), run_id, error (why there is no accuracy). What is not there
+        is NaN, or empty text.
         """
-        frame = run_frame(self.results)
-        base = frame[frame["variant"] == self.results.rows[0].name].set_index("seed")["accuracy"]
-        frame.insert(3, "difference", frame["accuracy"] - frame["seed"].map(base))
-        return frame
+        return run_frame(self.results)
 
     @property
     def variants(self) -> pd.DataFrame:

@@ -17,14 +17,14 @@ from levit_ablate.api.settings import Settings, given_by
 from levit_ablate.api.study_results import Study
 from levit_ablate.errors import RunError, UserError, closest
 from levit_ablate.library import SUFFIXES
+from levit_ablate.runner.job import work
 from levit_ablate.schema import seeds_from
 from levit_ablate.studies.conduct import check, conduct
-from levit_ablate.studies.parent import recorded_studies, study_runs
 from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.plan import plan as planned_of
+from levit_ablate.studies.record import recorded_studies, study_runs
 from levit_ablate.studies.study import Study as StudyFile
 from levit_ablate.studies.study import narrowed, read
-from levit_ablate.studies.worker import work
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import children, settle
 from levit_ablate.tracking.tags import DATASET, STUDY_KEY

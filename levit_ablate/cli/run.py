@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     from levit_ablate.tracking.store import tracking_uri
 
     if options.get("print_config"):
-        print(api.variant(ablation, **given).recorded_yaml, end="")
+        print(api.variant(ablation, identify=False, **given).recorded_yaml, end="")
         return
     uri = options.get("tracking_uri")
     baseline = not options.get("no_baseline")

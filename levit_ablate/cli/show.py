@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     images = _images(options, given)
     from levit_ablate.api.run import variant  # loads torch: seconds
 
-    shown = variant(ablation, images=images, **given)
+    shown = variant(ablation, images=images, identify=False, **given)
     if options.get("print_config"):
         print(shown.recorded_yaml, end="")
     elif options.get("format") == "json":
@@ -105,11 +105,10 @@ def described(shown: Variant) -> dict[str, Any]:
 
 
 def _stages(shown: Variant, stage_costs: Sequence[Cost]) -> list[dict[str, Any]]:
-    from levit_ablate.models.levit import stage_grids
 
     architecture, design = shown.architecture, shown.experiment.design
     stages = geometry.stages_of(architecture, design)
-    grids = stage_grids(architecture, design, shown.images)
+    grids = geometry.stage_grids(architecture, design, shown.images)
     rows = []
     for index, (stage, grid, cost) in enumerate(zip(stages, grids, stage_costs, strict=True)):
         shrinking = None

@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     from levit_ablate.hardware import is_first_process
 
     if options.get("print_config"):
-        print(api.variant(ablation, **given).recorded_yaml, end="")
+        print(api.variant(ablation, identify=False, **given).recorded_yaml, end="")
         return
     figures = api.teacher(ablation, progress=True, **given)
     if not is_first_process():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import time
 from collections import Counter
@@ -13,9 +14,9 @@ from networks import write_small
 from processes import levit_ablate, result_of, wait_for
 from recorded import children, runs, tag
 
-from levit_ablate.studies.cluster import RayLauncher
-from levit_ablate.studies.orders import Station
-from levit_ablate.studies.worker import work
+from levit_ablate.experiment import variant
+from levit_ablate.runner.job import Job, Outcome, Question, Station, work
+from levit_ablate.runner.ray import Mailbox, RayLauncher, _work
 
 pytest.importorskip("ray", reason="Ray is an extra: pip install 'levit-ablate[ray]'")
 
@@ -41,6 +42,38 @@ def test_a_study_survives_the_loss_of_a_node(tmp_path):
     for run in children(tmp_path):
         history = MlflowClient().get_metric_history(run.info.run_id, "val_loss")
         assert [metric.step for metric in history] == list(range(8))
+
+
+def test_a_process_of_rays_keeps_nothing_of_a_job_that_has_ended(tmp_path):
+    class Network:
+        """Part of a cycle, as Lightning's are."""
+
+        def __init__(self) -> None:
+            self.trainer = self
+
+    def works(job, station, driver) -> Outcome:
+        Network()
+        return Outcome()
+
+    gc.disable()
+    try:
+        _work(
+            works, Job(variant=variant("no_distillation", {})), Station(uri=""), None, str(tmp_path)
+        )
+        assert not any(isinstance(each, Network) for each in gc.get_objects())
+    finally:
+        gc.enable()
+
+
+def test_a_question_stays_in_the_mailbox_until_it_is_answered():
+    mailbox = Mailbox()
+    mailbox.ask("trial 1", Question((0.5,)))
+    assert mailbox.emptied() == mailbox.emptied() == {"trial 1": [Question((0.5,))]}
+    assert mailbox.answered("trial 1") is None
+    mailbox.answer("trial 1", False)
+    assert mailbox.answered("trial 1") is False and mailbox.emptied() == {}
+    mailbox.ask("trial 1", Question((0.5,)))  # started again, after its machine was lost
+    assert mailbox.answered("trial 1") is None
 
 
 def test_ray_leaves_the_signals_to_the_command():
