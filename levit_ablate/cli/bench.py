@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from levit_ablate.cli.options import add_experiment, experiment_options, parse, parser_for
-from levit_ablate.errors import UserError, closest
+from levit_ablate.errors import UserError
 from levit_ablate.library import BASELINE
 
 COUNTS = {
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
         "Measure on this machine: data (the images), distill (the price of a teacher), sweep (the "
         "price of a study, and what several runs at once gain).",
     )
-    parser.add_argument("bench", help="data, distill or sweep.")
+    parser.add_argument("bench", type=Literal["data", "distill", "sweep"], help="What to measure.")
     add_experiment(parser)
     parser.add_argument(
         "--rounds", type=int, help="How often each way is timed (data, distill): 5."
@@ -35,10 +36,6 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--seeds", type=int, help="Seeds of a study (distill: 3, sweep: 1).")
     options = parse(parser, argv)
-    if options["bench"] not in COUNTS:
-        raise UserError(
-            f"bench: {options['bench']!r} is not known; {closest(options['bench'], COUNTS)}"
-        )
     options["name"] = options.get("name") or BASELINE
     ablation, given = experiment_options(options)
     if min(options.get(name, 1) for name in ("rounds", "variants", "seeds")) < 1:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
 SECRET_KEY = re.compile(
     r"(pass|passwd|password|passphrase|pwd|secret|token|api_?key|odbc_connect)$", re.IGNORECASE
 )
@@ -56,6 +53,9 @@ def reason(error: BaseException, uri: str = "") -> str:
 
 def _parted(uri: str) -> tuple[str, list[str]]:
     """The URI without its secrets, and the secrets as they stand in it."""
+    from sqlalchemy.engine import make_url  # a second, which --help has not
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(uri)
         is_read = url.render_as_string(hide_password=False) == uri and "@" not in (url.host or "")
