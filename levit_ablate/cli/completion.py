@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -20,6 +21,10 @@ PATHS = {
     "DIR": shtab.DIRECTORY,
 }
 """How a path is completed, by the word that stands for it in the help."""
+SAFE = re.compile(r"[A-Za-z0-9_.-]+")
+"""Names in which a shell finds nothing to execute."""
+STEMS = r"sed -n 's/^\([A-Za-z0-9_.-]*\)\.ya*ml$/\1/p'"
+"""Shell command from file names to such names."""
 DESCRIPTION = """\
 Print a script that completes commands, options and names when you press Tab.
 Install it with a line:
@@ -42,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def script(shell: str) -> str:
-    """The completion script of a shell that shtab supports."""
+    """Return the completion script of a shell that shtab supports."""
     top = argparse.ArgumentParser(prog="levit-ablate")
     top.add_argument("--version", action="version")
     commands = top.add_subparsers()
@@ -55,7 +60,7 @@ def script(shell: str) -> str:
 
 
 def _parser(command: str) -> Parser:
-    """The parser that a command makes."""
+    """Return the parser that a command makes."""
     try:
         import_module(f"levit_ablate.cli.{command}").main([HAND_OVER])
     except Ready as ready:
@@ -64,7 +69,7 @@ def _parser(command: str) -> Parser:
 
 
 def _complete(parser: Parser, name: str, action: argparse.Action, shell: str) -> None:
-    """Say how shtab completes an option's value: by choices, names or paths."""
+    """Set how shtab completes an option's value: by choices, names or paths."""
     if action.nargs == "?" and action.option_strings:
         action.nargs = None  # one value, not an optional one: the next word is something else
     if words := choices(parser.types.get(name)):
@@ -75,9 +80,9 @@ def _complete(parser: Parser, name: str, action: argparse.Action, shell: str) ->
         action.choices = shtab.SUPPORTED_SHELLS
     elif name in parser.names:
         names = parser.names[name]
-        action.choices = list(names.find())
+        action.choices = [word for word in names.find() if SAFE.fullmatch(word)]
         if shell == "bash" and names.folder:  # the files that are there when Tab is pressed, too
-            shown = f"(cd {names.folder} && ls *.y*ml | sed 's/\\.ya*ml$//') 2> /dev/null"
-            vars(action)["complete"] = shtab.cmd(f"echo {' '.join(action.choices)}; {shown}")
+            own = f"command ls {names.folder} 2> /dev/null | {STEMS}"
+            vars(action)["complete"] = shtab.cmd(f"echo {' '.join(action.choices)}; {own}")
     elif action.metavar in PATHS:
         vars(action)["complete"] = PATHS[action.metavar]

@@ -1,4 +1,4 @@
-"""The command line. Loads a command's libraries only when the command is used."""
+"""The command line: finds the command, and ends with its exit code. Loads no other command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TASKS = {
 }
 """The commands by task, each with a line that says what it does or shows."""
 COMMANDS = {name: summary for commands in TASKS.values() for name, summary in commands.items()}
-HELP, VERSION = ("help", "--help", "-h"), "--version"
+HELP, VERSION = ("help", "--help", "-h"), ("version", "--version")
 USAGE = """\
 usage: levit-ablate COMMAND [NAME] [options]
 
@@ -50,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 the run failed, 2 the user's mistake, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what a terminal's encoding lacks is no error
+            stream.reconfigure(errors="replace")  # characters that a terminal lacks
     interrupts.listen()
     sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
 
 
 def run_command(argv: list[str]) -> int:
-    """Run the command that `argv` names; the exit code."""
+    """Run the command that `argv` names, and return the exit code."""
     try:
         command, rest = _command(argv)
         import_module(f"levit_ablate.cli.{command}").main(rest)
@@ -66,24 +66,24 @@ def run_command(argv: list[str]) -> int:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
         return _complain(INTERRUPTED, EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader has gone: `levit-ablate list | head -1`
+    except BrokenPipeError:  # the reader is gone: `levit-ablate list | head -1`
         sys.stderr.close()
     except Exception:
-        if interrupts.came:  # a library that was being loaded made another error of it
+        if interrupts.came:  # a library turned the interrupt into another error
             return _complain(INTERRUPTED, EXIT_INTERRUPTED)
         raise
     return 0
 
 
 def _command(argv: list[str]) -> tuple[str, list[str]]:
-    """The command and its words; `help COMMAND` is `COMMAND --help`. Raises UserError."""
+    """Return the command and its words; `help run` is `run --help`. Raises UserError."""
     if argv and argv[0] in HELP and argv[1:]:
         argv = [argv[1], "--help", *argv[2:]]
     if not argv or argv[0] in HELP:
         print(_help())
         sys.exit(0 if argv else EXIT_USER)
     command, *rest = argv
-    if command == VERSION:
+    if command in VERSION:
         print(version("levit-ablate"))
         sys.exit(0)
     if command not in COMMANDS:
@@ -99,11 +99,11 @@ def _help() -> str:
 
 
 def _meant(word: str) -> str:
-    """What to type in place of a word that is no command."""
+    """Suggest what to type in place of a word that is no command."""
     from levit_ablate import library  # reads YAML: 0.1 s
 
     if word.startswith("-"):
-        return f"options follow the command; {closest(word, [*COMMANDS, '--help', VERSION])}"
+        return f"options follow the command; {closest(word, [*COMMANDS, '--help', '--version'])}"
     if word in library.names():
         return f"did you mean levit-ablate run {word}?"
     return closest(word, COMMANDS)

@@ -57,7 +57,7 @@ Format = Literal["text", "json"]
 
 
 def _models() -> Iterable[str]:
-    """The names that --model takes."""
+    """Return the names that --model takes."""
     return dict.fromkeys([*presets.PRESETS, *presets.files()])
 
 
@@ -73,12 +73,12 @@ NAMES: dict[str, Names] = {
 
 
 def parser_for(command: str, description: str) -> Parser:
-    """A parser for a command's own options, to which those below can be added."""
+    """Return a parser to which a command adds its options, and those below."""
     return Parser(command, description, NAMES)
 
 
 def add_experiment(parser: Parser) -> None:
-    """Add the name of an ablation, and all that decides how it is run."""
+    """Add an ablation's name, every setting of its run, and --print_config."""
     parser.add_argument("name", nargs="?", help="An ablation's name, or its YAML file.")
     add_conditions(parser)
     parser.add_argument(
@@ -148,9 +148,9 @@ def _add_fields(parser: Parser, config: type, without: Sequence[str], section: s
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> dict[str, Any]:
-    """The options that the user gave, and no others, as nested mappings. Raises UserError.
+    """Return the options that the user gave, and no others, as nested mappings.
 
-    A single field wins over its section, whichever comes first.
+    A single field wins over its section, whichever comes first. Raises UserError.
     """
     given = parser.read(argv)
     sections = [
@@ -162,7 +162,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _section(name: str, value: str) -> dict[str, Any]:
-    """The fields that a section's name or YAML file stands for. Raises UserError."""
+    """Return the fields that a section's name or YAML file stands for. Raises UserError."""
     named = NAMED.get(name, {})
     if value in named:
         return dict(named[value])
@@ -176,10 +176,10 @@ def _section(name: str, value: str) -> dict[str, Any]:
 
 
 def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any]]:
-    """The ablation and the parts of an experiment among the options, config files first.
+    """Return the ablation and the settings that the options give; options win over config files.
 
-    Without a name on the command line a config may name the ablation. A recorded experiment is the
-    ablation itself, whose geometry stays; beside another's name, it gives its conditions alone.
+    Without a name on the command line, a config file may name the ablation. A recorded experiment
+    is an ablation itself, whose geometry stays; beside another name, only its conditions count.
     Raises UserError.
     """
     ablation = library.read(options["name"]) if options.get("name") else None
@@ -208,13 +208,13 @@ def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any
 
 
 def of_experiment(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of an experiment among the options."""
+    """Return the settings of an experiment among the options."""
     keys = Experiment.__dataclass_fields__
     return {key: value for key, value in options.items() if key in keys}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config file's mapping, a named section as its fields. Raises UserError with the file."""
+    """Return a config file's mapping, a named section as its fields. Raises UserError."""
     mapping = read_yaml(path)
     for section, named in NAMED.items():
         value = mapping.get(section)

@@ -105,7 +105,7 @@ class Parser(argparse.ArgumentParser):
         self._defaults_shown |= defaults
 
     def read(self, argv: Sequence[str]) -> dict[str, Any]:
-        """The options that the user gave, by their dotted names, typed but not checked.
+        """Return the options that the user gave by their dotted names, typed but not checked.
 
         Raises UserError where one is not known or lacks its value.
         """
@@ -141,7 +141,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{line}; see {self.prog} --help")
 
     def page(self, section: str = "") -> str:
-        """The help on a section, on `all`, or on the options people use most.
+        """Return the help on a section, on `all`, or on the options people use most.
 
         Raises UserError where there is no such section.
         """
@@ -170,7 +170,7 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def _explained(self, texts: Mapping[str, str]) -> Iterable[argparse.Action]:
-        """Copies of options as the help shows them: a text, if not their own, and the default."""
+        """Yield options as the help shows them: with another text, if given, and the default."""
         for name in sorted(texts, key="help".__eq__):  # --help comes last
             action, default = copy(self.options[name]), self._defaults_shown[name]
             shown = str(default).lower() if isinstance(default, bool) else str(default)
@@ -183,7 +183,7 @@ class Parser(argparse.ArgumentParser):
             yield action
 
     def _more(self, sections: Sequence[str]) -> str:
-        """The names that the command takes, and where its other options are explained."""
+        """List the names that the command takes, and the sections with its other options."""
         taken = [self.names[name] for name in self.names if name in self.options]
         lines = [f"{names.plural}: {', '.join(names.find())}" for names in taken]
         if sections:
@@ -204,26 +204,26 @@ class _Help(argparse.Action):
 
 
 def _escaped(text: str) -> str:
-    """A help text in one line, in which argparse finds nothing to replace."""
+    """Return a help text in one line, with no % for argparse to replace."""
     return " ".join(text.split()).replace("%", "%%")
 
 
 def _filled(text: str, indent: str = "") -> str:
-    """The lines of a text, each wrapped to the terminal's width."""
+    """Wrap each line of a text to the terminal's width."""
     width = get_terminal_size().columns - 2
     wrap = textwrap.TextWrapper(width, subsequent_indent=indent, break_on_hyphens=False)
     return "\n".join(map(wrap.fill, text.splitlines()))
 
 
 def choices(hint: Any) -> list[str]:
-    """The words that a type takes, where they can be listed."""
+    """Return the words that a type takes, or none where they cannot be listed."""
     if hint is bool:
         return ["true", "false"]
     return [str(value) for value in get_args(hint)] if get_origin(hint) is Literal else []
 
 
 def _metavar(action: argparse.Action, hint: Any) -> str:
-    """The word that stands for the value in the help: its choices, N for a number, or its name."""
+    """Return what stands for the value in the help: its choices, N for a number, or its name."""
     words = choices(hint)
     if words:
         return "{" + ",".join(words) + "}"
@@ -233,13 +233,13 @@ def _metavar(action: argparse.Action, hint: Any) -> str:
 
 
 def _typed(value: Any, hint: Any) -> Any:
-    """A word as the value that it is in a file, but that text needs no quotes."""
-    text = hint is None or get_origin(hint) is Literal or str in (hint, *get_args(hint))
-    return value if text else read_word(value)
+    """Read a word as a value in a file is read, but text needs no quotes."""
+    is_text = hint is None or get_origin(hint) is Literal or str in (hint, *get_args(hint))
+    return value if is_text or not value.strip() else read_word(value)
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with dotted names as nested mappings."""
+    """Return options with dotted names as nested mappings."""
     layers = []
     for name, value in options.items():
         for key in reversed(name.split(".")):

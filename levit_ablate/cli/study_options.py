@@ -39,7 +39,7 @@ class Wanted(NamedTuple):
     baseline: str | None
     """Name of an ablation in place of the study's baseline."""
     given: dict[str, Any]
-    """The parts of an experiment that the user set."""
+    """The settings of an experiment that the user gave."""
 
     def read(self) -> Study:
         """Read the study and apply the changes. Raises UserError where a name is not known."""
@@ -47,7 +47,7 @@ class Wanted(NamedTuple):
 
 
 def study_options(options: Mapping[str, Any]) -> Wanted:
-    """The study among the options; of the parts of an experiment those in config files come first.
+    """Return the study that the options ask for; options win over config files.
 
     Raises UserError where a number or a file is wrong, or where no study is named.
     """

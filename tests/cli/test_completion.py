@@ -91,6 +91,15 @@ def test_tab_completes_the_files_of_the_folder_one_is_in(completions):
     assert completions("run", "--config", "abl") == ["ablations"]
 
 
+def test_a_file_name_is_never_executed(completions):
+    Path("ablations").mkdir()
+    for name in ("$(touch seen)", "`touch seen`", "a;touch seen", "fine"):
+        Path("ablations", f"{name}.yaml").touch()
+    assert "touch" not in script("bash") + script("zsh") + script("fish")
+    assert completions("run", "f") == ["fine"] and len(completions("run", "")) > 10
+    assert not Path("seen").exists()
+
+
 @pytest.mark.parametrize("shell", shtab.SUPPORTED_SHELLS)
 def test_every_shell_of_shtab_has_a_script_with_the_names(shell, capsys):
     assert run_command(["completion", shell]) == 0

@@ -131,6 +131,7 @@ def test_without_a_command_it_is_the_same_and_a_mistake(capsys, page):
 
 def test_the_version_is_a_line(page):
     assert page("--version").strip().replace(".", "").isdigit()
+    assert page("version") == page("--version")
 
 
 def test_the_help_is_as_wide_as_the_terminal(page, monkeypatch):

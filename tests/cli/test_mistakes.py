@@ -68,6 +68,8 @@ MISTAKES = {
         ["--recipe.epochs", "many"],
         r"recipe\.epochs: int needed, not 'many'",
     ),
+    "nothing for a whole number": (["--recipe.epochs="], r"recipe\.epochs: int needed, not ''$"),
+    "a list for a whole number": (["--recipe.epochs", "[1]"], r"recipe\.epochs: int .* not \[1\]$"),
     "a fraction for a whole number": (["--recipe.epochs", "1.5"], r"recipe\.epochs: int needed"),
     "text for a number": (
         ["--recipe.learning_rate", "fast"],
