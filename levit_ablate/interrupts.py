@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -49,6 +50,27 @@ def dropped(unraisable: sys.UnraisableHookArgs) -> None:
     """Say nothing of an interrupt that was dropped; a hook for Python."""
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Handle Ctrl-C and SIGTERM after the block: within a fork Python drops what a handler raises.
+
+    Processes forked in the block do not handle them at all. Only the main thread handles signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    late: list[int] = []
+    numbers = signal.SIGINT, signal.SIGTERM
+    handlers = [signal.signal(each, lambda signum, _: late.append(signum)) for each in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        for signum in late:
+            signal.raise_signal(signum)
 
 
 @contextlib.contextmanager

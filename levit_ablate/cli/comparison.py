@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from levit_ablate.experiment import Variant, hardware_of, identified, variant
+from levit_ablate.experiment import Variant, hardware_of, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.library import Ablation
 from levit_ablate.tracking.afterwards import deliver_pending
@@ -30,9 +30,7 @@ def run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]
 
 
 def _run(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    if not options.get("print_config"):
-        given = identified(given)
-    own = variant(ablation, given)
+    own = variant(ablation, given, identify=not options.get("print_config"))
     if options.get("print_config"):
         print(own.recorded_yaml, end="")
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from levit_ablate.experiment import hardware_of, identified, variant
+from levit_ablate.experiment import hardware_of, variant
 from levit_ablate.hardware import one_voice
 from levit_ablate.keys import teacher_key
 from levit_ablate.library import Ablation
@@ -24,10 +24,10 @@ def teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, An
 
 def _teach(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     if options.get("print_config"):
-        shown = variant(ablation, given)
+        shown = variant(ablation, given, identify=False)
         print(shown.recorded_yaml, end="")
         return
-    wanted = variant(ablation, identified(given))
+    wanted = variant(ablation, given)
     check_distilled(wanted)
     check_conditions(wanted.experiment)
     path = ensure_teacher(wanted)

@@ -65,7 +65,7 @@ def _table(*heads: str, rows: Iterable[Sequence[str]]) -> Table:
 
 
 def _rows(names: Iterable[str], row: Callable[[str], Sequence[str]]) -> Iterable[Sequence[str]]:
-    """The row of every name whose file can be read."""
+    """Yield the row of every name whose file can be read."""
     for name in names:
         try:
             yield name, *row(name)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from levit_ablate.bench import data, distill, sweep
-from levit_ablate.experiment import identified, variant
+from levit_ablate.experiment import variant
 from levit_ablate.library import Ablation
 from levit_ablate.schema import merge
 from levit_ablate.studies import study
@@ -51,7 +51,7 @@ def measure(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, 
 
 
 def _data(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> Measured:
-    hardware = variant(ablation, identified(given)).experiment.hardware
+    hardware = variant(ablation, given).experiment.hardware
     figures = data.measure(options["rounds"], hardware)
     return Measured(
         figures=figures,
@@ -65,7 +65,6 @@ def _data(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, An
 
 
 def _distill(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> Measured:
-    given = identified(given)
     wanted = variant(ablation, given)
     check_distilled(wanted)
     plain = variant(ablation, merge(given, {"design": {"distillation": "none"}}))

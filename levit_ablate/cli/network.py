@@ -30,7 +30,7 @@ def show(
     options: Mapping[str, Any],
 ) -> None:
     """Print the network that is built for `images`, or for the dataset's (None)."""
-    shown = variant(ablation, given, images)
+    shown = variant(ablation, given, images, identify=False)
     if options.get("print_config"):
         print(shown.recorded_yaml, end="")
     elif options.get("format") == "json":

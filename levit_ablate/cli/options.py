@@ -19,8 +19,6 @@ from levit_ablate.models import presets
 from levit_ablate.paths import is_file
 from levit_ablate.recipes import RECIPES
 from levit_ablate.schema import check_keys, merge, read_yaml
-from levit_ablate.searches import search
-from levit_ablate.studies import study
 
 NAMED: dict[str, Mapping[str, Mapping[str, Any]]] = {
     "data": {name: {"name": name} for name in get_args(get_type_hints(Data)["name"])},
@@ -56,16 +54,17 @@ SHOWN = 60
 Format = Literal["text", "json"]
 
 
-def _models() -> Iterable[str]:
-    """Return the names that --model takes."""
-    return dict.fromkeys([*presets.PRESETS, *presets.files()])
+def _named(plural: str, kind: library.Kind, shipped: Iterable[str] = ()) -> Names:
+    """Return the names of files of a kind, after those of `shipped`."""
+    folder = str(library.folders(kind)[0])
+    return Names(plural, lambda: dict.fromkeys([*shipped, *library.names(kind)]), folder)
 
 
 NAMES: dict[str, Names] = {
-    "name": Names("Ablations", library.names, "ablations"),
-    "study": Names("Studies", study.names, "ablations/studies"),
-    "search": Names("Searches", search.names, "ablations/searches"),
-    "model": Names("Models", _models, "ablations/models"),
+    "name": _named("Ablations", library.ABLATIONS),
+    "study": _named("Studies", library.STUDIES),
+    "search": _named("Searches", library.SEARCHES),
+    "model": _named("Models", library.MODELS, presets.PRESETS),
     "recipe": Names("Recipes", lambda: NAMED["recipe"]),
     "data": Names("Datasets", lambda: NAMED["data"]),
 }

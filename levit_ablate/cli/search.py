@@ -15,8 +15,9 @@ from levit_ablate.cli.options import (
 )
 from levit_ablate.cli.study_options import add_launcher, check_launcher
 from levit_ablate.errors import UserError
+from levit_ablate.library import SEARCHES, names
 from levit_ablate.schema import merge, read_word
-from levit_ablate.searches.search import OTHERS, Search, changed, names, read
+from levit_ablate.searches.search import OTHERS, Search, changed, read
 
 DOTTED = ("space", "budget")
 """Options that are mappings: --space.design.norm batch,layer"""
@@ -104,7 +105,7 @@ def search_options(
     Raises UserError.
     """
     if not options.get("search"):
-        raise UserError(f"the name of a search is missing; there are {', '.join(names())}")
+        raise UserError(f"the name of a search is missing; there are {', '.join(names(SEARCHES))}")
     keys = (
         "trials",
         "confirm",

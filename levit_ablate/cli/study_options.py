@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 from levit_ablate.cli.options import Format, add_conditions, of_experiment, read_config
 from levit_ablate.cli.parser import Parser
 from levit_ablate.errors import UserError
-from levit_ablate.schema import merge, read_word
-from levit_ablate.studies.study import Study, names, narrowed, read
+from levit_ablate.library import STUDIES, names
+from levit_ablate.schema import merge, seeds_from
+from levit_ablate.studies.study import Study, narrowed, read
 
 TableFormat = Literal["text", "markdown", "latex", "csv", "html", "json"]
 
@@ -52,7 +53,7 @@ def study_options(options: Mapping[str, Any]) -> Wanted:
     Raises UserError where a number or a file is wrong, or where no study is named.
     """
     if not options.get("study"):
-        raise UserError(f"the name of a study is missing; there are {', '.join(names())}")
+        raise UserError(f"the name of a study is missing; there are {', '.join(names(STUDIES))}")
     given: dict[str, Any] = {}
     for path in map(Path, options.get("config", [])):
         given = merge(given, read_config(path))
@@ -61,22 +62,10 @@ def study_options(options: Mapping[str, Any]) -> Wanted:
     return Wanted(
         study=options["study"],
         variants=tuple(word.strip() for word in options.get("variants", "").split(",") if word),
-        seeds=_seeds(options["seeds"]) if "seeds" in options else (),
+        seeds=seeds_from(options["seeds"], "--seeds") if "seeds" in options else (),
         baseline=options.get("baseline"),
         given=merge(given, of_experiment(options)),
     )
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    many = read_word(text)
-    if type(many) is int and 0 < many < 10**4:
-        return tuple(range(many))
-    seeds = tuple(map(read_word, text.strip("[] ").split(",")))
-    if not all(type(seed) is int and 0 <= seed < 10**9 for seed in seeds):
-        raise UserError(f"--seeds: {text!r} is neither how many (3) nor which (0,1,5)")
-    if many == 0 or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds: {text!r}: at least one is needed, and none twice")
-    return seeds
 
 
 def add_launcher(parser: Parser, jobs: str, what: str) -> None:

@@ -17,9 +17,9 @@ from torchvision.transforms import Compose
 from levit_ablate.config import Data
 from levit_ablate.data.batches import Normalization, Plan
 from levit_ablate.data.decoding import decoded
-from levit_ablate.data.index import Index, Part
+from levit_ablate.data.folder_index import Index, Part
 from levit_ablate.data.loader import Loader
-from levit_ablate.data.sources import evaluation_parts, held_out
+from levit_ablate.data.splits import held_out
 from levit_ablate.data.stream import Stream
 
 CROP_SHARE = 224 / 256
@@ -216,7 +216,7 @@ class OnDisk:
         self.num_workers = num_workers
         self.mean = mean
         self.side = data.image_size
-        names = evaluation_parts(index)
+        names = index.evaluation_parts
         train = torch.arange(len(index.parts["train"]))
         self.parts = {"train": (index.parts["train"], train)}
         if len(names) == 1:

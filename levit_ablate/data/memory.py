@@ -10,7 +10,7 @@ from torch import Tensor
 from levit_ablate.data import augment
 from levit_ablate.data.batches import Normalization, Plan
 from levit_ablate.data.randaugment import RandAugment
-from levit_ablate.data.sources import Labelled, Splits
+from levit_ablate.data.splits import Labelled, Splits
 from levit_ablate.data.stream import Stream
 
 EVALUATION_BATCH = 512

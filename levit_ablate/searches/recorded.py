@@ -13,8 +13,7 @@ from mlflow.entities import Run
 from levit_ablate.errors import DamagedError, UserError
 from levit_ablate.schema import plain
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.readers import amount_said
-from levit_ablate.searches.search import KEYS, Search, changed
+from levit_ablate.searches.search import KEYS, Search, amount_said, changed
 from levit_ablate.searches.storage import journal_of
 from levit_ablate.tracking import parents
 from levit_ablate.tracking.runs import read_json, reading_the_record

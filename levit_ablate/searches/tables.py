@@ -12,12 +12,12 @@ from rich.markup import escape
 
 from levit_ablate.analysis.formats import WIDTH, show_frame
 from levit_ablate.analysis.table import p_value, signed
+from levit_ablate.library import BASELINE
 from levit_ablate.models.budget import NEAR, Budget
 from levit_ablate.models.cost import costs
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.searches.found import Found
 from levit_ablate.searches.importance import limits
-from levit_ablate.searches.readers import BASELINE
 from levit_ablate.searches.report import SHOWN, Report, stages_line
 
 WORDS = ("trial", "network", "stages", "setting")

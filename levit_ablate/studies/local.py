@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Generic
 
 from levit_ablate import interrupts
-from levit_ablate.data.parallel import num_cores
+from levit_ablate.hardware import num_cores
 from levit_ablate.studies.orders import Event, J, Outcome, Station, Work
 from levit_ablate.training.progress import Status
 

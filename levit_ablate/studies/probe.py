@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from levit_ablate.data.batches import Batch
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
 from levit_ablate.experiment import Variant
 from levit_ablate.hardware import has_gpu
 from levit_ablate.studies.orders import Order

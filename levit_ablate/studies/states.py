@@ -34,7 +34,7 @@ class Stale(NamedTuple):
 
 def states_of(plan: Plan) -> list[JobState]:
     """Every run of a study. Raises RunError where the record cannot be read."""
-    return [JobState(job, *_state(of_key(job.key))) for job in plan.jobs]
+    return [JobState(job, *_state(of_key(*job.keys))) for job in plan.jobs]
 
 
 def _state(runs: Sequence[Run]) -> tuple[State, str]:

@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 from mlflow import MlflowClient
 
-from levit_ablate.data.parallel import num_cores
 from levit_ablate.errors import RunError, UserError
+from levit_ablate.hardware import num_cores
 from levit_ablate.studies.orders import Order, Outcome, Station
 from levit_ablate.tracking.afterwards import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record

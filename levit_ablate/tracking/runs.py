@@ -51,14 +51,18 @@ def search(filter_string: str, experiments: list[str] | None = None) -> list[Run
     return found
 
 
-def of_key(key: str) -> list[Run]:
-    """The runs with this key that were trained, however they ended; the latest first."""
-    return [run for run in search(f"tags.`{KEY}` = '{key}'") if ORIGINAL not in run.data.tags]
+def of_key(*keys: str) -> list[Run]:
+    """The runs with one of these keys that were trained, however they ended.
+
+    Those of an earlier key come first, and of one key the latest.
+    """
+    found = [run for key in keys for run in search(f"tags.`{KEY}` = '{key}'")]
+    return [run for run in found if ORIGINAL not in run.data.tags]
 
 
-def find(key: str) -> Run | None:
-    """The latest finished run with this key, in any experiment; None if there is none."""
-    return next((run for run in of_key(key) if run.info.status == "FINISHED"), None)
+def find(*keys: str) -> Run | None:
+    """The latest finished run with the first of these keys that has one, in any experiment."""
+    return next((run for run in of_key(*keys) if run.info.status == "FINISHED"), None)
 
 
 class TakenError(Exception):

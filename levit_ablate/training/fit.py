@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from levit_ablate.config import Hardware, Recipe
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.distributed import SynchronizeAnywhere

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from levit_ablate.config import Experiment, Images, Teacher
 from levit_ablate.data.batches import Batch
-from levit_ablate.data.catalog import dataset_of
+from levit_ablate.data.datasets import dataset_of
 from levit_ablate.errors import UserError, closest
 from levit_ablate.keys import NO_WEIGHTS, teacher_key
 from levit_ablate.paths import is_file

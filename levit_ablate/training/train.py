@@ -14,7 +14,7 @@ from lightning import Callback
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
 from levit_ablate.experiment import Variant
 from levit_ablate.hardware import is_first_process, own_threads, settle_rank
 from levit_ablate.interrupts import raise_if_interrupted
@@ -55,7 +55,7 @@ class Result:
 
 def recorded(variant: Variant) -> Result | None:
     """The result of the variant's key in the open store; None if it is not there."""
-    run = find(variant.key)
+    run = find(*variant.keys)
     return _result(variant, run.info.run_id, run.data.metrics, trained=False) if run else None
 
 

@@ -7,7 +7,7 @@ import warnings
 from lightning import Trainer
 
 from levit_ablate.config import Recipe, differences
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
 from levit_ablate.keys import STREAM
 from levit_ablate.training.averaging import horizon_warning
 from levit_ablate.training.classifier import Classifier

@@ -15,7 +15,7 @@ from lightning import Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from processes import CLI, Started, levit_ablate, wait_for
 
-from levit_ablate.data.index import open_index
+from levit_ablate.data.folder_index import open_index
 from levit_ablate.experiment import variant
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.module import LeViTModule

@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 
 from levit_ablate.config import Data, Hardware
-from levit_ablate.data import sources
-from levit_ablate.data.index import open_index
+from levit_ablate.data import splits as module
+from levit_ablate.data.folder_index import open_index
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiment import identified, variant
 
 
 def test_digits_are_split_class_by_class_by_the_split_seed_alone():
-    first, again, other = (sources.digits(Data(split_seed=s)) for s in (0, 0, 1))
+    first, again, other = (module.digits(Data(split_seed=s)) for s in (0, 0, 1))
     assert [len(part) for part in (first.train, first.validation, first.test)] == [1212, 135, 450]
     assert first.train.images.equal(again.train.images)
     assert not first.test.images.equal(other.test.images)
@@ -26,7 +26,7 @@ def test_digits_are_split_class_by_class_by_the_split_seed_alone():
 
 def test_a_share_too_small_for_every_class_is_refused():
     with pytest.raises(UserError, match=r"data\.validation: 0\.001 of 1347 images cannot be held"):
-        sources.digits(Data(validation=0.001))
+        module.digits(Data(validation=0.001))
 
 
 def cifar_files(root) -> None:
@@ -45,7 +45,7 @@ def cifar_files(root) -> None:
 def test_cifar_is_found_where_torchvision_keeps_it(tmp_path, monkeypatch):
     cifar_files(tmp_path)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-    splits = sources.cifar(Data(name="cifar10", root=str(tmp_path), validation=0.2))
+    splits = module.cifar(Data(name="cifar10", root=str(tmp_path), validation=0.2))
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [80, 20, 20]
     assert splits.train.images.shape == (80, 3, 32, 32)
     assert splits.classes == tuple("abcdefghij")
@@ -60,7 +60,7 @@ def test_a_dataset_that_is_nowhere_is_a_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", offline)
     with pytest.raises(UserError, match=r"data\.root: cifar100 is not in .* cannot be downloaded"):
-        sources.cifar(Data(name="cifar100", root=str(tmp_path)))
+        module.cifar(Data(name="cifar100", root=str(tmp_path)))
 
 
 def fashion(root, count=40) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -77,7 +77,7 @@ def fashion(root, count=40) -> tuple[numpy.ndarray, numpy.ndarray]:
 def test_fashion_mnist_is_read_from_its_published_files(tmp_path):
     images, labels = fashion(tmp_path)
     data = Data(name="fashion_mnist", root=str(tmp_path), validation=0.25)
-    splits = sources.fashion_mnist(data)
+    splits = module.fashion_mnist(data)
     assert splits.test.images.equal(torch.from_numpy(images)[:, None])
     assert splits.test.labels.tolist() == labels.tolist()
     assert len(splits.train) == 30 and splits.classes[0] == "T-shirt/top"
@@ -89,13 +89,13 @@ def test_other_files_of_the_same_names_have_a_key_of_their_own(tmp_path):
         (tmp_path / str(count)).mkdir()
         fashion(tmp_path / str(count), count)
         data = {"name": "fashion_mnist", "root": str(tmp_path / str(count)), "validation": 0.25}
-        keys.append(variant("no_distillation", identified({"data": data})).key)
+        keys.append(variant("no_distillation", {"data": data}).key)
         raw = tmp_path / f"raw{count}" / "FashionMNIST" / "raw"  # as torchvision keeps them
         raw.mkdir(parents=True)
         for path in (tmp_path / str(count)).glob("*.gz"):
             (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
         data |= {"root": str(tmp_path / f"raw{count}")}
-        assert variant("no_distillation", identified({"data": data})).key == keys[-1]
+        assert variant("no_distillation", {"data": data}).key == keys[-1]
     assert keys[0] != keys[1]
     recorded = {"data": data | {"fingerprint": "0123456789abcdef"}}
     with pytest.raises(UserError, match=r"data\.root: .* holds other images \(fingerprint"):
@@ -129,7 +129,7 @@ def test_a_damaged_file_of_fashion_mnist_is_named(tmp_path, name, damage, said):
     path = tmp_path / f"{name}-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=rf"data\.root: .*({said})"):
-        sources.fashion_mnist(Data(name="fashion_mnist", root=str(tmp_path)))
+        module.fashion_mnist(Data(name="fashion_mnist", root=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,10 @@ def test_a_damaged_file_as_torchvision_keeps_it_is_named(tmp_path, name, content
     for path in tmp_path.glob("*.gz"):
         (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
     data = Data(name="fashion_mnist", root=str(tmp_path / "kept"), validation=0.25)
-    assert len(sources.fashion_mnist(data).test) == 40
+    assert len(module.fashion_mnist(data).test) == 40
     (raw / name).write_bytes(content) if content is not None else (raw / name).unlink()
     with pytest.raises(UserError, match=rf"data\.root: .*{said}"):
-        sources.fashion_mnist(data)
+        module.fashion_mnist(data)
 
 
 def picture_folder(root, parts=("train", "val"), side=12, count=10) -> None:
@@ -186,10 +186,10 @@ def test_a_folder_has_the_parts_it_has_and_the_rest_held_out(tmp_path, parts, si
     picture_folder(tmp_path / "set", parts)
     data = Data(name="folder", root=str(tmp_path / "set"), image_size=12, validation=0.2)
     index = open_index(tmp_path / "set", tmp_path / "cache")
-    splits = sources.small_folder(index, data)
+    splits = module.small_folder(index, data)
     assert tuple(len(p) for p in (splits.train, splits.validation, splits.test)) == sizes
     assert splits.classes == ("ant", "bee")
-    first = numpy.array(Image.open(index.parts[sources.evaluation_parts(index)[-1]].path(0)))
+    first = numpy.array(Image.open(index.parts[index.evaluation_parts[-1]].path(0)))
     assert splits.test.images[0].equal(torch.from_numpy(first).permute(2, 0, 1))
 
 
@@ -201,23 +201,23 @@ def test_a_small_image_that_is_damaged_after_it_was_checked_is_named(tmp_path, c
     bad.write_bytes(bad.read_bytes()[:200])
     data = Data(name="folder", root=str(tmp_path / "set"), image_size=12)
     with pytest.raises(RunError, match=r"bee/3\.png: cannot be read any more: "):
-        sources.small_folder(index, data)
+        module.small_folder(index, data)
 
 
 def test_small_images_are_decoded_once_and_damage_to_what_is_kept_is_mended(tmp_path, monkeypatch):
     picture_folder(tmp_path / "set")
     index = open_index(tmp_path / "set", tmp_path / "cache")
     data = Data(name="folder", root=str(tmp_path / "set"), image_size=12, validation=0.2)
-    first = sources.small_folder(index, data)
+    first = module.small_folder(index, data)
     with monkeypatch.context() as patched:
-        patched.setattr(sources, "over_files", lambda *_: pytest.fail("decoded again"))
-        again = sources.small_folder(index, data)
+        patched.setattr(module, "over_files", lambda *_: pytest.fail("decoded again"))
+        again = module.small_folder(index, data)
     assert again.test.images.equal(first.test.images)
     for file in index.folder.glob("*pixels12*.npy"):
         damaged = file.read_bytes()[:-100]
         file.unlink()  # `first` is mapped from it
         file.write_bytes(damaged)
-    assert sources.small_folder(index, data).test.images.equal(first.test.images)
+    assert module.small_folder(index, data).test.images.equal(first.test.images)
 
 
 def test_pixels_that_cannot_be_kept_are_a_line_that_says_where(tmp_path):
@@ -226,12 +226,12 @@ def test_pixels_that_cannot_be_kept_are_a_line_that_says_where(tmp_path):
     index.folder.with_suffix(".pixels.lock").mkdir()
     data = Data(name="folder", root=str(tmp_path / "set"), image_size=12)
     with pytest.raises(UserError, match=r"^hardware\.work_dir: the pixels of .* cannot be kept"):
-        sources.small_folder(index, data)
+        module.small_folder(index, data)
 
 
 def test_small_images_of_other_sizes_are_brought_to_the_one_asked_for(tmp_path):
     picture_folder(tmp_path / "set", side=20)
     data = Data(name="folder", root=str(tmp_path / "set"), image_size=16, validation=0.2)
-    splits = sources.small_folder(open_index(tmp_path / "set", tmp_path / "cache"), data)
+    splits = module.small_folder(open_index(tmp_path / "set", tmp_path / "cache"), data)
     assert splits.train.images.shape[1:] == (3, 16, 16)
     assert Hardware().num_workers == -1

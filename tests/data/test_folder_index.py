@@ -14,9 +14,8 @@ import pytest
 from folders import draw, fill
 from PIL import Image
 
-from levit_ablate.data import indexing
-from levit_ablate.data.index import class_names, open_index
-from levit_ablate.data.sources import evaluation_parts
+from levit_ablate.data.folder_index import open_index
+from levit_ablate.data.folder_layout import class_names
 from levit_ablate.errors import UserError
 
 BROKEN = b"no image"
@@ -121,10 +120,10 @@ def test_validation_images_are_found_by_each_of_their_names(name, root, cache):
     fill(root, parts=[name], count=2)
     index = open_index(root, cache)
     assert list(index.parts) == ["train", name, "test"]
-    assert evaluation_parts(index) == [name, "test"]
+    assert index.evaluation_parts == [name, "test"]
     assert [len(part) for part in index.parts.values()] == [6, 4, 6]
     shutil.rmtree(root / "test")
-    assert evaluation_parts(open_index(root, cache)) == [name]
+    assert open_index(root, cache).evaluation_parts == [name]
 
 
 def test_two_folders_of_validation_images_are_refused(root, cache):
@@ -191,7 +190,7 @@ def test_unreadable_images_stop_or_are_left_out_without_being_checked_again(
     [listed] = cache.rglob("unreadable.txt")
     assert str(listed) in said and len(listed.read_text().splitlines()) == 7
 
-    monkeypatch.setattr(indexing, "over_files", no_checks)
+    monkeypatch.setattr("levit_ablate.data.loader.over_files", no_checks)
     skipping = open_index(root, cache, on_error="skip")
     assert len(skipping.skipped) == 7
     assert skipping.skipped[-1] == "test/cat/dangling.png: No such file or directory"

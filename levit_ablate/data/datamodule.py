@@ -13,23 +13,17 @@ from torch import Tensor
 
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, Source, TrainingBatches
-from levit_ablate.data.catalog import IN_MEMORY_SIDE, dataset_of, index_of
+from levit_ablate.data.datasets import IN_MEMORY_SIDE, dataset_of, index_of
 from levit_ablate.data.files import OnDisk
 from levit_ablate.data.memory import InMemory
-from levit_ablate.data.parallel import num_cores
 from levit_ablate.data.randaugment import RandAugment
-from levit_ablate.data.sources import Splits, cifar, digits, fashion_mnist, small_folder
+from levit_ablate.data.splits import load, small_folder
 from levit_ablate.data.stream import Stream
+from levit_ablate.hardware import num_cores
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Shard = tuple[int, int]
 """The number of a process, and how many there are."""
-LOADERS: dict[str, Callable[[Data], Splits]] = {
-    "digits": digits,
-    "cifar10": cifar,
-    "cifar100": cifar,
-    "fashion_mnist": fashion_mnist,
-}
 
 
 class Served(Protocol):
@@ -120,7 +114,7 @@ def served(data: Data, hardware: Hardware) -> Served:
     """
     mean = dataset_of(data).mean
     if data.name != "folder":
-        return InMemory(LOADERS[data.name](data), mean)
+        return InMemory(load(data), mean)
     index = index_of(data, hardware)
     if index.max_side <= IN_MEMORY_SIDE and data.image_size <= IN_MEMORY_SIDE:
         return InMemory(small_folder(index, data), mean)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Batch
-from levit_ablate.data.catalog import DATASETS, dataset_of, images_of
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
+from levit_ablate.data.datasets import DATASETS, dataset_of, images_of
 from levit_ablate.errors import UserError
 
 CPU = torch.device("cpu")

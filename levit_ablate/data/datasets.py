@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from levit_ablate.config import Data, Hardware, Images, Recipe
-from levit_ablate.data.index import Index, class_names, open_index
-from levit_ablate.data.layout import is_image
+from levit_ablate.data.folder_index import Index, open_index
+from levit_ablate.data.folder_layout import class_names, is_image
 from levit_ablate.errors import UserError
 from levit_ablate.recipes import RECIPES
 

@@ -10,7 +10,7 @@ from folders import draw, fill
 from PIL import Image
 
 from levit_ablate.config import Data
-from levit_ablate.data import catalog
+from levit_ablate.data import datasets
 from levit_ablate.experiment import identified
 
 
@@ -23,7 +23,7 @@ def test_only_a_folder_with_imagenets_classes_gets_its_teacher(tmp_path, name, w
         folder = tmp_path / "set" / "train" / name.format(number)
         folder.mkdir(parents=True)
         os.link(tmp_path / "image.jpg", folder / "0.jpg")
-    defaults = catalog.dataset_of(Data(name="folder", root=str(tmp_path / "set"))).defaults
+    defaults = datasets.dataset_of(Data(name="folder", root=str(tmp_path / "set"))).defaults
     assert defaults["teacher"].get("weights") == weights
 
 
@@ -31,7 +31,7 @@ def test_a_first_image_that_cannot_be_opened_is_passed_over(tmp_path, monkeypatc
     root = fill(tmp_path / "set")
     draw(root / "train" / "cat" / "0.jpg", 300, 300)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # twice as much is a bomb
-    assert catalog.first_image_side(root) == 9
+    assert datasets.first_image_side(root) == 9
 
 
 def test_files_that_are_not_used_are_said_in_a_line(capsys):

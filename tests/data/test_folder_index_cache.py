@@ -11,22 +11,26 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from itertools import count
 from pathlib import Path
 
 import pytest
 from folders import content, draw, fill
+from processes import Started, wait_for
 
-from levit_ablate.data import index as module
-from levit_ablate.data.index import open_index
+from levit_ablate.data import folder_index as module
+from levit_ablate.data.folder_index import open_index
 from levit_ablate.errors import RunError
 
 REPOSITORY = Path(module.__file__).parents[2]
+FORK = """
+import multiprocessing
+multiprocessing.set_start_method("fork", force=True)  # as where it was not started by a test
+"""
 OPEN = """
 import sys
 from pathlib import Path
-from levit_ablate.data.index import open_index
+from levit_ablate.data.folder_index import open_index
 root, cache = map(Path, sys.argv[1:])
 """
 
@@ -161,49 +165,51 @@ def killed_at(step: int) -> None:
 
 
 def test_of_two_processes_one_makes_it_and_the_other_waits(root, cache):
+    """The first is held up by an image that is a pipe until the second asks for the lock."""
     script = OPEN + (
-        "import time\n"
-        "from levit_ablate.data import indexing\n"
-        "over_files = indexing.over_files\n"
-        "def slow(*arguments):\n"
-        "    print('checking', flush=True)\n"
-        "    time.sleep(1)\n"
-        "    return over_files(*arguments)\n"
-        "indexing.over_files = slow\n"
+        "from filelock import FileLock\n"
+        "from levit_ablate.data import folder_index\n"
+        "check = folder_index.check_image\n"
+        "def checked(path):\n"
+        "    if path.name == 'train0.jpg' and path.parent.name == 'cat':\n"
+        "        print('checking', flush=True)\n"
+        "        open('go').close()\n"
+        "    return check(path)\n"
+        "folder_index.check_image = checked\n"
+        "acquire = FileLock.acquire\n"
+        "def acquiring(*arguments, **options):\n"
+        "    print('asking', flush=True)\n"
+        "    return acquire(*arguments, **options)\n"
+        "FileLock.acquire = acquiring\n"
         "print(open_index(root, cache).fingerprint)\n"
     )
-    command = [sys.executable, "-c", script, root, cache]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
-        for _ in range(2)
-    ]
-    lines = [line for process in both for line in process.communicate(timeout=60)[0].split()]
+    os.mkfifo("go")
+    first = Started(script, root, cache)
+    wait_for(lambda: "checking" in first.said()[0], first)
+    second = Started(script, root, cache)
+    wait_for(lambda: "asking" in second.said()[0], second)
+    Path("go").open("wb").close()
+    lines = [process.communicate()[0].split() for process in (first, second)]
     fingerprint = open_index(root, cache).fingerprint
-    assert sorted(lines) == sorted(["checking", fingerprint, fingerprint])
+    assert lines == [["asking", "checking", fingerprint], ["asking", fingerprint]]
 
 
-@pytest.fixture
-def slow_root(root) -> Path:
-    """A folder whose images take minutes to check."""
+def test_ctrl_c_stops_workers_and_leaves_nothing(root, cache):
+    """Most images are one that takes a tenth of a second, so that all would take minutes."""
     draw(root / "train" / "cat" / "large.jpg", 1500, 1500)
     for number in range(9000):
         os.link(root / "train" / "cat" / "large.jpg", root / "train" / "dog" / f"{number}.jpg")
-    return root
+    process = Started(FORK + OPEN + "open_index(root, cache)", root, cache)
 
+    def has_workers() -> bool:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        return (
+            bool(children.read_text()) if children.exists() else bool(list(cache.glob("*.making")))
+        )
 
-def test_ctrl_c_stops_at_once_and_leaves_nothing(slow_root, cache):
-    script = OPEN + "open_index(root, cache)"
-    with subprocess.Popen(
-        [sys.executable, "-c", script, slow_root, cache],
-        stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, start_new_session=True,
-    ) as process:  # fmt: skip
-        while not list(cache.glob("*.making")):
-            time.sleep(0.01)
-        time.sleep(0.5)
-        started = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        said = process.communicate(timeout=60)[1]
-    assert time.monotonic() - started < 5
+    wait_for(has_workers, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said = process.communicate()[1]
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
@@ -211,16 +217,16 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(slow_root, cache):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_shown_on_a_terminal_alone(terminal, tmp_path, cache):
     root = fill(tmp_path / "images", count=50)
-    ours, theirs = pty.openpty() if terminal else os.pipe()
-    command = [sys.executable, "-c", OPEN + "open_index(root, cache)", root, cache]
-    process = subprocess.Popen(
-        command, stderr=theirs, cwd=REPOSITORY, env={**os.environ, "TERM": "xterm"}
-    )
-    os.close(theirs)
+    ours, theirs = pty.openpty()
+    script = FORK + OPEN + "open_index(root, cache)"
+    if terminal:
+        opened = f"os.open({os.ttyname(theirs)!r}, os.O_RDWR | os.O_NOCTTY)"
+        script = f"import os; os.dup2({opened}, 2)\n" + script
+    process = Started(script, root, cache, env={"TERM": "xterm"})
     said = b""
-    with contextlib.suppress(OSError):  # a terminal's way to say that nobody is there any more
-        while part := os.read(ours, 4096):
-            said += part
+    while terminal and b"200/200" not in said:
+        said += os.read(ours, 4096)
+    assert process.communicate() == ("", "") and process.returncode == 0
     os.close(ours)
-    assert process.wait() == 0
-    assert (b"checking images" in said and b"200/200" in said) if terminal else not said
+    os.close(theirs)
+    assert b"checking images" in said or not terminal
