@@ -1,7 +1,10 @@
 """What all tests share: a quiet MLflow, one thread a process, and a store in a temporary folder."""
 
 import os
+import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,11 +21,28 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with nothing in it: MLflow takes a second to make its tables."""
+    from levit_ablate.tracking.store import open_store
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    open_store(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> str:
+def store(tmp_path: Path, empty_database: Path) -> str:
     """A fresh SQLite store, open for recording."""
     from levit_ablate.tracking.store import open_store
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    open_store(uri)
-    return uri
+    path = tmp_path / "mlflow.db"
+    shutil.copy(empty_database, path)
+    with closing(sqlite3.connect(path)) as database:
+        there = (str(empty_database.parent), str(tmp_path))
+        database.execute(
+            "update experiments set artifact_location = replace(artifact_location, ?, ?)", there
+        )
+        database.commit()
+    open_store(f"sqlite:///{path}")
+    return f"sqlite:///{path}"

@@ -16,7 +16,7 @@ import levit_ablate
 PACKAGE = Path(levit_ablate.__file__).parent
 # from the ground up; no part imports another of its own floor
 FLOORS = [
-    ["errors", "paths", "streams", "interrupts"],
+    ["errors", "paths", "streams", "interrupts", "bars"],
     ["config"],
     ["recipes"],
     ["schema"],

@@ -6,36 +6,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from docstring_parser import parse_from_object
 
 from levit_ablate import library
+from levit_ablate.api.settings import NAMED, SECTIONS, from_word
 from levit_ablate.cli.parser import Names, Parser, nested
-from levit_ablate.config import Architecture, Data, Design, Experiment, Hardware, Recipe, Teacher
+from levit_ablate.config import Experiment
 from levit_ablate.errors import UserError, closest
 from levit_ablate.library import RECORDED, Ablation
 from levit_ablate.models import presets
-from levit_ablate.paths import is_file
-from levit_ablate.recipes import RECIPES
 from levit_ablate.schema import check_keys, merge, read_yaml
-
-NAMED: dict[str, Mapping[str, Mapping[str, Any]]] = {
-    "data": {name: {"name": name} for name in get_args(get_type_hints(Data)["name"])},
-    "recipe": {name: asdict(recipe) for name, recipe in RECIPES.items()},
-}
-"""Options that take a name: `--recipe smoke` sets all its fields, `--data cifar10` the dataset."""
-
-SECTIONS: dict[str, type] = {
-    "data": Data,
-    "recipe": Recipe,
-    "design": Design,
-    "teacher": Teacher,
-    "teacher.recipe": Recipe,
-    "hardware": Hardware,
-    "architecture": Architecture,
-}
-"""Options that stand for a whole section: a name where there are any, or a YAML file."""
 
 FIRST_PAGE = (
     "model",
@@ -49,8 +31,6 @@ FIRST_PAGE = (
 )
 """The settings of an experiment that the first page of the help shows."""
 
-SHOWN = 60
-"""Characters of a value in an error."""
 Format = Literal["text", "json"]
 
 
@@ -153,25 +133,13 @@ def parse(parser: Parser, argv: Sequence[str]) -> dict[str, Any]:
     """
     given = parser.read(argv)
     sections = [
-        nested({name: _section(name, value)}) for name in SECTIONS for value in given.pop(name, [])
+        nested({name: from_word(name, value, f"--{name}")})
+        for name in SECTIONS
+        for value in given.pop(name, [])
     ]
     options = merge(*sections, nested(given))
     parser.check(options, {name: config for name, config in SECTIONS.items() if "." not in name})
     return options
-
-
-def _section(name: str, value: str) -> dict[str, Any]:
-    """Return the fields that a section's name or YAML file stands for. Raises UserError."""
-    named = NAMED.get(name, {})
-    if value in named:
-        return dict(named[value])
-    if value.endswith(library.SUFFIXES) or is_file(value):
-        mapping = read_yaml(Path(value))
-        check_keys(mapping, SECTIONS[name], value, f"{name}.")
-        return mapping
-    kinds = f"neither a YAML file nor a name; {closest(value, named)}"
-    shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
-    raise UserError(f"--{name}: {shown!r} is {kinds if named else 'no YAML file'}")
 
 
 def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any]]:

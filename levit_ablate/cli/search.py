@@ -13,8 +13,10 @@ from levit_ablate.cli.options import (
     parser_for,
     read_config,
 )
-from levit_ablate.cli.study_options import add_launcher, check_launcher
-from levit_ablate.errors import UserError
+from levit_ablate.cli.study_options import add_launcher, check_launcher, places
+from levit_ablate.cli.table import write_pictures
+from levit_ablate.config import OWN_GEOMETRY, Experiment
+from levit_ablate.errors import RunError, UserError
 from levit_ablate.library import SEARCHES, names
 from levit_ablate.schema import merge, read_word
 from levit_ablate.searches.search import OTHERS, Search, changed, read
@@ -26,7 +28,10 @@ RARE = ("pruner", "confirm-seeds", "enqueue", "trial-epochs", "storage", "serve"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Do the trials that a search lacks, confirm the best on fresh seeds, and report."""
+    """Do the trials that a search lacks, confirm the best on fresh seeds, and report.
+
+    Raises RunError, after the report, where the search failed or a confirmation has no result.
+    """
     parser = parser_for(
         "search",
         "Look for networks that beat the hand-made ones, with Optuna; a search that was begun goes "
@@ -91,10 +96,46 @@ def main(argv: Sequence[str]) -> None:
             raise UserError("--serve: of which database? give --storage postgresql://… with it")
         serve(options["storage"], options["serve"])
         return
-    search, given, is_plain = search_options(options, laid)
-    from levit_ablate.cli import searching  # loads torch, lightning, mlflow and optuna
+    file, given, is_plain = search_options(options, laid)
+    from levit_ablate.api import search as api  # loads torch, lightning, mlflow and optuna
 
-    searching.run(search, given, options, is_plain)
+    kept: dict[str, Any] = {key: options.get(key) for key in ("storage", "tracking_uri")}
+    if options.get("report") or "export" in options:
+        found = api.open_search(
+            options["search"] if is_plain else file, **kept, progress=True, **given
+        )
+    else:
+        started = places(options)
+        workers = {"workers": started.pop("jobs")} if "jobs" in started else {}
+        how = {**kept, **workers, **started}
+        found = api.search(file, **how, progress=True, allow_failures=True, **given)
+    if "export" in options:
+        which, name = options["export"]
+        path = found.export(which, name)
+        word = path.stem if path.parent == Path("ablations") else path
+        here = " ".join(_conditions(found.report.planned.baseline.experiment))
+        print(f"{path}: {found.origin(which)}; levit-ablate show {word} {here}, or run")
+        return
+    if "figures" in options:
+        write_pictures(found.pictures(), Path(options["figures"]))
+    if options.get("format") == "json":
+        print(found.to_json())
+    else:
+        from levit_ablate.analysis import formats
+        from levit_ablate.searches.report_tables import show
+
+        show(found.report, formats.console())
+    if found.failed:
+        raise RunError("; ".join(found.failed))
+
+
+def _conditions(experiment: Experiment) -> list[str]:
+    """Return the options for the same images and the same baseline."""
+    data = experiment.data
+    root = ["--data.root", data.root] if data.name == "folder" else []
+    own = experiment.model == OWN_GEOMETRY
+    start = ["--architecture", "FILE"] if own else ["--model", experiment.model]
+    return ["--data", data.name, *root, *start]
 
 
 def search_options(

@@ -11,7 +11,6 @@ from levit_ablate.cli.parser import Parser
 from levit_ablate.errors import UserError
 from levit_ablate.library import STUDIES, names
 from levit_ablate.schema import merge, seeds_from
-from levit_ablate.studies.study import Study, narrowed, read
 
 TableFormat = Literal["text", "markdown", "latex", "csv", "html", "json"]
 
@@ -42,9 +41,10 @@ class Wanted(NamedTuple):
     given: dict[str, Any]
     """The settings of an experiment that the user gave."""
 
-    def read(self) -> Study:
-        """Read the study and apply the changes. Raises UserError where a name is not known."""
-        return narrowed(read(self.study), self.variants, self.seeds, self.baseline)
+    def chosen(self) -> dict[str, Any]:
+        """What is chosen of the study, as keyword arguments of `api.sweep.sweep`."""
+        seeds = self.seeds or None
+        return {"variants": self.variants, "seeds": seeds, "baseline": self.baseline}
 
 
 def study_options(options: Mapping[str, Any]) -> Wanted:
@@ -111,3 +111,9 @@ def check_launcher(options: Mapping[str, Any], jobs: str) -> None:
             raise UserError(f"--{word}: {options[name]} must be at least 1")
     if options.get("address") and options.get("launcher") != "ray":
         raise UserError("--address: is of a Ray cluster; give --launcher ray with it")
+
+
+def places(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `add_launcher` that were given, as keyword arguments of `sweep`."""
+    names = ("jobs", "jobs_per_device", "launcher", "address")
+    return {name: options[name] for name in names if name in options}

@@ -1,4 +1,4 @@
-"""A network drawn from a space: whoever draws, only what has a meaning is asked for."""
+"""Draws networks from a space; settings without a meaning are not asked for."""
 
 from __future__ import annotations
 

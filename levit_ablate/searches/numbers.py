@@ -151,7 +151,7 @@ STAGE_NUMBERS = {
     "key_dim": Number(
         type=int, step=4, low=1, high=1024,
         of=geometry.key_dim_of,
-        sets=lambda value, design: {"value_dim": value * geometry.VALUES_PER_KEY[design.keys]},
+        sets=lambda value, design: {"value_dim": value * geometry.values_per_key(design).block},
         around=lambda own: near(own, 4),
     ),
     "mlp_expansion": Number(

@@ -16,8 +16,8 @@ from levit_ablate.experiment import Comparison, Variant, comparison, conditions_
 from levit_ablate.keys import hashed
 from levit_ablate.library import BASELINE, Ablation
 from levit_ablate.models import geometry
-from levit_ablate.models.budget import Budget, within
 from levit_ablate.models.cost import costs
+from levit_ablate.models.matching import Budget, within
 from levit_ablate.schema import config_from, experiment_from, merge, plain, to_mapping
 from levit_ablate.searches.drawing import combinations_of
 from levit_ablate.searches.numbers import SOLVED, architecture_of

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import replace
 
-import optuna
-from optuna.trial import TrialState
 from searching import small
 
 from levit_ablate.analysis.results import Results, Row
 from levit_ablate.config import Design
 from levit_ablate.models.presets import PRESETS
-from levit_ablate.searches import report, tables
-from levit_ablate.searches.importance import limits
+from levit_ablate.searches import report, report_tables
 from levit_ablate.searches.report import choices_line, stages_line
 from levit_ablate.searches.storage import study_of
 from levit_ablate.searches.trials import describe
@@ -68,13 +64,13 @@ def test_a_baseline_that_was_no_trial_stands_in_the_table_of_what_is_compared_wi
     )
     monkeypatch.setattr(report, "confirmed", lambda *_: found)
     shown = report.report_of(planned, study)
-    table = tables.best(shown)
+    table = report_tables.best(shown)
     assert list(table["trial"]) == ["baseline", "1", "0"]
     assert list(table["confirmed"]) == ["60.00 %", "80.00 %", "85.00 %"]
     assert table["in the search"][0] == "–" and table["multiply-adds"][0] != "0 M"
-    said = " ".join(tables.said(shown))
+    said = " ".join(report_tables.said(shown))
     assert "Not all of that is there: trial 1 lacks seed 2." in said and "1 epoch," in said
-    assert shown.winner.name == "trial 0" == tables.presets(shown)["network"].iloc[-1]
+    assert shown.winner.name == "trial 0" == report_tables.presets(shown)["network"].iloc[-1]
     assert json.loads(report.as_json(shown))["baseline"]["confirmed"]["mean"] == 0.6
 
 
@@ -89,32 +85,6 @@ def row(name: str, accuracies: dict[int, float], errors: dict[int, str] | None =
         errors=errors or {},
         runs={},
     )
-
-
-def test_where_networks_were_given_up_shares_are_of_an_accuracy_that_all_have():
-    """Among the best alone of an additive function its settings would seem to interact."""
-    rng = random.Random(0)
-    sampler = optuna.samplers.RandomSampler(
-        seed=0
-    )  # drawn anew each time, the test would be chance
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    for number in range(200):
-        trial = study.ask()
-        a, b = trial.suggest_int("a", 0, 3), trial.suggest_int("b", 0, 3)
-        trial.set_user_attr("key", str(number))
-        trial.set_user_attr("architecture", {"stages": [{"width": 16}]})
-        accuracy = 0.5 + 0.05 * a + 0.05 * b + rng.gauss(0, 0.01)
-        trial.report(accuracy, 1)
-        if a + b < 4:
-            study.tell(trial, state=TrialState.PRUNED)
-        else:
-            study.tell(trial, accuracy + 0.1)
-    search = small().search
-    found = report.importance_of(search, study.get_trials())
-    assert found.at == "after epoch 1" and found.num_trials == 200
-    assert found.pairs["a", "b"] < 0.03 and "given up were chosen by it" in " ".join(limits(found))
-    kept = report.importance_of(search, study.get_trials(states=[TrialState.COMPLETE]))
-    assert kept.at == "" and kept.pairs["a", "b"] > 0.1
 
 
 def test_a_line_has_of_every_stage_what_a_search_varies():

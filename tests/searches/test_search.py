@@ -8,9 +8,9 @@ import pytest
 
 from levit_ablate import library
 from levit_ablate.errors import UserError
-from levit_ablate.searches.enqueued import points_of_named
 from levit_ablate.searches.plan import plan
 from levit_ablate.searches.recorded import said_of
+from levit_ablate.searches.sampling import points_of_named
 from levit_ablate.searches.search import KEYS, Search, changed, read, read_file
 
 
