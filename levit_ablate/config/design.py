@@ -74,11 +74,11 @@ class Design:
     """Hidden width of the MLP blocks over their width: 2 in LeViT, 4 in DeiT (row A6)."""
 
     stem: Literal["convolution", "patch"] = "convolution"
-    """From image to tokens: 3x3 convolutions of stride 2, or one convolution whose kernel and
-    stride are the whole patch (row A2)."""
+    """The layers from image to tokens: 3x3 convolutions of stride 2, or one convolution whose
+    kernel and stride are the whole patch (row A2)."""
 
     pooling: Literal["average", "class_token"] = "average"
-    """What the head sees: the mean of the tokens, or a class token that goes through the whole
+    """The input of the head: the mean of the tokens, or a class token that goes through the whole
     pyramid: it is a query in every block, the shrinking ones too, and has learned biases of its
     own towards and from the patches."""
 
