@@ -74,8 +74,8 @@ class Design:
     """Hidden width of the MLP blocks over their width: 2 in LeViT, 4 in DeiT (row A6)."""
 
     stem: Literal["convolution", "patch"] = "convolution"
-    """The layers from image to tokens: 3x3 convolutions of stride 2, or one convolution whose
-    kernel and stride are the whole patch (row A2)."""
+    """From image to tokens: 3x3 convolutions of stride 2, or one convolution whose kernel and
+    stride are the whole patch (row A2)."""
 
     pooling: Literal["average", "class_token"] = "average"
     """The input of the head: the mean of the tokens, or a class token that goes through the whole
