@@ -1,18 +1,19 @@
-"""Ablations are files: find, read, check and list `ablations/*.yaml` (or `.yml`).
+"""Find and read the files of ablations, studies, searches and models: YAML by name.
 
-The user's own `./ablations` comes first, then those that ship with the package.
+The user's own `./ablations` comes first, then those that ship with the package. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, NamedTuple
 
 from levit_ablate.config import VARIANT_KEYS, Architecture, Design, Experiment, Match
 from levit_ablate.errors import UserError, closest
 from levit_ablate.schema import (
+    Reader,
     check_keys,
     config_from,
     experiment_from,
@@ -24,7 +25,106 @@ from levit_ablate.schema import to_yaml as experiment_yaml
 
 BASELINE = "baseline"
 SUFFIXES = (".yaml", ".yml")
-"""Of the files of ablations, studies and searches."""
+
+
+class Kind(NamedTuple):
+    """A kind of file, and the folder below `ablations` where it is looked for."""
+
+    name: str
+    folder: str
+
+
+ABLATIONS = Kind("ablation", "")
+STUDIES = Kind("study", "studies")
+SEARCHES = Kind("search", "searches")
+MODELS = Kind("model", "models")
+
+
+def folders(kind: Kind = ABLATIONS) -> list[Path]:
+    """Return the folders where files of a kind are looked for, in this order."""
+    package = Path(__file__).parent
+    shipped = package / "shipped" / "ablations"  # in the wheel
+    shipped = shipped if shipped.is_dir() else package.parent / "ablations"
+    return [Path("ablations") / kind.folder, shipped / kind.folder]
+
+
+def names(kind: Kind = ABLATIONS) -> dict[str, Path]:
+    """Return the files of a kind by their names.
+
+    Hidden files, such as a Mac's `._mine.yaml`, are none. Raises UserError where a folder has two
+    files of one name, `mine.yaml` and `mine.yml`, or cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for folder in reversed(folders(kind)):
+        own: dict[str, Path] = {}
+        for path in _visible(folder):
+            if path.suffix not in SUFFIXES or path.is_dir():
+                continue
+            if path.stem in own:
+                raise UserError(
+                    f"{own[path.stem]} and {path} have one name; rename or remove one of them"
+                )
+            own[path.stem] = path
+        found |= own
+    return dict(sorted(found.items()))
+
+
+def path_of(name: str, kind: Kind = ABLATIONS) -> Path:
+    """Return the file of this name, or that is this. Raises UserError, with the closest name."""
+    if name.endswith(SUFFIXES):
+        return Path(name)
+    paths = names(kind)
+    if name not in paths:
+        raise UserError(
+            f"{kind.name} {name!r}: not in ./{Path('ablations', kind.folder)}, nor shipped; "
+            f"{closest(name, paths)}"
+        )
+    return paths[name]
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def line(what: str) -> Reader:
+    """A reader of one line of text, which is to say `what`."""
+
+    def read(said: Any, key: str) -> str:
+        if not isinstance(said, str) or len(said.strip().splitlines()) != 1:
+            raise UserError(f"{key}: a line that says {what} is needed")
+        return said.strip()
+
+    return read
+
+
+def part_of(config: type) -> Reader:
+    """A reader of some fields of a dataclass, which are checked and stay a mapping."""
+
+    def read(said: Any, key: str) -> Mapping[str, Any]:
+        said = {} if said is None else said
+        if not isinstance(said, Mapping):
+            raise UserError(f"{key}: {said!r} is no mapping of keys to values")
+        check_keys(said, config, "", f"{key}.")
+        return said
+
+    return read
+
+
+def conditions(whose: str) -> Reader:
+    """A reader of parts of an experiment without its seed, for `whose` seeds are its own."""
+
+    def read(said: Any, key: str) -> Mapping[str, Any]:
+        own: Mapping[str, Any] = part_of(Experiment)(said, key)
+        if "seed" in own:
+            raise UserError(f"{key}.seed: {whose} has seeds of its own; set seeds")
+        return own
+
+    return read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +132,7 @@ class PaperRow:
     """A row of the paper's Table 4: LeViT-128S, ImageNet-1k, 224 px, 100 epochs."""
 
     row: str
-    """Its name there: A1 to A7, or base."""
+    """A1 to A7, or base."""
     params: float
     """Parameters, with one head."""
     flops: float
@@ -47,15 +147,15 @@ class PaperRow:
 class Ablation:
     """A named difference from the baseline, as its file says it."""
 
-    summary: str
-    """What is removed, in a line."""
+    summary: Annotated[str, line("what is removed")]
+    """One line on what is removed."""
     paper: PaperRow | None = None
     """The published figures, where the paper has a row for it."""
     match: Match = "none"
-    """Whose cost the geometry is rescaled to, unless --match says otherwise."""
-    design: Mapping[str, Any] = field(default_factory=dict)
+    """Cost of the baseline that the geometry is rescaled to, unless --match says otherwise."""
+    design: Annotated[Mapping[str, Any], part_of(Design)] = field(default_factory=dict)
     """The design choices that it changes, by their names in `Design`."""
-    architecture: Mapping[str, Any] | None = None
+    architecture: Annotated[Mapping[str, Any], part_of(Architecture)] | None = None
     """The geometry that it brings along, in place of the model's."""
     name: str
     """The file's name, without its suffix."""
@@ -63,12 +163,12 @@ class Ablation:
     """The file."""
 
     def header(self) -> dict[str, Any]:
-        """Its name and what is said of it: with an experiment, all that a record needs."""
+        """Return name, summary and figures: with an experiment, all that a record needs."""
         paper = {"paper": asdict(self.paper)} if self.paper else {}
         return {"name": self.name, "summary": self.summary, **paper}
 
     def changes(self) -> dict[str, Any]:
-        """The part of an experiment that it sets; a geometry with all its fields."""
+        """Return the parts of an experiment that it sets; a geometry with all its fields."""
         changes = {"design": dict(self.design), "match": self.match}
         if self.architecture:
             own = config_from(Architecture, self.architecture, str(self.path), "architecture")
@@ -77,11 +177,11 @@ class Ablation:
 
 
 RECORDED = ("name", "summary", "paper", "geometry")
-"""What a recorded experiment says beside the experiment."""
+"""Keys of a recorded experiment beside those of the experiment."""
 
 
 def recorded_yaml(ablation: Ablation, experiment: Experiment, geometry: Architecture) -> str:
-    """An explicit experiment and what it came from, as YAML that `run --config` takes by itself.
+    """Return an explicit experiment and its ablation as YAML, which `run --config` takes.
 
     Args:
         ablation: where the experiment comes from.
@@ -93,7 +193,7 @@ def recorded_yaml(ablation: Ablation, experiment: Experiment, geometry: Architec
 
 
 def from_recorded(content: Mapping[str, Any], path: Path) -> tuple[Ablation, dict[str, Any]]:
-    """The ablation and the conditions of a recorded experiment, which `path` holds.
+    """Return the ablation and the conditions of a recorded experiment, read from `path`.
 
     Its design and its geometry, which is matched already, are the ablation's own, so that the file
     which it came from is not needed. Raises UserError as `read_file`.
@@ -109,7 +209,7 @@ def from_recorded(content: Mapping[str, Any], path: Path) -> tuple[Ablation, dic
 
 
 def to_yaml(ablation: Ablation) -> str:
-    """The file of an ablation, which `read_file` takes: what is not set is left out."""
+    """Return the file of an ablation; what is not set is left out."""
     said = {"summary": ablation.summary, "match": ablation.match, "design": dict(ablation.design)}
     if ablation.architecture:
         said["architecture"] = _set(ablation.architecture)
@@ -117,71 +217,19 @@ def to_yaml(ablation: Ablation) -> str:
 
 
 def _set(value: Any) -> Any:
-    """Plain data without what is None."""
+    """Return plain data without what is None."""
     if isinstance(value, Mapping):
         return {key: _set(item) for key, item in value.items() if item is not None}
     return [_set(item) for item in value] if isinstance(value, list) else value
 
 
-FILE_KEYS = [f.name for f in fields(Ablation) if f.name not in {"name", "path"}]
-
-
-def folders() -> list[Path]:
-    """Where ablations are looked for, in this order."""
-    package = Path(__file__).parent
-    shipped = package / "shipped" / "ablations"  # in the wheel
-    return [Path("ablations"), shipped if shipped.is_dir() else package.parent / "ablations"]
-
-
-def names() -> dict[str, Path]:
-    """Every ablation that can be named, and its file."""
-    return named_files(folders())
-
-
-def named_files(folders: Sequence[Path]) -> dict[str, Path]:
-    """The YAML files of some folders by their names; those of an earlier folder come first.
-
-    Hidden files, such as a Mac's `._mine.yaml`, are none. Raises UserError where a folder has two
-    files of one name, `mine.yaml` and `mine.yml`, or cannot be read.
-    """
-    found: dict[str, Path] = {}
-    for folder in reversed(folders):
-        own: dict[str, Path] = {}
-        for path in _visible(folder):
-            if path.suffix not in SUFFIXES or path.is_dir():
-                continue
-            if path.stem in own:
-                raise UserError(
-                    f"{own[path.stem]} and {path} have one name; rename or remove one of them"
-                )
-            own[path.stem] = path
-        found |= own
-    return dict(sorted(found.items()))
-
-
-def _visible(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
-
-
 def read(name: str) -> Ablation:
-    """The ablation of this name, or in this file. Raises UserError, with the closest name."""
-    if name.endswith(SUFFIXES):
-        return read_file(Path(name))
-    paths = names()
-    if name not in paths:
-        raise UserError(
-            f"ablation {name!r}: not in ./ablations, nor shipped; {closest(name, paths)}"
-        )
-    return read_file(paths[name])
+    """Return the ablation of this name, or in this file. Raises UserError, with the closest."""
+    return read_file(path_of(name))
 
 
 def read_all() -> tuple[list[Ablation], list[UserError]]:
-    """Every ablation that can be named, and the errors of the files that cannot be read.
+    """Return every ablation that can be named, and the errors of the files that cannot be read.
 
     The baseline comes first, then the paper's rows in order, then the others.
     """
@@ -200,39 +248,19 @@ def read_file(path: Path) -> Ablation:
     return from_mapping(read_yaml(path), path.stem, path)
 
 
-def from_mapping(content: dict[str, Any], name: str, path: Path) -> Ablation:
-    """The ablation that a mapping describes, read from `path`. Raises UserError as `read_file`."""
-    where = str(path)
-    for key in content:
-        if key not in FILE_KEYS:
-            raise UserError(f"{where}: unknown key {key}; {closest(key, FILE_KEYS)}")
-    summary = summary_of(content, where, "what is removed")
-    match = content.get("match", "none")
-    if match not in get_args(Match):
-        raise UserError(
-            f"{where}: match: {match!r} is not a choice; {closest(match, get_args(Match))}"
-        )
-    for key, config in {"design": Design, "architecture": Architecture, "paper": PaperRow}.items():
-        section = {} if content.setdefault(key, None) is None else content[key]
-        if not isinstance(section, Mapping):
-            raise UserError(f"{where}: {key}: {section!r} is no mapping of keys to values")
-        check_keys(section, config, where, f"{key}.")
-    sections = {key: content[key] for key in ("design", "architecture") if content[key]}
+def from_mapping(content: Mapping[str, Any], name: str, path: Path, where: str = "") -> Ablation:
+    """Return the ablation that a mapping describes.
+
+    Args:
+        content: what its file says.
+        name: its name.
+        path: the file that it was read from.
+        where: what an error begins with, in place of the file.
+
+    Raises UserError as `read_file`.
+    """
+    where = where or str(path)
+    ablation = config_from(Ablation, {"summary": None, **content}, where, name=name, path=path)
+    sections = {"design": ablation.design, "architecture": ablation.architecture or None}
     experiment_from(sections, where)  # the types, and the combinations
-    return Ablation(
-        name=name,
-        path=path,
-        summary=summary,
-        match=match,
-        design=content["design"] or {},
-        architecture=content["architecture"],
-        paper=config_from(PaperRow, content["paper"], where, "paper") if content["paper"] else None,
-    )
-
-
-def summary_of(content: Mapping[str, Any], where: str, what: str) -> str:
-    """The line under `summary` in a file, which is to say `what`. Raises UserError without one."""
-    summary = content.get("summary")
-    if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
-        raise UserError(f"{where}: summary: a line that says {what} is needed")
-    return summary.strip()
+    return ablation

@@ -83,6 +83,26 @@ def waiting() -> Iterator[None]:
         _waits.pop()
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Handle Ctrl-C and SIGTERM after the block: within a fork Python drops what a handler raises.
+
+    Processes forked in the block do not handle them at all. Only the main thread handles signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    late: list[int] = []
+    handlers = [signal.signal(each, lambda signum, _: late.append(signum)) for each in SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in zip(SIGNALS, handlers, strict=True):
+            signal.signal(number, handler)
+        for signum in late:
+            signal.raise_signal(signum)
+
+
 def waited() -> float:
     """Seconds since this process began to wait for others; 0 while it does not. Thread-safe."""
     return max((time.monotonic() - began for began in tuple(_waits)), default=0.0)

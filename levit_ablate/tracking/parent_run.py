@@ -164,7 +164,7 @@ def link_recorded(whole: Whole, jobs: Sequence[Variant], parent: Run, work_dir: 
             key = job.key
             if key in here:
                 done.append(key)
-            elif original := find(key):
+            elif original := find(*job.keys):
                 _copy(original, parent, tags_of(job))
                 done.append(key)
     return done

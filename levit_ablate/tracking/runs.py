@@ -53,14 +53,18 @@ def search(filter_string: str, experiments: list[str] | None = None) -> list[Run
     return found
 
 
-def of_key(key: str) -> list[Run]:
-    """Return all trained runs with this key, latest first, however they ended; no copies."""
-    return [run for run in search(f"tags.`{KEY}` = '{key}'") if ORIGINAL not in run.data.tags]
+def of_key(*keys: str) -> list[Run]:
+    """Return all trained runs with one of these keys, however they ended; no copies.
+
+    Those of an earlier key come first; of one key the latest.
+    """
+    found = [run for key in keys for run in search(f"tags.`{KEY}` = '{key}'")]
+    return [run for run in found if ORIGINAL not in run.data.tags]
 
 
-def find(key: str) -> Run | None:
-    """Return the latest finished run with this key, in any experiment, or None."""
-    return next((run for run in of_key(key) if run.info.status == "FINISHED"), None)
+def find(*keys: str) -> Run | None:
+    """Return the latest finished run of the first of these keys that has one, or None."""
+    return next((run for run in of_key(*keys) if run.info.status == "FINISHED"), None)
 
 
 class TakenError(Exception):

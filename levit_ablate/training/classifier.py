@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from levit_ablate.config import Recipe, differences
 from levit_ablate.data.batches import Batch, as_batch
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import UserError
 from levit_ablate.keys import STREAM
 from levit_ablate.streams import stream_seed

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from levit_ablate.config import Experiment
-from levit_ablate.data.catalog import images_of
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
+from levit_ablate.data.datasets import images_of
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant
 from levit_ablate.training import teacher

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -19,6 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from levit_ablate.bars import bars, error_console
 
 ESTIMATE_FROM, ESTIMATE_AT = 2, 12
 """Steps between which the speed of a training is measured for its ETA."""
@@ -139,8 +140,7 @@ class Bar:
 
     def __call__(self, status: Status) -> None:
         if self.progress is None:
-            console = Console(stderr=True)
-            self.progress = Progress(*columns(), console=console, disable=not console.is_terminal)
+            self.progress = bars(error_console(), *columns())
             shown = fields(status)
             self.task = self.progress.add_task(shown.pop("description"), **shown)
             self.progress.start()

@@ -21,7 +21,7 @@ from torchvision.transforms import Normalize
 
 from levit_ablate.config import Experiment, Images, Teacher
 from levit_ablate.data.batches import Batch
-from levit_ablate.data.catalog import dataset_of
+from levit_ablate.data.datasets import dataset_of
 from levit_ablate.errors import UserError, closest
 from levit_ablate.experiment import Variant
 from levit_ablate.keys import NO_WEIGHTS, teacher_key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import mlflow
@@ -13,11 +14,13 @@ from recorded import loaded, tag
 
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
+from levit_ablate.recipes import RECIPES
 from levit_ablate.tracking.parent_run import Whole, link_recorded
 from levit_ablate.tracking.record import record
 from levit_ablate.tracking.runs import find, settle
 from levit_ablate.tracking.store import experiment_id
-from levit_ablate.tracking.tags import STUDY
+from levit_ablate.tracking.tags import KEY, STUDY
+from levit_ablate.training.train import recorded
 
 WHOLE = Whole(
     kind=STUDY, name="paper", dataset="digits", key="k" * 32, summary="A study", conditions={}
@@ -61,6 +64,19 @@ def test_a_repeated_run_has_the_network_and_the_artifacts_of_the_original(own, p
     assert len(set(copied)) == 2 and {Path(path).read_text() for path in copied} == {"weights"}
     assert link_recorded(WHOLE, [own], parent, tmp_path) == [own.key]
     assert len(below(parent)) == 1
+
+
+def test_a_result_under_the_key_of_version_1_serves_a_run_and_a_study(store, parent, tmp_path):
+    own = variant("no_distillation", {"recipe": asdict(RECIPES["smoke"])})
+    assert recorded(own) is None
+    with record(own, tmp_path) as recorder:
+        recorder.metrics({"test_accuracy": 0.5, "test_loss": 1.0, "train_seconds": 9.0})
+    MlflowClient().set_tag(recorder.run_id, KEY, own.keys[1])
+    assert find(own.key) is None
+    assert recorded(own).run_id == recorder.run_id
+    assert link_recorded(WHOLE, [own], parent, tmp_path) == [own.key]
+    (run,) = below(parent)
+    assert tag(run, "key") == own.key and tag(run, "original") == recorder.run_id
 
 
 @pytest.mark.parametrize("number", [1, 3])

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from levit_ablate.config import Architecture, Data, Design, Hardware, Images, Recipe, Stage
 from levit_ablate.data.batches import as_batch
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import UserError
 from levit_ablate.training.classifier import TrainerWarning
 from levit_ablate.training.module import LeViTModule

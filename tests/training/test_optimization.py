@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from levit_ablate import library
 from levit_ablate.config import Recipe
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
 from levit_ablate.experiment import variant
 from levit_ablate.models.levit import LeViT
 from levit_ablate.training.fit import BEST, fit, ready_data

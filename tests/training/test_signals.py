@@ -14,7 +14,7 @@ from folders import draw
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from processes import CLI, Started, levit_ablate, wait_for
 
-from levit_ablate.data.index import open_index
+from levit_ablate.data.folder_index import open_index
 from levit_ablate.experiment import variant
 from levit_ablate.signals import GracefulStop, keeping_handlers
 from levit_ablate.training.classifier import Classifier

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from levit_ablate.config import Data, Experiment, Images, Teacher
-from levit_ablate.data.catalog import dataset_of
+from levit_ablate.data.datasets import dataset_of
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import variant
 from levit_ablate.keys import teacher_key

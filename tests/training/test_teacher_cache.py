@@ -13,7 +13,7 @@ from processes import Started
 
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Teacher
 from levit_ablate.data.batches import Batch
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
 from levit_ablate.training.objective import Answers
