@@ -5,7 +5,7 @@ import signal
 import pytest
 from processes import Started
 
-from levit_ablate import interrupts
+from levit_ablate import signals
 
 CODE = """
 import os, signal
@@ -45,7 +45,7 @@ def test_a_deferred_signal_is_handled_after_the_block(number):
     steps = []
 
     def deferring() -> None:
-        with interrupts.deferred():
+        with signals.deferred():
             signal.raise_signal(number)
             steps.append("within")
         steps.append("beyond")

@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 import numpy
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from levit_ablate import signals
+from levit_ablate.bars import bars, error_console
 from levit_ablate.data.folder_layout import shown
 from levit_ablate.errors import RunError
 from levit_ablate.runtime import num_cores
@@ -173,10 +173,9 @@ def over_files(
             yield result
             received += 1
 
-    console = Console(stderr=True)
     bar = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     left = TextColumn("left"), TimeRemainingColumn()
-    progress = Progress(*bar, *left, console=console, disable=not console.is_terminal)
+    progress = bars(error_console(), *bar, *left)
     with signals.deferred():  # torch does not bear them while it starts its workers
         batches = _started(loader, doing, advice)  # before the thread of the progress: it forks
     try:

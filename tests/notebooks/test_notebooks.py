@@ -126,6 +126,8 @@ def test_a_notebook_uses_public_names_alone_and_starts_no_process(path):
 
 
 BARS = """
+import levit_ablate as la
+la.run
 from rich.progress import BarColumn
 from levit_ablate.api.session import talking
 from levit_ablate.bars import bars, error_console
