@@ -19,6 +19,7 @@ from levit_ablate.config import OWN_GEOMETRY, Experiment
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.library import SEARCHES, names
 from levit_ablate.schema import merge, read_word
+from levit_ablate.searches.numbers import NETWORK_NUMBERS, STAGE_NUMBERS
 from levit_ablate.searches.search import OTHERS, Search, changed, read
 
 DOTTED = ("space", "budget")
@@ -72,8 +73,8 @@ def main(argv: Sequence[str]) -> None:
         section="space",
         brief="What is searched, of all stages or of one: width, depth.2, design.CHOICE; a value, "
         "LOW:HIGH, LOW:HIGH:STEP or a list with commas.",
-        help="What is searched: depth, width, num_heads, key_dim, mlp_expansion (of all stages, or "
-        "width.2 of one), num_stages, stem_width, design.CHOICE; each a value, LOW:HIGH, "
+        help=f"What is searched: {', '.join(STAGE_NUMBERS)} (of all stages, or width.2 of one), "
+        f"num_stages, {', '.join(NETWORK_NUMBERS)}, design.CHOICE; each a value, LOW:HIGH, "
         "LOW:HIGH:STEP, or a list with commas. A width may be solved: what the budget leaves.",
     )
     parser.add_argument(
