@@ -50,8 +50,11 @@ def shown(figure: Figure | None, what: str) -> Figure:
     """Return a figure that Jupyter shows. Raises UserError where there is none."""
     if figure is None:
         raise UserError(f"{what}: there is no result to draw yet")
-    if "IPython" in sys.modules:
-        import matplotlib.pyplot  # noqa: F401 (makes Jupyter's inline backend show figures)
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:  # unless %matplotlib inline has done so
+        formatters = shell.display_formatter.formatters
+        if not any(Figure in each.type_printers for each in formatters.values()):
+            formatters["image/png"].for_type(Figure, plots.png)
     return figure
 
 

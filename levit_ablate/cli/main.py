@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
 
-from levit_ablate import interrupts
+from levit_ablate import signals
 from levit_ablate.errors import RunError, UserError, closest
 
 TASKS = {
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # characters that a terminal lacks
-    interrupts.listen()
+    signals.listen()
     sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -69,7 +69,7 @@ def run_command(argv: list[str]) -> int:
     except BrokenPipeError:  # the reader is gone: `levit-ablate list | head -1`
         sys.stderr.close()
     except Exception:
-        if interrupts.came:  # a library turned the interrupt into another error
+        if signals.came:  # a library turned the interrupt into another error
             return _complain(INTERRUPTED, EXIT_INTERRUPTED)
         raise
     return 0

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from levit_ablate.analysis import speed
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import has_gpu
 from levit_ablate.runner.job import Job, Outcome
+from levit_ablate.runtime import has_gpu
 from levit_ablate.searches import trials
 from levit_ablate.searches.display import TrialLines
 from levit_ablate.searches.plan import SearchPlan

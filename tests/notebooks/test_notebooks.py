@@ -138,14 +138,17 @@ def show(progress):
 """
 
 
-def test_a_bar_in_jupyter_is_one_output_that_is_updated_in_place(tmp_path, monkeypatch):
+def test_a_bar_in_jupyter_is_one_output_and_what_is_not_asked_for_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    sources = [BARS, "show(True)", "show(False)"]
+    captured = (
+        "from levit_ablate.analysis.formats import captured; _ = captured(lambda c: c.print(1))"
+    )
+    sources = [f"{BARS}\n{captured}", "show(True)", "show(False)"]
     notebook = nbformat.v4.new_notebook(cells=[new_code_cell(source) for source in sources])
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-    _, asked, quiet = notebook.cells
+    nothing, asked, quiet = notebook.cells
     [bar] = asked.outputs
-    assert "training" in bar.data["text/plain"] and not quiet.outputs
+    assert "training" in bar.data["text/plain"] and not nothing.outputs + quiet.outputs
 
 
 def test_there_is_a_notebook():
