@@ -22,7 +22,7 @@ from levit_ablate.runner.local import LocalLauncher
 from levit_ablate.searches.conduct import check, conduct, failure_of, keep
 from levit_ablate.searches.confirm import best_of, confirmation, exported
 from levit_ablate.searches.plan import SearchPlan, plan
-from levit_ablate.searches.recorded import latest, storage_recorded
+from levit_ablate.searches.record import latest, storage_recorded
 from levit_ablate.searches.report import Report, as_json, pictures_of, report_of
 from levit_ablate.searches.search import Search
 from levit_ablate.searches.storage import existing
