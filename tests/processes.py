@@ -19,7 +19,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["levit_ablate.cli.comparison"])
+SERVER.set_forkserver_preload(["levit_ablate.api.run"])
 CLI = "from levit_ablate.cli.main import main; main()"
 FORKS = """
 import multiprocessing

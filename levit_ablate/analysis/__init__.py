@@ -1,1 +1,1 @@
-"""What a study came to: statistics, tables, plots."""
+"""Results of a study: statistics, tables, plots."""

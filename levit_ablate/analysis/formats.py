@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -13,32 +15,31 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from levit_ablate.analysis import notes, table
-from levit_ablate.analysis.figures import as_json, figures
-from levit_ablate.analysis.results import Results
+from levit_ablate.analysis import table
+from levit_ablate.analysis.results import Results, Row
 
 WIDTH = 200
-"""Columns of the notes where there is no terminal."""
+"""Columns of the notes where standard output is no terminal."""
 CAPTIONS = {
     "differences": "Differences to the baseline",
     "accuracy_against_flops": "Accuracy against multiply-adds",
     "accuracy_against_latency": "Accuracy against latency",
     "learning_curves": "Learning curves",
 }
-"""Of the plots on the page, by their names."""
+"""Name of a plot → its caption on the page."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "−": r"$-$", "–": "--", "Δ": r"$\Delta$", "×": r"$\times$", "≥": r"$\geq$",
     "<": r"$<$", ">": r"$>$", "½": r"$\frac{1}{2}$", "|": r"$|$",
 }  # fmt: skip
-"""Characters that LaTeX takes for something else, or does not have in its first font."""
+"""Escapes of characters that are LaTeX syntax, or not in its default font."""
 
 UNITS = {
     "paper.accuracy": "paper.accuracy_percent",
     "paper.difference": "paper.difference_points",
 }
-"""Columns of the CSV that are not in the unit of the others."""
+"""CSV columns renamed to say their unit, which is not that of the others."""
 LATEX_MARKS = {
     "block_start_string": "<%",
     "block_end_string": "%>",
@@ -47,31 +48,38 @@ LATEX_MARKS = {
     "comment_start_string": "<#",
     "comment_end_string": "#>",
 }
-"""Of a template whose own text is full of braces."""
+"""Jinja's delimiters in a LaTeX template, whose text is full of braces."""
 
 
 def text(results: Results) -> str:
-    """As it is printed where there is no terminal."""
-    wide = Console(width=WIDTH, highlight=False, no_color=True, force_terminal=False)
-    with wide.capture() as captured:
-        show(results, wide)
-    return captured.get()
+    """Return the table as it is printed where there is no terminal."""
+    return captured(partial(show, results))
+
+
+def captured(show: Callable[[Console], None]) -> str:
+    """Return what `show` prints to a console that is no terminal."""
+    wide = Console(
+        width=WIDTH, highlight=False, no_color=True, force_terminal=False, force_jupyter=False
+    )
+    with wide.capture() as capture:
+        show(wide)
+    return capture.get()
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal, or wide where it is none."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+    """Return standard output, as wide as the terminal, or `WIDTH` where it is none."""
+    output = Console(highlight=False)
+    return output if output.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def show(results: Results, console: Console) -> None:
     """Print the table and its notes; on a terminal in as many parts as it takes to fit."""
     console.print(
         f"[bold]{escape(results.study)}[/bold] on {escape(results.dataset)}: "
-        f"{escape(results.summary)}\n{escape(notes.conditions_line(results.conditions))}"
+        f"{escape(results.summary)}\n{escape(table.conditions_line(results.conditions))}"
     )
     show_frame(table.cells(results), console, table.WORDS, table.WORDS)
-    for note in notes.notes(results):
+    for note in table.notes(results):
         console.print(f"\n{escape(note)}")
 
 
@@ -81,10 +89,10 @@ def show_frame(
     """Print a table of texts; on a terminal in as many parts as it takes to fit.
 
     Args:
-        frame: the cells, columns by their titles.
-        console: where.
-        words: the columns that are no numbers.
-        naming: those that say what a row is: every part begins with them.
+        frame: cells, with the columns' titles.
+        console: console to print to.
+        words: titles of the columns of text.
+        naming: titles of the columns that name a row: every part begins with them.
     """
     width = console.width
     if not console.is_terminal:
@@ -127,19 +135,19 @@ def _grid(frame: pd.DataFrame, words: Collection[str]) -> Table:
 
 
 def markdown(results: Results) -> str:
-    """A table of GitHub's Markdown, and the notes as a list."""
+    """Return a table of GitHub's Markdown, and the notes as a list."""
     frame = table.cells(results)
     lines = [
         f"**{results.study}** on {results.dataset}: {results.summary}",
         "",
-        notes.conditions_line(results.conditions),
+        table.conditions_line(results.conditions),
         "",
         "| " + " | ".join(frame) + " |",
         "|" + "|".join("---" if t in table.WORDS else "---:" for t in frame) + "|",
     ]
     rows = (" | ".join(map(_cell, cells)) for cells in frame.itertuples(index=False))
     lines += [f"| {row} |" for row in rows]
-    return "\n".join([*lines, "", *(f"- {_cell(note)}" for note in notes.notes(results))]) + "\n"
+    return "\n".join([*lines, "", *(f"- {_cell(note)}" for note in table.notes(results))]) + "\n"
 
 
 def _cell(content: str) -> str:
@@ -147,14 +155,77 @@ def _cell(content: str) -> str:
 
 
 def latex(results: Results) -> str:
-    """A table environment that needs booktabs, and compiles with pdflatex."""
-    return _template("table.tex").render(
-        **_content(results),
-    )
+    """Return a table environment for pdflatex; it needs the package booktabs."""
+    return _template("table.tex").render(**_content(results))
+
+
+def figures(results: Results) -> dict[str, Any]:
+    """Return all that the table and its notes say, as plain data.
+
+    Accuracies, differences and intervals are shares from 0 to 1; the paper's are in percent and
+    points, as printed there.
+    """
+    noise, agreement = results.noise, results.agreement
+    return {
+        "study": results.study,
+        "summary": results.summary,
+        "dataset": results.dataset,
+        "seeds": list(results.seeds),
+        "complete": results.is_complete,
+        "rows": [_row_figures(row) for row in results.rows],
+        "noise": {
+            "deviation": noise.deviation if noise else None,
+            "floor": results.noise_floor,
+            "seeds_to_resolve_half_a_point": results.seeds_to_resolve,
+        },
+        "agreement": {
+            "rows": agreement.num_rows,
+            "signs": agreement.num_signs,
+            "kendall_tau": agreement.tau,
+            "kendall_tau_interval": agreement.interval,
+        }
+        if agreement
+        else None,
+        "not_comparable": table.not_comparable(results),
+        "measured_on": results.measured_on,
+        "notes": table.notes(results),
+    }
+
+
+def _row_figures(row: Row) -> dict[str, Any]:
+    difference, interaction = row.difference, row.interaction
+    return {
+        "name": row.name,
+        "summary": row.summary,
+        "paper_row": row.paper.get("row"),
+        "params": row.params,
+        "flops": row.flops,
+        "n": len(row.accuracies),
+        "accuracy_mean": row.mean,
+        "accuracy_sd": row.deviation,
+        "difference": difference and difference.mean,
+        "pairs": difference and difference.num_pairs,
+        "interval": difference and difference.interval,
+        "p": difference and difference.p,
+        "p_holm": row.p_holm,
+        "interaction": interaction and interaction.mean,
+        "interaction_interval": interaction and interaction.interval,
+        "throughput": row.throughput,
+        "latency": row.latency,
+        "accuracies": {str(seed): value for seed, value in row.accuracies.items()},
+        "errors": {str(seed): error for seed, error in row.errors.items()},
+        "runs": {str(seed): run for seed, run in row.runs.items()},
+        "paper": dict(row.paper) or None,
+    }
+
+
+def as_json(results: Results) -> str:
+    """Return `figures` as one JSON object."""
+    return json.dumps(figures(results))
 
 
 def csv(results: Results) -> str:
-    """A row a variant, numbers as they are: `figures` without what is nested in it."""
+    """Return a row a variant with plain numbers: `figures` without what is nested in it."""
     frame = pd.json_normalize(
         [
             {**row, "paper": row["paper"] or {}, "interval": row["interval"] or (None, None)}
@@ -170,26 +241,23 @@ def csv(results: Results) -> str:
 
 
 def html(results: Results, pictures: Mapping[str, bytes] | None = None) -> str:
-    """One page that needs nothing else; pictures (PNG) by their names."""
+    """Return a self-contained page; `pictures` are PNGs by their names."""
     encoded = {
         CAPTIONS.get(name, name): base64.b64encode(picture).decode()
         for name, picture in (pictures or {}).items()
     }
-    return _template("page.html").render(
-        **_content(results),
-        pictures=encoded,
-    )
+    return _template("page.html").render(**_content(results), pictures=encoded)
 
 
 def _content(results: Results) -> dict[str, Any]:
-    """What both templates are filled with."""
+    """Return the variables of both templates."""
     frame = table.cells(results)
     return {
         "titles": list(frame),
         "rows": list(frame.itertuples(index=False, name=None)),
         "words": table.WORDS,
-        "notes": notes.notes(results),
-        "conditions": notes.conditions_line(results.conditions),
+        "notes": table.notes(results),
+        "conditions": table.conditions_line(results.conditions),
         "results": results,
     }
 
@@ -216,6 +284,6 @@ FORMATS: dict[str, Callable[[Results], str]] = {
     "html": html,
     "json": lambda results: f"{as_json(results)}\n",
 }
-"""By the name that `--format` takes."""
+"""Name that `--format` takes → function that makes the text."""
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex"}
-"""Of the files; the others are named as the format."""
+"""Suffixes of files that are not the format's name."""

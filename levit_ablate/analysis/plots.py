@@ -1,38 +1,88 @@
-"""Plots of a study: the differences, what accuracy costs, and how it came about."""
+"""Plots of a study: differences to the baseline, accuracy against cost, learning curves."""
 
 from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal
 
 import matplotlib as mpl
-import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from mlflow import MlflowClient
 
-from levit_ablate.analysis.notes import THROUGHPUT_NOTE
-from levit_ablate.analysis.results import Results, Row
-from levit_ablate.tracking.runs import reading_the_record
+from levit_ablate.analysis.results import CURVE, Results, Row, curve_frame
+from levit_ablate.analysis.table import THROUGHPUT_NOTE
 
 STYLE = {**sns.axes_style("whitegrid"), "axes.spines.left": False, "svg.hashsalt": "levit-ablate"}
-OURS, THEIRS = sns.color_palette("colorblind")[0], "0.35"
-CURVE = "val_accuracy"
+OURS, NAMED = sns.color_palette("colorblind")[:2]
+THEIRS = "0.35"
+LABEL_STEPS = 500
+"""Most iterations of the label placement: counted, not timed, so that a picture comes out again."""
+
+
+@contextmanager
+def styled_axes(width: float = 9, height: float = 5) -> Iterator[tuple[Figure, Axes]]:
+    """Give a figure of that many inches with one pair of axes, in the style of all plots."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots()
+
+
+def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, pil_kwargs={"optimize": True})
+    return buffer.getvalue()
+
+
+def label_points(
+    axes: Axes,
+    points: Sequence[tuple[float, float, str]],
+    others: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Write each point's name beside it, off the other names and points, with a line to it.
+
+    Call it when all else is drawn: it takes the layout as it is.
+
+    Args:
+        axes: axes that the points are drawn on.
+        points: x, y and name of each point.
+        others: x and y of what else should stay visible.
+    """
+    if not points:
+        return
+    from adjustText import adjust_text  # loads pyplot: a second that few commands need
+
+    texts = [axes.text(x, y, name, fontsize=8, zorder=5) for x, y, name in points]
+    for text in texts:
+        text.set_in_layout(False)
+    adjust_text(
+        texts,
+        x=[x for x, _ in others] or None,
+        y=[y for _, y in others] or None,
+        ax=axes,
+        expand=(1.1, 1.4),
+        force_text=(0.4, 0.6),
+        force_static=(0.1, 0.3),
+        iter_lim=LABEL_STEPS,
+        arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.7},
+    )
 
 
 def forest(results: Results) -> Figure | None:
-    """Every ablation's difference to the baseline, with its interval, and the paper's beside it.
+    """Draw every ablation's difference to the baseline, its interval, and the paper's difference.
 
     The grey band is what ablations without any effect would show. None without a difference.
     """
     rows = [row for row in results.rows if row.difference]
     if not rows:
         return None
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 1.6 + 0.45 * len(rows)), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes(height=1.6 + 0.45 * len(rows)) as (figure, axes):
         if floor := results.noise_floor:
             label = f"noise floor ({len(results.seeds)} seeds)"
             axes.axvspan(-100 * floor, 100 * floor, color="0.9", label=label, zorder=0)
@@ -62,55 +112,47 @@ def forest(results: Results) -> Figure | None:
     return figure
 
 
-def against_flops(results: Results) -> Figure | None:
-    """Accuracy against multiply-adds. None without accuracies."""
-    return _against(results, lambda row: row.flops / 1e6, "multiply-adds of an image, millions")
+def cost(results: Results, against: Literal["flops", "latency"] = "flops") -> Figure | None:
+    """Draw accuracy against multiply-adds or measured latency.
 
-
-def against_latency(results: Results) -> Figure | None:
-    """Accuracy against measured latency. None where none was measured."""
-    _, _, where = results.measured_on.partition(", ")  # without the batch, which is of throughput
-    return _against(
-        results,
-        lambda row: 1e3 * row.latency if row.latency else None,
-        f"latency of one image, milliseconds ({THROUGHPUT_NOTE}; {where})",
-    )
-
-
-def _against(results: Results, cost: Callable[[Row], float | None], label: str) -> Figure | None:
-    known = [(cost(row), row) for row in results.rows]
-    points = [(x, row) for x, row in known if x is not None and row.mean is not None]
+    None without accuracies, or where no latency was measured.
+    """
+    if against == "flops":
+        label = "multiply-adds of an image, millions"
+        known = [(row.flops / 1e6, row) for row in results.rows]
+    else:
+        _, _, hardware = results.measured_on.partition(", ")  # the batch is that of throughput
+        label = f"latency of one image, milliseconds ({THROUGHPUT_NOTE}; {hardware})"
+        known = [(1e3 * row.latency, row) for row in results.rows if row.latency]
+    points = [(x, 100 * row.mean, row) for x, row in known if row.mean is not None]
     if not points:
         return None
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        axes = figure.subplots()
-        colours = sns.color_palette("husl", len(points))
-        for (x, row), colour in zip(points, colours, strict=True):
-            assert row.mean is not None
+    with styled_axes() as (figure, axes):
+        for x, y, row in points:
+            colour = NAMED if row is results.rows[0] else OURS
             deviation = 100 * row.deviation if row.deviation else None
-            axes.errorbar(
-                x, 100 * row.mean, deviation, fmt="o", color=colour, capsize=3, label=_label(row)
-            )
+            axes.errorbar(x, y, deviation, fmt="o", color=colour, capsize=3, alpha=0.85)
         axes.set_xlabel("\n".join(textwrap.wrap(label, 90)))
         bars = ", ± a standard deviation over seeds" if len(results.seeds) > 1 else ""
         axes.set_ylabel(f"test accuracy, %{bars}")
         axes.set_title(f"{results.study} on {results.dataset}", loc="left")
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        axes.margins(x=0.15, y=0.12)
+        ends = [
+            (x, y + sign * 100 * (row.deviation or 0)) for x, y, row in points for sign in (-1, 1)
+        ]
+        label_points(axes, [(x, y, _label(row)) for x, y, row in points], ends)
     return figure
 
 
 def curves(results: Results) -> Figure | None:
-    """Validation accuracy by epoch: a mean over seeds and a band of a standard deviation.
+    """Draw validation accuracy by epoch: the mean over seeds, and a band of one deviation.
 
-    Reads the record. None where nothing is recorded. Raises RunError where it cannot be read.
+    Reads MLflow. None where nothing is recorded. Raises RunError where it cannot be read.
     """
-    history = histories(results)
+    history = curve_frame(results)
     if history.empty:
         return None
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes() as (figure, axes):
         sns.lineplot(
             history,
             x="epoch",
@@ -129,19 +171,6 @@ def curves(results: Results) -> Figure | None:
     return figure
 
 
-@reading_the_record()
-def histories(results: Results) -> pd.DataFrame:
-    """A row for each variant, seed and epoch (from 1), with the validation accuracy (0 to 1)."""
-    client = MlflowClient()
-    points = [
-        {"variant": row.name, "seed": seed, "epoch": metric.step + 1, CURVE: metric.value}
-        for row in results.rows
-        for seed, run in row.runs.items()
-        for metric in client.get_metric_history(run, CURVE)
-    ]
-    return pd.DataFrame(points, columns=["variant", "seed", "epoch", CURVE])
-
-
 def _label(row: Row) -> str:
     label = row.paper.get("row")
     return f"{row.name} ({label})" if label and row.paper.get("difference") else row.name
@@ -149,20 +178,14 @@ def _label(row: Row) -> str:
 
 PLOTS: dict[str, Callable[[Results], Figure | None]] = {
     "differences": forest,
-    "accuracy_against_flops": against_flops,
-    "accuracy_against_latency": against_latency,
+    "accuracy_against_flops": cost,
+    "accuracy_against_latency": partial(cost, against="latency"),
     "learning_curves": curves,
 }
-"""By the names of their files."""
+"""File name (without suffix) → plot."""
 
 
 def pictures(results: Results) -> dict[str, bytes]:
-    """Every plot that can be made, as PNG, by its name."""
+    """Return every plot that can be made as PNG, by its name in `PLOTS`."""
     made = {name: plot(results) for name, plot in PLOTS.items()}
-    return {name: _png(figure) for name, figure in made.items() if figure}
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return {name: png(figure) for name, figure in made.items() if figure}

@@ -1,7 +1,7 @@
-"""How fast networks are at inference, as the paper measures it: batch norms folded, warmed up.
+"""Inference speed of networks, measured as in the paper: batch norms folded, warmed up.
 
-On a CPU one thread and batches of 16 (paper, Table 3); on a GPU batches of 256, in the half
-precision of the paper. Latency is of one image. All networks have their turn in every round.
+On a CPU one thread and batches of 16 (paper, Table 3); on a GPU batches of 256 in float16, as in
+the paper. Latency is that of one image. Every round times all networks in turn.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from levit_ablate.timing import rates
 CPU_BATCH, GPU_BATCH = 16, 256
 ROUNDS = 3
 SHORTEST = 0.05
-"""Seconds that a network is timed for in a round, at least."""
+"""Least seconds for which a network is timed in a round."""
 
 
 class Speed(NamedTuple):
-    """Of one network."""
+    """Inference speed of a network."""
 
     throughput: float
     """Images a second."""
@@ -37,7 +37,7 @@ class Speed(NamedTuple):
 
 
 def measure(variants: Sequence[Variant], on_gpu: bool) -> tuple[dict[str, Speed], str]:
-    """The speed of each variant's network, by the variant's name, and what it was measured on."""
+    """Return each variant's speed by its name, and the hardware in words."""
     device = torch.device("cuda" if on_gpu else "cpu")
     dtype = torch.float16 if on_gpu else torch.float32
     batch = GPU_BATCH if on_gpu else CPU_BATCH
@@ -65,7 +65,7 @@ def _images(images: Images, size: int) -> torch.Tensor:
 
 
 def _timed(network: nn.Module, images: torch.Tensor) -> Callable[[], int]:
-    """Passes a batch again and again, and tells how many images that was."""
+    """Return a function that passes the batch for a while, and returns how many images that was."""
 
     def run() -> int:
         until = time.perf_counter() + SHORTEST

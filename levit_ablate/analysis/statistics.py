@@ -16,34 +16,35 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 DRAWS = 20_000
-"""Of a simulation; its own error is then about a hundredth of what it finds."""
+"""Draws of a simulation, whose own error is then about a hundredth of its result."""
 MOST_SEEDS = 10_000
+"""Seeds beyond which none are recommended."""
 Floats = NDArray[numpy.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How a variant's accuracy differs from the baseline's, over the seeds that both have."""
+    """Difference of a variant's accuracy to the baseline's, over the seeds that both have."""
 
     mean: float
     num_pairs: int
     interval: tuple[float, float] | None
-    """Paired t interval of 95 %; None with one pair, or where all pairs differ by the same."""
+    """95 % paired t interval; None with one pair, or where all pairs differ by the same."""
     p: float | None
-    """Of the paired t test; None where there is no interval."""
+    """P value of the paired t test; None where there is no interval."""
 
 
 def paired(variant: Sequence[float], baseline: Sequence[float]) -> Difference:
-    """The paired difference of two variants, seed by seed; at least one pair.
+    """Return the paired difference of two variants, seed by seed; needs at least one pair.
 
-    The t interval covers its 95 % with three seeds too, which a bootstrap's does not.
+    The t interval keeps its 95 % coverage with three seeds too, which a bootstrap's does not.
     """
     pairs = numpy.subtract(variant, baseline)
     mean = float(pairs.mean())
     if len(pairs) < 2 or numpy.ptp(pairs) < 1e-12:
         return Difference(mean=mean, num_pairs=len(pairs), interval=None, p=None)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of pairs that hardly differ
+        warnings.simplefilter("ignore", RuntimeWarning)  # on pairs that hardly differ
         test = stats.ttest_1samp(pairs, 0.0)
     low, high = test.confidence_interval(CONFIDENCE)
     return Difference(
@@ -52,7 +53,7 @@ def paired(variant: Sequence[float], baseline: Sequence[float]) -> Difference:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P values adjusted for that many comparisons (Holm 1979); None stays None."""
+    """Adjust p values for their number (Holm 1979); None stays None."""
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0
@@ -64,18 +65,20 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """What a seed adds to a variant's accuracy that it does not add to every variant's."""
+    """Noise of a run: what its seed adds to its accuracy but not to every variant's."""
 
     deviation: float
-    """Standard deviation of that, for one run."""
+    """Standard deviation of one run's noise."""
     degrees_of_freedom: int
 
 
 def noise(accuracies: Floats) -> Noise | None:
-    """The noise of a study, pooled over its variants. (V + 1, S) → None with one seed or variant.
+    """Return a study's noise, pooled over its variants; None with one seed or one variant.
 
-    What is left of an accuracy without its variant's mean and its seed's: the residual of a two-way
-    layout, which takes the noise of all variants to be alike.
+    It is the residual of a two-way layout, variants by seeds, and assumed alike for all variants.
+
+    Args:
+        accuracies: accuracies of the baseline and the variants, seed by seed. (V + 1, S)
     """
     variants, seeds = accuracies.shape
     freedom = (variants - 1) * (seeds - 1)
@@ -88,10 +91,10 @@ def noise(accuracies: Floats) -> Noise | None:
 
 
 def noise_floor(deviation: float, num_variants: int, num_seeds: int) -> float:
-    """The largest |difference| that so many ablations without any effect would show, on average.
+    """Return the largest |difference| expected of that many ablations without any effect.
 
-    Each differs from one baseline, all by noise alone. Simulated; for eight it is 2.3 standard
-    deviations at one seed and 1.3 at three.
+    They differ from one baseline by noise alone. Simulated; for eight it is 2.3 standard deviations
+    at one seed and 1.3 at three.
     """
     rng = numpy.random.default_rng(0)
     runs = rng.standard_normal((DRAWS, num_variants + 1))
@@ -100,9 +103,9 @@ def noise_floor(deviation: float, num_variants: int, num_seeds: int) -> float:
 
 
 def seeds_to_resolve(deviation: float, points: float) -> int | None:
-    """Seeds whose paired interval reaches no further than `points` to either side of a difference.
+    """Return how many seeds it takes for a paired interval of ± `points`.
 
-    None beyond ten thousand, and where there is no noise to tell it by.
+    None beyond ten thousand, and where the noise is zero.
     """
     if deviation <= 0:
         return None
@@ -114,29 +117,29 @@ def seeds_to_resolve(deviation: float, points: float) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far differences agree with published ones."""
+    """Agreement of differences with published ones."""
 
     num_rows: int
-    """Rows that both have."""
+    """Number of rows that both have."""
     num_signs: int
-    """Of them, those whose difference has the published sign."""
+    """Number of rows whose difference has the published sign."""
     tau: float | None
     """Kendall's rank correlation (tau-b); None with fewer than three rows, or where all tie."""
     interval: tuple[float, float] | None
-    """Of 95 %, for the noise of the seeds; None with one seed."""
+    """95 % interval of tau under the noise of the seeds; None with one seed."""
 
 
 def agreement(ours: Sequence[float], theirs: Sequence[float], error: Noise | None) -> Agreement:
-    """The agreement of our differences with theirs, row by row.
+    """Return the agreement of our differences with theirs, row by row.
 
-    The interval of Kendall's tau is simulated: our differences drawn again with the noise that
-    their means have, its size drawn too as so few degrees of freedom leave it open. It tells what
+    The interval of Kendall's tau is simulated: our differences are drawn again with the noise of
+    their means, whose size is itself drawn, as few degrees of freedom leave it open. It says what
     other seeds would give, not what other ablations would.
 
     Args:
-        ours: differences, a mean over seeds each.
+        ours: our differences, each a mean over seeds.
         theirs: published differences.
-        error: of our means; `noise` with its deviation divided by √S.
+        error: noise of our means: that of a run, its deviation divided by √S.
     """
     signs = sum(a * b > 0 for a, b in zip(ours, theirs, strict=True))
     tau = _tau(ours, theirs) if len(ours) > 2 else None

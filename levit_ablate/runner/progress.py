@@ -6,17 +6,16 @@ import sys
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from levit_ablate.bars import bars, error_console
 from levit_ablate.runner.job import Job
 from levit_ablate.training.progress import Status
 
@@ -36,8 +35,9 @@ class Display:
         self.done = done
         self.failed = 0
         self.lines: set[str] = set()
-        self.console = Console(stderr=True, highlight=False)
-        self.bars = Progress(
+        self.console = error_console()
+        self.bars = bars(
+            self.console,
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[epochs]}"),
@@ -45,8 +45,6 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            console=self.console,
-            disable=not self.console.is_terminal,
             transient=True,
         )
         self.whole = self.bars.add_task(title, total=float(total), epochs="", accuracy="")

@@ -1,132 +1,206 @@
-"""Which parameters of a search its accuracies depend on, and which only together.
+"""Which settings of a search its accuracies depend on, as shares of their variance.
 
-Functional ANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014) of a forest of regression trees. Optuna
-has the main effects of it alone, and its PED-ANOVA gives 0 to both flags of an exclusive or. So
-does a forest of ordinary trees, scikit-learn's, where other parameters matter too: see `tree.py`.
+A complete grid gets an exact factorial ANOVA, every two settings together included. Other searches
+get Optuna's fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014), which has main effects only; its
+PED-ANOVA, the default, cannot be used here: it gives 0 to both flags of an exclusive or.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy
+import optuna
+import pandas as pd
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
 
-from levit_ablate.searches.forest import Axis, Forest
+from levit_ablate.searches import sampling, trials
+from levit_ablate.searches.search import Search
 
 FEWEST_TRIALS = 10
-RELIABLE = 0.3
-"""Of `explained`, from 0 to 1; and see `ENOUGH`."""
+"""Trials below which no forest is fitted."""
 ENOUGH = 10
-"""Trials for each parameter."""
+"""Trials a setting below which a forest's shares are called unreliable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """Shares of the variance that a forest's predictions have over the space, each from 0 to 1.
-
-    The space is every combination of the parameters' values, all equally likely. The shares of
-    `main`, `pairs` and `higher` sum to 1.
-    """
+    """Shares of the variance of accuracy that the settings of a search have, each 0 to 1."""
 
     main: Mapping[str, float]
-    """What a parameter does by itself, averaged over all others."""
-    pairs: Mapping[tuple[str, str], float]
-    """What two parameters do together beyond what each does by itself: for every pair of them."""
-    explained: float
-    """R² of the forest on trials that a tree was not fitted to (out of bag): 1 is perfect, 0 what
-    the mean of all trials predicts; a forest that learned noise is below."""
+    """Share of each setting by itself, averaged over all others."""
+    pairs: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Share of every two settings together, beyond their own; empty unless exact."""
+    is_exact: bool
+    """Whether it is the ANOVA of a complete grid, not a forest's."""
     num_trials: int
-    present: Mapping[str, int]
-    """Trials that have the parameter, where not all do."""
+    partial: Mapping[str, int] = field(default_factory=dict)
+    """Settings that only some trials have, and of how many; they have no share."""
     at: str = ""
-    """Where in the trainings the accuracies are, in words; empty: at their end."""
+    """Point in the trainings at which accuracy was taken, in words; empty for their end."""
 
     @property
-    def higher(self) -> float:
-        """The share of interactions of three parameters or more."""
+    def rest(self) -> float:
+        """Share of what is not shown: interactions of more settings, and noise."""
         return max(0.0, 1 - sum(self.main.values()) - sum(self.pairs.values()))
 
-    @property
-    def reliable(self) -> bool:
-        """Whether the forest predicts trials, and there are enough of them, to rely on shares."""
-        return self.explained >= RELIABLE and self.num_trials >= ENOUGH * len(self.main)
 
+def importance_of(search: Search, found: Sequence[FrozenTrial]) -> Importance | None:
+    """Return the importance of a search's settings; None with too few trials, or all alike.
 
-def importance(
-    params: Sequence[Mapping[str, Any]],
-    values: Sequence[float],
-    at: str = "",
-    seed: int = 0,
-) -> Importance | None:
-    """The importance of parameters and of their pairs for the values of complete trials.
-
-    Nothing here is sampled but the forest: the shares are exact sums over its leaves. It takes
-    numbers (bool aside) by their order and anything else as mere names. Where a trial lacks a
-    parameter, its value does not matter there: each tree sees a random one.
+    Ablations enqueued from outside the space are left out. Where some trainings were pruned, the
+    accuracy is the last that all have: those that were not pruned were chosen by theirs, and among
+    the chosen settings seem to interact that do not.
 
     Args:
-        params: of each trial, the values by name; a trial may lack some.
-        values: an accuracy for each trial.
-        at: where in its training that is, in words, if not at its end: "after epoch 1".
-        seed: of the forest.
+        search: the search.
+        found: its trials, in any state.
+    """
+    trained = [
+        trial
+        for trial in found
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        and trials.INVALID not in trial.user_attrs
+        and not trial.user_attrs.get(sampling.MOVED)
+    ]
+    pruned = [trial for trial in trained if trial.state == TrialState.PRUNED]
+    if not pruned:
+        exact = factorial([t.params for t in trained], [t.values[0] for t in trained])
+        if exact:
+            return exact
+    networks = {trial.user_attrs[trials.KEY]: trial for trial in trained}.values()  # each once
+    step = min((max(t.intermediate_values) for t in pruned), default=None)
+    if step is None:
+        known, at = [(trial, trial.values[0]) for trial in networks], ""
+    else:
+        known = [
+            (trial, trial.intermediate_values[step])
+            for trial in networks
+            if step in trial.intermediate_values
+        ]
+        is_seed = search.pruner == "wilcoxon"
+        at = f"with seed {search.seeds[step]}" if is_seed else f"after epoch {step}"
+    return main_effects([trials.settings_of(t) for t, _ in known], [v for _, v in known], at)
+
+
+def factorial(params: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Importance | None:
+    """Return the exact ANOVA of a complete grid of at least two settings.
+
+    The grid is balanced, so the sums of squares of the effects add up, in whatever order.
+
+    Args:
+        params: settings of each trial, by name.
+        values: accuracy of each trial.
 
     Returns:
-        None with fewer than ten trials, or where no parameter or no accuracy varies. Parameters
-        with one value are left out.
+        None where not every combination of the settings was tried, all equally often, or where
+        all accuracies are the same.
     """
-    target = numpy.asarray(values, dtype=numpy.float64)
-    names = dict.fromkeys(name for trial in params for name in trial)
-    axes = [Axis.of(name, params) for name in names]
-    axes = [axis for axis in axes if len(axis.domain) > 1]
-    if len(target) < FEWEST_TRIALS or not axes or numpy.ptp(target) < 1e-12:
+    if not params or any(trial.keys() != params[0].keys() for trial in params):
         return None
-    forest = Forest.fitted(axes, target, numpy.random.default_rng(seed))
-    shares = forest.shares()
-    if shares is None:
+    columns = {name: [repr(trial[name]) for trial in params] for name in params[0]}
+    names = [name for name, column in columns.items() if len(set(column)) > 1]
+    frame = pd.DataFrame({f"f{i}": columns[name] for i, name in enumerate(names)})
+    if len(names) < 2 or max(values) - min(values) < 1e-12:
+        return None
+    cells = frame.value_counts()
+    if len(cells) < math.prod(frame.nunique()) or cells.nunique() > 1:
+        return None
+    from statsmodels.regression.linear_model import OLS
+    from statsmodels.stats.anova import anova_lm
+
+    frame["accuracy"] = values
+    settings = [f"C(f{i})" for i in range(len(names))]
+    model = OLS.from_formula(f"accuracy ~ ({' + '.join(settings)})**2", frame).fit()
+    shares = anova_lm(model, test=None)["sum_sq"] / model.centered_tss
+    return Importance(
+        main={name: float(shares[each]) for name, each in zip(names, settings, strict=True)},
+        pairs={
+            (names[i], names[j]): float(shares[f"{settings[i]}:{settings[j]}"])
+            for i, j in itertools.combinations(range(len(names)), 2)
+        },
+        is_exact=True,
+        num_trials=len(params),
+    )
+
+
+def main_effects(
+    params: Sequence[Mapping[str, Any]], values: Sequence[float], at: str = ""
+) -> Importance | None:
+    """Return the main effects by Optuna's fANOVA, of the settings that all trials have.
+
+    Values count by their rank, and all weigh the same.
+
+    Args:
+        params: settings of each trial, by name; a trial may lack some.
+        values: accuracy of each trial.
+        at: point in the trainings at which it was taken, in words; empty for their end.
+
+    Returns:
+        None with fewer than ten trials, or where no setting or no accuracy varies. Settings with
+        one value are left out.
+    """
+    if len(values) < FEWEST_TRIALS or max(values) - min(values) < 1e-12:
+        return None
+    present = {name: [t[name] for t in params if name in t] for t in params for name in t}
+    shared = {name: own for name, own in present.items() if len(own) == len(params)}
+    ranks = {name: _ranks(own) for name, own in shared.items() if len(set(own)) > 1}
+    if not ranks:
+        return None
+    # an interval of length 1 for each value, so that all weigh the same
+    intervals: dict[str, BaseDistribution] = {
+        name: FloatDistribution(-0.5, max(own) + 0.5) for name, own in ranks.items()
+    }
+    study = optuna.study.create_study(storage=optuna.storages.InMemoryStorage())
+    for number, value in enumerate(map(float, values)):
+        own = {name: each[number] for name, each in ranks.items()}
+        study.add_trial(optuna.create_trial(params=own, distributions=intervals, value=value))
+    try:
+        shares = optuna.importance.FanovaImportanceEvaluator(seed=0).evaluate(study)
+    except RuntimeError:  # no tree found anything to split by
         return None
     return Importance(
-        main={axis.name: share for axis, share in zip(axes, shares[0], strict=True)},
-        pairs={(axes[i].name, axes[j].name): share for (i, j), share in shares[1].items()},
-        explained=forest.explained,
-        num_trials=len(target),
-        present={a.name: int(a.there.sum()) for a in axes if not a.there.all()},
+        main={name: float(share) for name, share in shares.items()},
+        is_exact=False,
+        num_trials=len(values),
+        partial={name: len(own) for name, own in present.items() if name not in shared},
         at=at,
     )
 
 
+def _ranks(values: Sequence[Any]) -> list[float]:
+    """Return values as ranks from 0. Optuna's own one-hot encoding halves the share of a flag."""
+    is_number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    known = sorted(set(values), key=None if is_number else str)
+    rank = {value: float(number) for number, value in enumerate(known)}
+    return [rank[value] for value in values]
+
+
 def limits(found: Importance) -> list[str]:
-    """What has to be said below the shares, in sentences; first, where they are worth little."""
-    trials, num_params = found.num_trials, len(found.main)
-    said = []
-    if not found.reliable:
-        reasons = []
-        if found.explained < RELIABLE:
-            reasons.append(f"the forest explains less than {100 * RELIABLE:.0f} % of the variance")
-        if trials < ENOUGH * num_params:
-            reasons.append(f"there are fewer than {ENOUGH} trials for each parameter")
-        said.append(f"These shares are not to be relied on: {' and '.join(reasons)}.")
-    explained = f"{100 * found.explained:.0f} %" if found.explained > 0 else "nothing"
-    if found.at:
-        said.append(
-            f"The accuracy is that {found.at}, the last that all networks have: those that were "
-            f"not given up were chosen by it, so that settings would seem to interact among them."
+    """Return what the shares cannot tell: a line, and one more for pruned or partial settings."""
+    trials, settings = found.num_trials, len(found.main)
+    if found.is_exact:
+        line = (
+            f"Exact for these {trials} trials: the factorial ANOVA of every combination of "
+            f"{settings} settings. One accuracy a combination leaves no error term: the noise of "
+            f"training is in every share, {100 / (trials - 1):.1f} % for each degree of freedom if "
+            f"nothing had an effect."
         )
-    said += [
-        f"The shares describe a forest of regression trees, not the networks: it was fitted to "
-        f"{trials} trials of {num_params} parameters, and explains {explained} of the "
-        f"variance of trials that it was not fitted to (out-of-bag R²).",
-        "The sampler did not draw the trials uniformly: where it seldom went the forest guesses, "
-        "and parameters that it changed together cannot be told apart.",
-        "Widths are those that were trained, after they were fitted to the budget.",
-        f"Interactions of three parameters or more have {100 * found.higher:.0f} % of the "
-        f"variance, and are not shown.",
+        higher = f" Interactions of three settings or more have {100 * found.rest:.1f} %."
+        return [line + (higher if settings > 2 else "")]
+    few = f", and {trials} are too few to rely on" if trials < ENOUGH * settings else ""
+    said = [
+        f"Main effects only, by Optuna's fANOVA: a forest of regression trees, fitted to {trials} "
+        f"trials of {settings} settings that were not drawn uniformly{few}; what settings do only "
+        f"together (an exclusive or) is not shown, and widths are those fitted to the budget."
     ]
-    if found.present:
-        some = ", ".join(f"{name} ({count})" for name, count in found.present.items())
-        said.append(
-            f"Only some trials have these parameters: {some}. Where a trial lacks one, its value "
-            f"is taken not to matter."
-        )
+    if found.at:
+        said.append(f"Accuracy is that {found.at}, the last that pruned trials have too.")
+    if found.partial:
+        some = ", ".join(f"{name} ({count} trials)" for name, count in found.partial.items())
+        said.append(f"Left out, as only some trials have them: {some}.")
     return said

@@ -18,12 +18,12 @@ from optuna.trial import TrialState
 from levit_ablate.analysis import speed
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import has_gpu
 from levit_ablate.runner.job import Job, Outcome
 from levit_ablate.runner.progress import Display
+from levit_ablate.runtime import has_gpu
 from levit_ablate.searches import trials
-from levit_ablate.searches.found import Found
 from levit_ablate.searches.plan import SearchPlan
+from levit_ablate.searches.results import Found
 from levit_ablate.searches.sampling import InvalidError, sampler_of, variant_of
 from levit_ablate.searches.storage import STORAGE_ERRORS, reading_the_trials
 from levit_ablate.tracking.runs import of_key, settle
@@ -267,7 +267,7 @@ class SearchJobs:
             trials.again(self.study, frozen)
         self.display.say(f"{job.title}: {outcome.error}")
         with contextlib.suppress(RunError):
-            settle(of_key(job.variant.key))
+            settle(of_key(*job.variant.keys))
         self.deaths += 1
         if self.deaths > MOST_DEATHS:
             raise RunError(f"workers die again and again; the last one: {outcome.error}")

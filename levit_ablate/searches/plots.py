@@ -1,25 +1,31 @@
-"""Plots of a search: how it went, what accuracy costs, which parameters made it."""
+"""Plots of a search: its history, accuracy against cost, settings of the trials, importances."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
-import seaborn as sns
+import numpy
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from levit_ablate.analysis.plots import OURS, STYLE
-from levit_ablate.searches.found import Found, counts_of
-from levit_ablate.searches.front import complete_of, front_of
+from levit_ablate.analysis.plots import NAMED, OURS, label_points, png, styled_axes
 from levit_ablate.searches.importance import Importance, limits
-from levit_ablate.searches.names import name_points
-from levit_ablate.searches.parallel import parallel
+from levit_ablate.searches.results import (
+    Found,
+    complete_of,
+    counts_of,
+    front_of,
+    is_within,
+    winner,
+)
 
-NAMED = sns.color_palette("colorblind")[1]
 FADED = (0.65, 0.65, 0.65)
 Colour = tuple[float, float, float]
 COSTS = {
@@ -27,9 +33,17 @@ COSTS = {
     "num_params": (1e-6, "parameters, millions"),
     "latency": (1e3, "latency of one image, milliseconds"),
 }
-"""By the field of `Found`: what makes its unit, and which it is."""
+"""Field of a trial → factor to the unit of the plot, and the axis's label."""
 MOST_MAIN, MOST_PAIRS = 15, 10
-"""Bars of the largest main effects and interactions."""
+"""Most bars of single settings and of pairs."""
+MOST_STEPS = 8
+"""Most values of a setting that are spaced evenly, each with its tick; more numbers are a scale."""
+ABSENT = -0.14
+"""Height of a trial that lacks a setting; values are from 0 to 1."""
+LOWEST = 0.1
+"""Share of trials that get the lowest colour, so that one failure does not take the whole scale."""
+JITTER = 0.02
+"""Most that a line is moved up or down from a value that it shares with others."""
 
 
 def pictures(
@@ -38,13 +52,13 @@ def pictures(
     budget: float | None = None,
     importance: Importance | None = None,
 ) -> dict[str, bytes]:
-    """Every plot that can be made, as PNG, by its name.
+    """Return every plot that can be made as PNG, by its name.
 
     Args:
-        found: the trials of a search.
-        cost: a field of theirs: flops, num_params or latency.
-        budget: the most that it may be, in the unit of the field; None where anything may.
-        importance: of the parameters, where it is known.
+        found: trials of a search.
+        cost: field of theirs: flops, num_params or latency.
+        budget: limit of that cost, in the unit of the field; None where anything is allowed.
+        importance: importance of the settings, where it is known.
     """
     best = winner(found, cost, budget)
     made = {
@@ -53,39 +67,27 @@ def pictures(
         "parallel": parallel(found, best) if best else None,
         "importance": effects(importance) if importance else None,
     }
-    return {name: _png(figure) for name, figure in made.items() if figure}
-
-
-def winner(found: Sequence[Found], cost: str, budget: float | None) -> Found | None:
-    """The most accurate complete trial within the budget, the cheapest of several; or None."""
-    allowed = [trial for trial in complete_of(found) if _within(trial, cost, budget)]
-    return min(
-        allowed,
-        key=lambda t: (-_percent(t), float("inf") if (c := getattr(t, cost)) is None else c),
-        default=None,
-    )
+    return {name: png(figure) for name, figure in made.items() if figure}
 
 
 def history(found: Sequence[Found], cost: str, budget: float | None = None) -> Figure | None:
-    """The accuracy of every trial by its number, and the best until then. None without any.
+    """Draw the accuracy of every trial by its number, and the best until then. None without any.
 
-    The best is of complete trials within the budget.
+    The best is that of complete trials within the budget.
     """
     complete = sorted(complete_of(found), key=lambda t: t.number)
     pruned = [t for t in found if t.state == "pruned" and t.accuracy is not None]
     if not complete and not pruned:
         return None
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes() as (figure, axes):
         last = max(t.number for t in found)
         if bad := [t.number for t in found if t.state in ("invalid", "failed")]:
             ground = axes.get_xaxis_transform()
             label = "invalid or failed"
             axes.plot(bad, [0.012] * len(bad), "|", color="0.3", label=label, transform=ground)
         _draw(axes, [(t.number, t) for t in pruned], "x", FADED, "pruned, its last accuracy")
-        allowed = [t for t in complete if _within(t, cost, budget)]
-        beyond = [t for t in complete if not _within(t, cost, budget)]
+        allowed = [t for t in complete if is_within(t, cost, budget)]
+        beyond = [t for t in complete if not is_within(t, cost, budget)]
         _draw_complete(axes, [(t.number, t) for t in allowed])
         _draw_complete(axes, [(t.number, t) for t in beyond], "over the budget")
         best = list(itertools.accumulate((_percent(t) for t in allowed), max))
@@ -95,79 +97,149 @@ def history(found: Sequence[Found], cost: str, budget: float | None = None) -> F
         axes.set_xlim(-0.02 * last - 0.5, 1.02 * last + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.set_xlabel("trial")
-        _finish(figure, axes, found)
-        _write_names(axes, [(t.number, t) for t in [*complete, *pruned]])
+        _finish(figure, axes, found, [(t.number, t) for t in [*complete, *pruned]])
     return figure
 
 
 def front(found: Sequence[Found], cost: str, budget: float | None = None) -> Figure | None:
-    """Accuracy against cost, and what no trial beats in both. None without complete trials."""
+    """Draw accuracy against cost, and the Pareto front. None without complete trials."""
     scale, label = COSTS[cost]
-    known = [
-        (scale * getattr(t, cost), t) for t in complete_of(found) if getattr(t, cost) is not None
-    ]
+    complete = [trial for trial in complete_of(found) if getattr(trial, cost) is not None]
+    known = [(scale * getattr(trial, cost), trial) for trial in complete]
     if not known:
         return None
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        axes = figure.subplots()
+    with styled_axes() as (figure, axes):
         best = front_of(found, cost)
         _draw_complete(axes, known)
-        xs = [scale * getattr(t, cost) for t in best]
-        ys = [_percent(t) for t in best]
-        axes.step(xs, ys, where="post", color=OURS, label="Pareto front")
+        xs = [scale * getattr(trial, cost) for trial in best]
+        axes.step(xs, list(map(_percent, best)), where="post", color=OURS, label="Pareto front")
         if budget is not None:
             axes.axvline(scale * budget, color="0.3", linestyle="--", label="budget")
         if max(x for x, _ in known) > 20 * min(x for x, _ in known) > 0:
             axes.set_xscale("log")
         axes.set_xlabel(label)
-        _finish(figure, axes, found)
-        _write_names(axes, known)
+        _finish(figure, axes, found, known)
     return figure
 
 
 def effects(importance: Importance) -> Figure:
-    """Shares of the variance: the largest main effects and interactions, and their limits.
-
-    Pale where they are not to be relied on.
-    """
+    """Draw the largest shares of the variance as bars, with their limits below."""
     main = sorted(importance.main.items(), key=lambda item: -item[1])[:MOST_MAIN]
     pairs = sorted(importance.pairs.items(), key=lambda item: -item[1])[:MOST_PAIRS]
     named = [(f"{first} × {second}", share) for (first, second), share in pairs]
-    pale = 1.0 if importance.reliable else 0.4
     number = len(main) + len(pairs)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 2.8 + 0.25 * number), layout="constrained")
-        axes = figure.subplots()
-        start = 0
-        for bars, colour, label in [
-            (main, OURS, "by itself"),
-            (named, NAMED, "together, beyond that"),
+    with styled_axes(height=2.8 + 0.25 * number) as (figure, axes):
+        for start, bars, colour, label in [
+            (0, main, OURS, "by itself"),
+            (len(main), named, NAMED, "together, beyond that"),
         ]:
-            drawn = axes.barh(
-                range(start, start + len(bars)),
-                [100 * share for _, share in bars],
-                color=[pale * part + 1 - pale for part in colour],
-                label=label,
-            )
-            axes.bar_label(drawn, fmt="%.0f %%", padding=3, fontsize=8)
-            start += len(bars)
+            places, widths = range(start, start + len(bars)), [100 * share for _, share in bars]
+            if bars:
+                drawn = axes.barh(places, widths, color=colour, label=label)
+                axes.bar_label(drawn, fmt="%.0f %%", padding=3, fontsize=8)
         axes.set_yticks(range(number), [name for name, _ in [*main, *named]])
         axes.set_ylim(number - 0.4, -0.6)  # the first on top
         axes.margins(x=0.08)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("share of the variance of a forest's prediction, %")
-        doubt = "" if importance.reliable else " (not to be relied on)"
-        axes.set_title(f"What accuracy depends on{doubt}", loc="left")
+        of = "accuracy" if importance.is_exact else "a forest's prediction"
+        axes.set_xlabel(f"share of the variance of {of}, %")
+        axes.set_title("What accuracy depends on", loc="left")
         axes.legend(loc="lower right")
-        said = "\n".join(limits(importance))
-        figure.supxlabel(said, x=0.01, ha="left", fontsize=8, wrap=True)
+        below = "\n".join(limits(importance))
+        figure.supxlabel(below, x=0.01, ha="left", fontsize=8, wrap=True)
     return figure
 
 
-def _within(trial: Found, cost: str, budget: float | None) -> bool:
-    value = getattr(trial, cost)
-    return budget is None or (value is not None and value <= budget)
+def parallel(found: Sequence[Found], best: Found) -> Figure | None:
+    """Draw parallel coordinates: a line for each complete trial, coloured by accuracy.
+
+    The best is thick. None where no setting varies.
+    """
+    trials = complete_of(found)
+    scales = [_Scale(name, trials) for name in _varied(trials)]
+    if not scales:
+        return None
+    accuracies = list(map(_percent, trials))
+    low, high = numpy.quantile(accuracies, [LOWEST, 1])
+    norm = Normalize(low, high) if high > low else Normalize(low - 1, high)
+    colours = mpl.colormaps["viridis_r"]
+    with styled_axes(max(9, 1.05 * (len(scales) + 1.5)), 5.5) as (figure, axes):
+        span = max(accuracies) - min(accuracies)
+        places = range(len(scales) + 1)
+        rng = numpy.random.default_rng(0)
+        for trial, accuracy in sorted(zip(trials, accuracies, strict=True), key=lambda t: t[1]):
+            shift = rng.uniform(-JITTER, JITTER)
+            heights = [scale.height(trial) + shift for scale in scales]
+            heights.append((accuracy - min(accuracies)) / span if span else 0.5)
+            (line,) = axes.plot(places, heights, color=colours(norm(accuracy)), linewidth=1)
+            if trial is best:
+                line.set(linewidth=4, zorder=3)
+                line.set_path_effects([withStroke(linewidth=7, foreground="white")])
+        for place, scale in enumerate(scales):
+            _ticks(axes, place, scale.ticks)
+        ends = [(0.0, min(accuracies)), (1.0, max(accuracies))] if span else [(0.5, accuracies[0])]
+        _ticks(axes, len(scales), [(height, f"{value:.1f} %") for height, value in ends])
+        axes.set_xticks(places, [*(scale.name for scale in scales), "accuracy"])
+        axes.tick_params("x", rotation=30)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+        absent = any(scale.conditional for scale in scales)
+        axes.set_yticks([ABSENT] if absent else [], ["not there"] if absent else [])
+        axes.set_ylim((ABSENT if absent else 0) - 0.06, 1.06)
+        axes.set_xlim(-0.15, len(scales) + 0.75)
+        axes.grid(axis="x", color="0.4")
+        name = f"trial {best.number}{best.ablation and f', {best.ablation}'}"
+        axes.set_title(f"{len(trials)} complete trials; thick: the best, {name}", loc="left")
+        if span:
+            extend = "min" if min(accuracies) < low else "neither"
+            scalar = ScalarMappable(norm, colours)
+            bar = figure.colorbar(scalar, ax=axes, extend=extend, pad=0.01, aspect=30)
+            bar.set_label("validation accuracy, %")
+    return figure
+
+
+class _Scale:
+    """Axis of a setting: the heights of its values, from 0 to 1, and its ticks."""
+
+    def __init__(self, name: str, trials: Sequence[Found]) -> None:
+        values = [trial.params[name] for trial in trials if name in trial.params]
+        known = list(dict.fromkeys(values))
+        self.name = name
+        self.conditional = len(values) < len(trials)
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in known)
+        if numbers and len(known) > MOST_STEPS:
+            low, high = min(known), max(known)
+            self.ticks = [(at, f"{low + at * (high - low):.3g}") for at in (0.0, 0.5, 1.0)]
+            self._places = {value: (value - low) / (high - low) for value in known}
+        else:
+            known = sorted(known) if numbers else sorted(known, key=str)
+            steps = numpy.linspace(0, 1, len(known)) if len(known) > 1 else [0.5]
+            self._places = {value: float(at) for value, at in zip(known, steps, strict=True)}
+            self.ticks = [(at, _word(value)) for value, at in self._places.items()]
+
+    def height(self, trial: Found) -> float:
+        """Return the height of the trial's value, below all where it has none."""
+        return self._places[trial.params[self.name]] if self.name in trial.params else ABSENT
+
+
+def _varied(trials: Sequence[Found]) -> list[str]:
+    """List the settings that differ between trials, or that only some have."""
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    missing = object()
+    return [name for name in names if len({t.params.get(name, missing) for t in trials}) > 1]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool | None):
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _ticks(axes: Axes, place: int, ticks: Sequence[tuple[float, str]]) -> None:
+    """Write a setting's values to the right of its axis, above the lines."""
+    for height, text in ticks:
+        ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
+        axes.text(place + 0.04, height, text, fontsize=8, va="center", bbox=ground, zorder=4)
 
 
 def _percent(trial: Found) -> float:
@@ -176,7 +248,7 @@ def _percent(trial: Found) -> float:
 
 
 def _draw_complete(axes: Axes, points: Sequence[tuple[float, Found]], beyond: str = "") -> None:
-    """Those that were enqueued by name in a colour of their own; hollow what lies beyond."""
+    """Draw complete trials, enqueued ablations in another colour; hollow if over the budget."""
     named = [(x, trial) for x, trial in points if trial.ablation]
     others = [(x, trial) for x, trial in points if not trial.ablation]
     _draw(axes, others, "o", OURS, beyond or "complete", hollow=bool(beyond))
@@ -192,26 +264,15 @@ def _draw(
     hollow: bool = False,
 ) -> None:
     if points:
-        axes.plot(
-            [x for x, _ in points],
-            [_percent(trial) for _, trial in points],
-            marker,
-            color=colour,
-            fillstyle="none" if hollow else "full",
-            label=label or None,
-            markersize=5,
-            alpha=0.85,
-        )
+        xs, ys = [x for x, _ in points], [_percent(trial) for _, trial in points]
+        (line,) = axes.plot(xs, ys, marker, color=colour, label=label or None)
+        line.set(fillstyle="none" if hollow else "full", markersize=5, alpha=0.85)
 
 
-def _write_names(axes: Axes, points: Sequence[tuple[float, Found]]) -> None:
-    named = [(x, _percent(trial), trial.ablation) for x, trial in points if trial.ablation]
-    others = [(x, _percent(trial)) for x, trial in points if not trial.ablation]
-    name_points(axes, named, others)
-
-
-def _finish(figure: Figure, axes: Axes, found: Sequence[Found]) -> None:
-    """What the plots of accuracy have in common: its axis, how the trials ended, the legend."""
+def _finish(
+    figure: Figure, axes: Axes, found: Sequence[Found], points: Sequence[tuple[float, Found]]
+) -> None:
+    """Add what plots of accuracy share: axis, states of the trials, legend, names of ablations."""
     axes.set_ylabel("validation accuracy, %")
     states = counts_of(found)
     ended = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
@@ -226,9 +287,5 @@ def _finish(figure: Figure, axes: Axes, found: Sequence[Found]) -> None:
         handletextpad=0.4,
         fontsize=10,
     )
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80, pil_kwargs={"optimize": True})
-    return buffer.getvalue()
+    named = [(x, _percent(trial), trial.ablation) for x, trial in points if trial.ablation]
+    label_points(axes, named, [(x, _percent(trial)) for x, trial in points if not trial.ablation])

@@ -1,64 +1,62 @@
-"""What a search found: what it saw, and what fresh seeds confirm, side by side."""
+"""Report of a search: its trials beside what fresh seeds confirm of the best, and as JSON."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from optuna import Study
-from optuna.trial import FrozenTrial, TrialState
 
 from levit_ablate.analysis.results import Results, Row
 from levit_ablate.config import Architecture, Design, Stage, differences
 from levit_ablate.models import geometry
 from levit_ablate.schema import config_from
-from levit_ablate.searches import sampling, trials
+from levit_ablate.searches import trials
 from levit_ablate.searches.confirm import best_of, confirmed, most_accurate, rank
-from levit_ablate.searches.found import Found, counts_of
-from levit_ablate.searches.front import FIELDS, front_of
-from levit_ablate.searches.importance import Importance, importance
+from levit_ablate.searches.importance import Importance, importance_of
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.plots import pictures
-from levit_ablate.searches.search import Search
+from levit_ablate.searches.results import FIELDS, Found, counts_of, front_of
 
 SHOWN = 10
-"""Trials in the table."""
+"""Rows of a table: trials, or shares."""
 UNTRIED = -1
-"""In place of a trial's number: the baseline was none."""
+"""Number of the baseline where it was no trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A search as it stands."""
+    """Results of a search as they stand."""
 
     planned: SearchPlan
     found: tuple[Found, ...]
     stages: Mapping[int, str]
-    """Of each trial its geometry, in a line."""
+    """Trial number → its stages in a line."""
     choices: Mapping[int, str]
-    """Of each trial in which other choices it differs from the baseline; empty where in none."""
+    """Trial number → its other differences from the baseline; empty without any."""
     best: tuple[Found, ...]
-    """The most accurate, and those that are to be confirmed, none twice."""
+    """The most accurate trials and those to be confirmed, the most accurate first."""
     confirmed: Results | None
+    """Results of the study on fresh seeds; None where nothing is recorded yet."""
     importance: Importance | None
 
     @property
     def counts(self) -> Counter[str]:
-        """How many trials ended how; those that were tried again are not counted."""
+        """Number of trials by state; those that were retried are not counted."""
         return counts_of(self.found)
 
     @property
     def baseline(self) -> Found | None:
-        """The trial of the baseline."""
+        """The baseline's trial, or None."""
         key = self.planned.baseline.key
         return next((f for f in self.found if f.key == key and f.state == "complete"), None)
 
     @property
     def winner(self) -> Found | None:
-        """The best as confirmed by every seed; as the search saw it where none is yet."""
+        """The best as confirmed on every seed, or as the search saw it where none is; or None."""
         rows = [(self.confirmation_of(each), each) for each in self.best]
         confirmed = [(row.mean or 0.0, each) for row, each in rows if row and not row.errors]
         if not confirmed:
@@ -67,7 +65,7 @@ class Report:
 
     @property
     def reference(self) -> Found:
-        """The trial of the baseline; where it was none, for it does not fit, its cost alone."""
+        """The baseline's trial; where there is none, as it does not fit, its cost alone."""
         base = self.planned.baseline
         return self.baseline or Found(
             number=UNTRIED,
@@ -85,18 +83,18 @@ class Report:
 
     @property
     def budget(self) -> float | None:
-        """Of the cost that the front is drawn against."""
+        """Limit of the cost that the front is drawn against; None without one."""
         limits = {**asdict(self.planned.budget), "latency": self.planned.latency}
         limit: float | None = limits[self.planned.search.cost]
         return limit
 
     @property
     def front(self) -> list[Found]:
-        """Of the trials that were trained to their end."""
+        """Complete trials that no other beats in both accuracy and cost, the cheapest first."""
         return front_of(self.found, FIELDS[self.planned.search.cost])
 
     def confirmation_of(self, each: Found) -> Row | None:
-        """What fresh seeds say of a trial, or of the baseline."""
+        """Return the row of a trial, or of the baseline, on fresh seeds; None without any."""
         if self.confirmed is None:
             return None
         base, *others = self.confirmed.rows
@@ -106,7 +104,7 @@ class Report:
 
 
 def report_of(planned: SearchPlan, study: Study) -> Report:
-    """Read from the trials and from the open store; nothing is trained."""
+    """Read the report of a search from its trials and the open store; nothing is trained."""
     there = study.get_trials(deepcopy=False)
     found = trials.found_of(there)
     networks = {
@@ -133,49 +131,19 @@ def report_of(planned: SearchPlan, study: Study) -> Report:
     )
 
 
-def importance_of(search: Search, there: Sequence[FrozenTrial]) -> Importance | None:
-    """Of the settings of the networks that were trained, widths as they were fitted.
-
-    Each network once; not those that were enqueued from outside the space. Where some were given
-    up, for the last accuracy that all have: among those that were not given up, which were chosen
-    by their accuracy, settings would seem to interact that do not.
-    """
-    networks: dict[str, FrozenTrial] = {}
-    for trial in there:
-        own = trial.user_attrs
-        is_trained = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        if is_trained and trials.INVALID not in own and not own.get(sampling.MOVED):
-            networks[own[trials.KEY]] = trial
-    if not networks:
-        return None
-    given_up = [t for t in networks.values() if t.state == TrialState.PRUNED]
-    step = min((max(t.intermediate_values) for t in given_up), default=None)
-    params, values = [], []
-    for trial in networks.values():
-        if step is not None and step not in trial.intermediate_values:
-            continue
-        params.append(trials.settings_of(trial))
-        values.append(trial.values[0] if step is None else trial.intermediate_values[step])
-    if step is None:
-        return importance(params, values)
-    at = f"with seed {search.seeds[step]}" if search.pruner == "wilcoxon" else f"after epoch {step}"
-    return importance(params, values, at)
-
-
 def stages_line(architecture: Architecture, design: Design) -> str:
-    """Of each stage depth, width C, heads N of keys D, and expansion M of the MLPs."""
+    """Format each stage: depth, width C, heads N of keys D, and expansion M of the MLPs."""
 
     def line(stage: Stage) -> str:
         key_dim = geometry.key_dim_of(architecture, design, stage)
-        own = stage.mlp_expansion
-        expansion = design.mlp_expansion if own is None else own
+        expansion = geometry.mlp_expansion_of(design, stage)
         return f"{stage.depth}x C{stage.width} N{stage.num_heads} D{key_dim} M{expansion:g}"
 
     return ", ".join(map(line, geometry.stages_of(architecture, design)))
 
 
 def choices_line(architecture: Architecture, design: Design, base: Design) -> str:
-    """What `stages_line` leaves out: the stem's width, and the choices that are not the base's."""
+    """Format what `stages_line` leaves out: the stem's width, and choices other than the base's."""
     changed = differences(base, design)
     said = [f"{n} {str(v).lower()}" for n, (_, v) in changed.items() if n != "mlp_expansion"]
     stem = [f"stem C{architecture.stem_width}"] if architecture.stem_width else []
@@ -183,13 +151,13 @@ def choices_line(architecture: Architecture, design: Design, base: Design) -> st
 
 
 def pictures_of(report: Report) -> dict[str, bytes]:
-    """PNG by name."""
+    """Return every plot of the report as PNG, by its name."""
     column = FIELDS[report.planned.search.cost]
     return pictures(report.found, column, report.budget, report.importance)
 
 
 def as_json(report: Report) -> str:
-    """For machines; accuracies and differences are shares from 0 to 1."""
+    """Return the report as one JSON object; accuracies and differences are shares from 0 to 1."""
     base = report.baseline
 
     def described(each: Found) -> dict[str, Any]:
@@ -230,9 +198,9 @@ def as_json(report: Report) -> str:
             and {
                 "main": dict(shares.main),
                 "pairs": [[*pair, share] for pair, share in shares.pairs.items()],
+                "rest": shares.rest,
+                "exact": shares.is_exact,
                 "at": shares.at,
-                "explained": shares.explained,
-                "reliable": shares.reliable,
             },
         }
     )

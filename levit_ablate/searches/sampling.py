@@ -17,10 +17,9 @@ from levit_ablate.config import Design
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant
 from levit_ablate.keys import hashed
-from levit_ablate.models import geometry
 from levit_ablate.searches.drawing import Ask, sampled
+from levit_ablate.searches.numbers import STAGE_NUMBERS, Setting, numbers_of
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.setting import Setting
 from levit_ablate.searches.space import Space
 
 # user attributes of an enqueued trial
@@ -62,29 +61,16 @@ def point_of(variant: Variant, space: Space) -> tuple[dict[str, Any], list[str]]
     Raises UserError if the network has a design choice that the space lacks.
     """
     architecture, design = variant.architecture, variant.experiment.design
-    stages = architecture.stages
     base = (variant.baseline or variant).experiment.design
     for name in Design.__dataclass_fields__:
         setting = space.design.get(name) or Setting(options=(getattr(base, name),))
-        if name != "mlp_expansion" and getattr(design, name) not in setting.options:
+        if name not in STAGE_NUMBERS and getattr(design, name) not in setting.options:
             raise UserError(
                 f"enqueue: {variant.name}: design.{name}: {getattr(design, name)} is not in the "
                 f"space; add it there, or do not enqueue it"
             )
-    own: dict[str, Any] = {
-        "num_stages": len(stages),
-        "stem_width": geometry.stem_width(architecture),
-    }
+    own: dict[str, Any] = dict(numbers_of(architecture, design))
     own |= {f"design.{name}": getattr(design, name) for name in space.design}
-    for number, stage in enumerate(stages, start=1):
-        expansion = design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion
-        own |= {
-            f"depth.{number}": stage.depth,
-            f"width.{number}": stage.width,
-            f"num_heads.{number}": stage.num_heads,
-            f"key_dim.{number}": geometry.key_dim_of(architecture, design, stage),
-            f"mlp_expansion.{number}": float(expansion),
-        }
     varied = space.varied()
     point = {name: varied[name].nearest(value) for name, value in own.items() if name in varied}
     settings = dict(space.settings())

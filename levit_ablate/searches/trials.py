@@ -18,10 +18,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from levit_ablate.experiment import Variant
-from levit_ablate.locks import is_held, lock_of
+from levit_ablate.runtime import is_held, lock_of
 from levit_ablate.schema import plain
-from levit_ablate.searches.found import Found
 from levit_ablate.searches.plan import SearchPlan
+from levit_ablate.searches.results import Found
 from levit_ablate.searches.sampling import COMBINATION, MOVED, NAME
 
 # user attributes of a trial

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from made_up import ACCURACIES, results, row
 from rich.console import Console
 
-from levit_ablate.analysis import formats, notes, plots, table
-from levit_ablate.analysis.figures import figures
+from levit_ablate.analysis import formats, plots, table
+from levit_ablate.analysis.formats import figures
+from levit_ablate.analysis.results import run_frame
 
 
 def test_every_figure_is_in_the_json():
@@ -46,7 +47,7 @@ def test_one_seed_has_no_interval_anywhere_and_says_so():
     frame = table.cells(one)
     assert "95 % interval" not in frame and "p (Holm)" not in frame
     assert "±" not in "".join(frame["top-1 %"])
-    assert "there is no interval" in notes.notes(one)[0]
+    assert "there is no interval" in table.notes(one)[0]
     assert all(each["interval"] is None for each in figures(one)["rows"])
     assert figures(one)["noise"] == {
         "deviation": None,
@@ -62,7 +63,7 @@ def test_a_hole_is_marked_in_its_row_and_explained_below():
     frame = table.cells(holed)
     assert frame["top-1 %"][1].endswith("(2 of 3)")
     assert frame["top-1 %"][2] == table.NONE == frame["Δ"][2]
-    said = "\n".join(notes.notes(holed))
+    said = "\n".join(table.notes(holed))
     assert "Hole: no_pyramid, seed 1: failed: diverged" in said
     assert "Hole: class_token, seeds 0, 1, 2: failed: diverged" in said
     assert not holed.is_complete and not figures(holed)["complete"]
@@ -77,7 +78,7 @@ def test_without_a_baseline_there_is_no_difference():
 
 
 def test_the_notes_tell_signs_noise_and_seeds_and_what_is_not_comparable():
-    said = "\n".join(notes.notes(results()))
+    said = "\n".join(table.notes(results()))
     assert "Signs as in the paper: 3 of 3" in said and "Kendall" in said
     assert re.search(r"4 ablations without any effect would show a largest \|Δ\| of 0\.\d\d", said)
     assert re.search(r"To resolve 0\.5 points takes \d+ seeds", said)
@@ -132,8 +133,18 @@ def test_an_interaction_is_what_two_cost_beyond_what_each_costs():
 
 
 def test_another_matching_than_the_ablations_own_is_said():
-    assert not any("matching" in each for each in notes.not_comparable(results()))
-    assert "cost matching none" in notes.not_comparable(replace(results(), match="none"))
+    assert not any("matching" in each for each in table.not_comparable(results()))
+    assert "cost matching none" in table.not_comparable(replace(results(), match="none"))
+
+
+def test_runs_are_a_row_for_every_variant_and_seed():
+    base = row("baseline", ACCURACIES["baseline"])
+    frame = run_frame(results([base, row("class_token", (0.5, None, 0.6))]))
+    assert list(frame.variant) == ["baseline"] * 3 + ["class_token"] * 3
+    assert list(frame.seed) == [0, 1, 2] * 2
+    assert frame.groupby("variant").accuracy.mean()["class_token"] == pytest.approx(0.55)
+    hole = frame[frame.accuracy.isna()]
+    assert list(hole.error) == ["failed: diverged"] and list(hole.run_id) == [""]
 
 
 def test_csv_reads_back_with_a_row_a_variant():

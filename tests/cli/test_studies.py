@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from levit_ablate.cli.launching import check_places
+from levit_ablate.api.launch import check_places
 from levit_ablate.cli.main import main, run_command
 from levit_ablate.cli.study_options import study_options
 from levit_ablate.errors import UserError

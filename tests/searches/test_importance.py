@@ -1,20 +1,28 @@
-"""The importance of parameters is what it is where it can be known, and the forest's exactly."""
+"""Importances are those that are known: exact on a complete grid, Optuna's elsewhere."""
 
 from __future__ import annotations
 
 import itertools
+import random
 
 import numpy
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.trial import TrialState
+from searching import small
 
-from levit_ablate.searches.forest import Axis, Forest
-from levit_ablate.searches.importance import Importance, importance, limits
-from levit_ablate.searches.tree import Split, grow
+from levit_ablate.searches.importance import (
+    Importance,
+    factorial,
+    importance_of,
+    limits,
+    main_effects,
+)
 
 FLAGS = {"a": [False, True], "b": [False, True]}
-SPACE = {"width": [16, 32, 48, 64], "norm": ["batch", "layer"], "activation": ["x", "y", "z"]}
+SPACE = {"width": [16, 32, 48, 64], "norm": ["batch", "layer"], "activation": ["x", "y", None]}
 
 
 def draws(space, number, seed=0):
@@ -25,194 +33,190 @@ def draws(space, number, seed=0):
     ]
 
 
+def grid(space):
+    """Every combination once."""
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+
+
+def by_hand(space, values):
+    """Shares of the sums of squares of a grid, from the means of its table alone."""
+    table = numpy.reshape(values, [len(options) for options in space.values()])
+    table = table - table.mean()
+
+    def mean(*kept):
+        return table.mean(axis=tuple(i for i in range(table.ndim) if i not in kept), keepdims=True)
+
+    total = (table**2).mean()
+    main = {name: (mean(i) ** 2).mean() / total for i, name in enumerate(space)}
+    pairs = {
+        (one, other): ((mean(i, j) - mean(i) - mean(j)) ** 2).mean() / total
+        for (i, one), (j, other) in itertools.combinations(enumerate(space), 2)
+    }
+    return main, pairs
+
+
 def test_an_exclusive_or_is_all_in_the_pair():
-    trials = draws(FLAGS, 60)
-    found = importance(trials, [0.5 + 0.1 * (t["a"] != t["b"]) for t in trials])
-    assert found.main["a"] < 0.02 and found.main["b"] < 0.02
-    assert found.pairs["a", "b"] > 0.96
-    assert found.explained > 0.9
+    trials = grid(FLAGS)
+    found = factorial(trials, [0.5 + 0.1 * (t["a"] != t["b"]) for t in trials])
+    assert found.is_exact and found.num_trials == 4
+    assert found.main == pytest.approx({"a": 0, "b": 0}, abs=1e-12)
+    assert found.pairs == pytest.approx({("a", "b"): 1})
+    assert found.rest == pytest.approx(0, abs=1e-12)
 
 
-def test_an_exclusive_or_is_seen_among_parameters_that_matter_more_by_themselves():
-    trials = draws(FLAGS | SPACE, 150)
-    rng = numpy.random.default_rng(1)
-    values = [
-        0.5 + 0.001 * t["width"] + 0.06 * (t["norm"] == "batch") + 0.04 * (t["a"] != t["b"])
-        for t in trials
-    ]
-    found = importance(trials, values + 0.005 * rng.standard_normal(len(values)))
-    truth = {"width": 320 * 1e-6, "norm": 9e-4, "xor": 4e-4}
-    share = truth["xor"] / sum(truth.values())
-    assert found.pairs["a", "b"] == pytest.approx(share, abs=0.08)
-    assert max(found.pairs, key=found.pairs.get) == ("a", "b")
-    assert found.main["a"] < 0.02 and found.main["b"] < 0.02
+def test_an_exclusive_or_of_three_is_left_to_the_rest():
+    trials = grid(FLAGS | {"c": [1, 2]})
+    found = factorial(trials, [float(t["a"] ^ t["b"] ^ (t["c"] == 1)) for t in trials])
+    assert found.rest == pytest.approx(1)
+    assert "Interactions of three settings or more have 100.0 %" in limits(found)[0]
 
 
-def test_of_a_sum_the_shares_are_those_of_the_variances():
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(2, 4), min_size=2, max_size=4), st.integers(0, 1000), st.integers(1, 2))
+def test_a_grid_agrees_with_sums_of_squares_by_hand_in_whatever_order(sizes, seed, times):
+    space = {f"p{i}": list(range(size)) for i, size in enumerate(sizes)}
+    rng = numpy.random.default_rng(seed)
+    values = rng.random(int(numpy.prod(sizes)))
+    main, pairs = by_hand(space, values)
+    order = rng.permutation(times * len(values)) % len(values)
+    trials = grid(space)
+    found = factorial([trials[i] for i in order], [values[i] for i in order])
+    assert found.main == pytest.approx(main, abs=1e-9)
+    assert found.pairs == pytest.approx(pairs, abs=1e-9)
+    assert sum(found.main.values()) + sum(found.pairs.values()) + found.rest == pytest.approx(1)
+
+
+def test_what_is_no_complete_balanced_grid_has_no_exact_shares():
+    trials = grid(FLAGS | SPACE)
+    values = list(numpy.random.default_rng(0).random(len(trials)))
+    assert factorial(trials, values).is_exact
+    assert factorial(trials[1:], values[1:]) is None
+    assert factorial([*trials, trials[0]], [*values, 0.5]) is None
+    assert factorial([{"only": n} for n in range(12)], values[:12]) is None  # nothing to compare
+    assert factorial(trials, [0.5] * len(trials)) is None
+    assert factorial([], []) is None
+    del trials[0]["a"]
+    assert factorial(trials, values) is None
+
+
+def test_one_accuracy_a_combination_leaves_no_error_term_and_that_is_said():
+    trials = grid({f"p{i}": [0, 1] for i in range(5)})
+    found = factorial(trials, list(numpy.random.default_rng(0).random(32)))
+    (line,) = limits(found)
+    assert "these 32 trials" in line and "5 settings" in line
+    assert "no error term" in line and "3.2 % for each degree of freedom" in line
+
+
+def test_of_a_sum_the_shares_of_a_search_are_those_of_the_variances():
     trials = draws(SPACE, 200)
-    steps = {"x": 0.0, "y": 0.03, "z": 0.06}
+    steps = {"x": 0.0, "y": 0.03, None: 0.06}
     values = [
         0.001 * t["width"] + 0.04 * (t["norm"] == "batch") + steps[t["activation"]] for t in trials
     ]
     variances = {"width": 320e-6, "norm": 4e-4, "activation": 6e-4}
-    found = importance(trials, values)
+    found = main_effects(trials, values)
     for name, variance in variances.items():
-        assert found.main[name] == pytest.approx(variance / sum(variances.values()), abs=0.05)
-    assert max(found.pairs.values()) < 0.02
+        assert found.main[name] == pytest.approx(variance / sum(variances.values()), abs=0.01)
+    assert found.rest < 0.01 and not found.is_exact and not found.pairs
 
 
-def test_shares_are_of_the_space_and_not_of_how_often_it_was_sampled():
-    often = draws({"a": [False, True], "b": [False]}, 100) + draws(
-        {"a": [False, True], "b": [True]}, 20
-    )
-    found = importance(often, [0.5 + 0.1 * t["a"] * t["b"] for t in often])  # an and
-    assert found.main == pytest.approx({"a": 1 / 3, "b": 1 / 3}, abs=0.03)
-    assert found.pairs["a", "b"] == pytest.approx(1 / 3, abs=0.03)
+def test_the_limits_of_a_search_are_said_in_a_line():
+    trials = draws(FLAGS | SPACE, 150)
+    found = main_effects(trials, [0.5 + 0.04 * (t["a"] != t["b"]) for t in trials])
+    assert found.main["a"] < 0.2 and found.main["b"] < 0.2  # an exclusive or, which it misses
+    (line,) = limits(found)
+    assert "Main effects only" in line and "exclusive or" in line
+    assert "150 trials of 5 settings" in line and "too few" not in line
 
 
-def brute_force(forest: Forest) -> tuple[list[float], dict[tuple[int, int], float]]:
-    """Its shares by its prediction of every point of the space."""
-    shape = [each.shape[1] for each in forest.inside]
-    table = numpy.zeros(shape)
-    for point in itertools.product(*map(range, shape)):
-        there = numpy.prod(
-            [each[:, k] for each, k in zip(forest.inside, point, strict=True)], axis=0
-        )
-        table[point] = forest.heights @ there
-    over = lambda kept: tuple(i for i in range(len(shape)) if i not in kept)  # noqa: E731
-    alone = [table.mean(axis=over([i])).var() for i in range(len(shape))]
-    pairs = {
-        (i, j): table.mean(axis=over([i, j])).var() - alone[i] - alone[j]
-        for i, j in itertools.combinations(range(len(shape)), 2)
-    }
-    return [v / table.var() for v in alone], {k: v / table.var() for k, v in pairs.items()}
+@pytest.mark.parametrize(("number", "said"), [(30, True), (80, False)])
+def test_few_trials_for_many_settings_are_said(number, said):
+    made = Importance(main={f"p{i}": 0.1 for i in range(5)}, is_exact=False, num_trials=number)
+    assert any("too few to rely on" in each for each in limits(made)) == said
+    assert made.rest == pytest.approx(0.5)
+    assert all(each.endswith(".") for each in limits(made))
 
 
-def test_the_sums_over_leaves_are_what_the_whole_grid_gives():
-    trials = draws(FLAGS | SPACE, 40)
-    for trial in trials[::3]:
-        del trial["activation"]
-    values = numpy.random.default_rng(2).random(40)
-    axes = [Axis.of(name, trials) for name in FLAGS | SPACE]
-    forest = Forest.fitted(axes, values, numpy.random.default_rng(0))
-    main, pairs = forest.shares()
-    by_hand = brute_force(forest)
-    assert main == pytest.approx(by_hand[0], abs=1e-5)
-    assert pairs == pytest.approx(by_hand[1], abs=1e-5)
-
-
-def test_where_a_parameter_is_missing_it_does_not_matter():
-    trials = draws({"a": [False, True], "b": [1, 2, 3]}, 120)
+def test_a_setting_that_only_some_trials_have_is_left_out_and_named():
+    trials = draws(FLAGS | {"c": [1, 2, 3]}, 60)
     for trial in trials:
         if not trial["a"]:
-            del trial["b"]
-    found = importance(trials, [0.5 + 0.1 * t["b"] if t["a"] else 0.7 for t in trials])
-    # 0.7 without a; 0.6, 0.7, 0.8 with it: b counts only where a is, and a by itself not at all
-    assert found.main["a"] < 0.03
-    assert found.main["b"] == pytest.approx(0.5, abs=0.06)
-    assert found.pairs["a", "b"] == pytest.approx(0.5, abs=0.06)
-    assert found.present == {"b": sum(t["a"] for t in trials)}
-    assert f"b ({found.present['b']})" in " ".join(limits(found))
+            del trial["c"]
+    found = main_effects(trials, [0.5 + 0.1 * t["b"] for t in trials])
+    assert set(found.main) == {"a", "b"}
+    assert found.partial == {"c": sum(t["a"] for t in trials)}
+    assert f"c ({found.partial['c']} trials)" in " ".join(limits(found))
 
 
 def test_too_little_is_none_and_no_error():
     trials = draws(SPACE, 9)
-    assert importance(trials, [0.1 * i for i in range(9)]) is None
-    assert importance([], []) is None
+    assert main_effects(trials, [0.1 * i for i in range(9)]) is None
+    assert main_effects([], []) is None
     trials = draws(SPACE, 30)
-    assert importance(trials, [0.5] * 30) is None
-    assert importance([{"a": 1}] * 30, [0.01 * i for i in range(30)]) is None
-    assert importance([{}] * 30, [0.01 * i for i in range(30)]) is None
+    assert main_effects(trials, [0.5] * 30) is None
+    assert main_effects([{"a": 1}] * 30, [0.01 * i for i in range(30)]) is None
+    assert main_effects([{}] * 30, [0.01 * i for i in range(30)]) is None
+    assert main_effects([{"a": 1}] * 15 + [{}] * 15, [0.01 * i for i in range(30)]) is None
 
 
-def test_a_parameter_with_one_value_is_left_out():
+def test_a_setting_with_one_value_is_left_out():
     trials = [trial | {"constant": 3} for trial in draws(FLAGS, 30)]
-    found = importance(trials, [0.1 * t["a"] for t in trials])
-    assert set(found.main) == {"a", "b"} and set(found.pairs) == {("a", "b")}
+    assert set(main_effects(trials, [0.1 * t["a"] for t in trials]).main) == {"a", "b"}
+    trials = [trial | {"constant": 3} for trial in grid(FLAGS)]
+    assert set(factorial(trials, [0.1 * t["a"] for t in trials]).main) == {"a", "b"}
 
 
-def test_noise_is_not_explained_and_the_limits_say_so():
-    trials = draws(FLAGS | SPACE, 60)
-    found = importance(trials, numpy.random.default_rng(0).random(60))
-    assert found.explained < 0.2 and not found.reliable
-    assert limits(found)[0].startswith("These shares are not to be relied on")
-    assert "60 trials of 5 parameters" in " ".join(limits(found))
+def test_shares_are_parts_of_a_whole_and_the_same_again():
+    trials, values = draws(FLAGS | SPACE, 25), list(numpy.random.default_rng(0).random(25))
+    found = main_effects(trials, values)
+    assert main_effects(trials, values) == found
+    assert all(0 <= share <= 1 for share in [*found.main.values(), found.rest])
 
 
-@pytest.mark.parametrize(("number", "said"), [(30, True), (80, False)])
-def test_few_trials_for_many_parameters_are_said(number, said):
-    made = Importance(
-        main={f"p{i}": 0.1 for i in range(5)},
-        pairs={},
-        explained=0.9,
-        num_trials=number,
-        present={},
-    )
-    assert any("fewer than 10 trials" in each for each in limits(made)) == said
-    assert made.higher == pytest.approx(0.5)
-    assert all(each.endswith(".") for each in limits(made))
-
-
-@st.composite
-def searches(draw):
-    """Trials with values of every kind, some missing, and accuracies."""
-    kinds = st.sampled_from([[False, True], [1, 2, 4], ["x", "y", "z"], [0.1, 0.5], [None, "x"]])
-    space = {
-        f"p{i}": values for i, values in enumerate(draw(st.lists(kinds, min_size=1, max_size=4)))
+def searched(trials):
+    """A study of trials: parameters, curve, and whether they were pruned."""
+    study = optuna.create_study(direction="maximize")
+    distributions = {
+        name: optuna.distributions.CategoricalDistribution((0, 1, 2, 3)) for name in "ab"
     }
-    trials = draws(space, draw(st.integers(10, 25)), draw(st.integers(0, 1000)))
-    missing = draw(st.sets(st.tuples(st.integers(0, 9), st.sampled_from(sorted(space)))))
-    for number, name in missing:
-        trials[number].pop(name, None)
-    accuracies = st.floats(0, 1).map(lambda a: round(a, 3))
-    return trials, draw(st.lists(accuracies, min_size=len(trials), max_size=len(trials)))
-
-
-@settings(max_examples=12, deadline=None)
-@given(searches())
-def test_shares_are_parts_of_a_whole_and_the_same_again(search):
-    found = importance(*search)
-    assert importance(*search) == found
-    if found is not None:
-        shares = [*found.main.values(), *found.pairs.values(), found.higher]
-        assert all(0 <= share <= 1 + 1e-5 for share in shares)
-        assert sum(shares) == pytest.approx(1, abs=1e-4)
-        assert found.explained <= 1
-
-
-@settings(max_examples=10, deadline=None)
-@given(searches())
-def test_names_and_units_do_not_matter(search):
-    trials, values = search
-    found = importance(trials, values)
-    new = {"x": "later", "y": "earlier", "z": "", 1: 10, 2: 200, 4: 201}
-    renamed = [
-        {f"z{name[::-1]}": new.get(v, v) if not isinstance(v, bool) else v for name, v in t.items()}
-        for t in trials
-    ]
-    other = importance(renamed, [0.25 * value for value in values])
-    if found is None:
-        assert other is None
-        return
-    assert list(other.main.values()) == pytest.approx(list(found.main.values()), abs=1e-5)
-    assert list(other.pairs.values()) == pytest.approx(list(found.pairs.values()), abs=1e-5)
-    assert other.explained == pytest.approx(found.explained, abs=1e-5)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 1000))
-def test_leaves_part_the_trials_and_the_space(seed):
-    rng = numpy.random.default_rng(seed)
-    seen = [rng.integers(3, size=40), rng.integers(2, size=40)]
-    target, weights = rng.random(40), numpy.bincount(rng.integers(40, size=40), minlength=40)
-    sides = [(0, [1, 0, 0]), (0, [1, 1, 0]), (1, [1, 0])]
-    splits = [Split(column=c, side=numpy.array(side, bool)) for c, side in sides]
-    leaves = grow([3, 2], seen, target, weights, splits)
-    assert sorted(numpy.concatenate([leaf.rows for leaf in leaves])) == list(range(40))
-    for point in itertools.product(range(3), range(2)):
-        assert sum(leaf.box[0][point[0]] and leaf.box[1][point[1]] for leaf in leaves) == 1
-    for leaf in leaves:
-        assert all(leaf.box[0][seen[0][leaf.rows]] & leaf.box[1][seen[1][leaf.rows]])
-        assert leaf.mean == pytest.approx(
-            numpy.average(target[leaf.rows], weights=weights[leaf.rows])
+    for number, (params, curve, is_pruned) in enumerate(trials):
+        study.add_trial(
+            optuna.create_trial(
+                state=TrialState.PRUNED if is_pruned else TrialState.COMPLETE,
+                params=params,
+                distributions=distributions,
+                value=None if is_pruned else curve[-1],
+                intermediate_values=dict(enumerate(curve, start=1)),
+                user_attrs={"key": str(number), "architecture": {"stages": [{"width": 16}]}},
+            )
         )
+    return study.get_trials()
+
+
+def test_where_networks_were_pruned_shares_are_of_an_accuracy_that_all_have():
+    """Among the best alone of an additive function its settings would seem to interact."""
+    rng = random.Random(0)
+    params = draws({"a": range(4), "b": range(4)}, 200)
+    trials = []
+    for own in params:
+        accuracy = 0.5 + 0.05 * own["a"] + 0.05 * own["b"] + rng.gauss(0, 0.01)
+        is_pruned = own["a"] + own["b"] < 4
+        trials.append((own, [accuracy] if is_pruned else [accuracy, accuracy + 0.1], is_pruned))
+    found = importance_of(small().search, searched(trials))
+    assert found.at == "after epoch 1" and found.num_trials == 200
+    assert found.main == pytest.approx({"a": 0.5, "b": 0.5}, abs=0.1)
+    assert "after epoch 1, the last that pruned trials have too" in " ".join(limits(found))
+
+
+def test_a_complete_grid_of_a_search_is_analysed_exactly_and_a_pruned_one_is_not():
+    plan = small()
+    trials = [
+        (p, [0.1 * p["a"] + 0.02 * p["b"]], False) for p in grid({"a": range(4), "b": range(4)})
+    ]
+    found = importance_of(plan.search, searched(trials))
+    assert found.is_exact
+    assert found.main == pytest.approx({"a": 25 / 26, "b": 1 / 26})
+    trials[3] = (*trials[3][:2], True)
+    pruned = importance_of(plan.search, searched(trials))
+    assert not pruned.is_exact and pruned.at == "after epoch 1"
+    assert importance_of(plan.search, []) is None

@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from levit_ablate.searches import plots
-from levit_ablate.searches.found import Found
-from levit_ablate.searches.front import front_of
 from levit_ablate.searches.importance import Importance, limits
-from levit_ablate.searches.names import name_points
-from levit_ablate.searches.parallel import ABSENT, parallel
+from levit_ablate.searches.plots import ABSENT
+from levit_ablate.searches.results import Found, front_of, winner
 
 
 def trial(number, accuracy, flops=1_000_000, **values):
@@ -49,9 +47,8 @@ TRIALS = [
 SHARES = Importance(
     main={"stem": 0.5, "width": 0.1},
     pairs={("stem", "width"): 0.3},
-    explained=0.8,
+    is_exact=True,
     num_trials=60,
-    present={},
 )
 
 
@@ -125,17 +122,17 @@ def test_the_front_is_what_no_complete_trial_beats(points):
 
 
 def test_the_winner_is_the_most_accurate_that_is_allowed_and_then_the_cheapest():
-    assert plots.winner(TRIALS, "flops", None).number == 6
-    assert plots.winner(TRIALS, "flops", 3e6).number == 0
-    assert plots.winner(TRIALS, "flops", 1.0) is None
+    assert winner(TRIALS, "flops", None).number == 6
+    assert winner(TRIALS, "flops", 3e6).number == 0
+    assert winner(TRIALS, "flops", 1.0) is None
     unknown = [dataclasses.replace(TRIALS[4], latency=None)]
-    assert plots.winner(unknown, "latency", 1.0) is None
-    assert plots.winner(unknown, "latency", None).number == 4
+    assert winner(unknown, "latency", 1.0) is None
+    assert winner(unknown, "latency", None).number == 4
 
 
 def test_a_line_goes_through_the_values_of_each_complete_trial():
-    best = plots.winner(TRIALS, "flops", None)
-    axes = parallel(TRIALS, best).axes[0]
+    best = winner(TRIALS, "flops", None)
+    axes = plots.parallel(TRIALS, best).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == [
         "stem",
         "width",
@@ -153,7 +150,7 @@ def test_a_line_goes_through_the_values_of_each_complete_trial():
 
 def test_many_numbers_are_a_scale_of_their_values():
     found = [trial(n, 0.5 + n / 100, params={"growth": 2.0**n}) for n in range(12)]
-    axes = parallel(found, found[-1]).axes[0]
+    axes = plots.parallel(found, found[-1]).axes[0]
     heights = sorted(line.get_ydata()[0] for line in axes.get_lines() if len(line.get_xdata()) == 2)
     truth = [(2.0**n - 1) / (2.0**11 - 1) for n in range(12)]
     assert heights == pytest.approx(truth, abs=0.025)
@@ -166,9 +163,10 @@ def test_effects_are_bars_in_percent_with_their_limits_below():
     lengths = {n: round(p.get_width(), 6) for n, p in zip(names, axes.patches, strict=True)}
     assert lengths == {"stem": 50, "width": 10, "stem × width": 30}
     assert figure.get_supxlabel() == "\n".join(limits(SHARES))
-    assert "relied" not in axes.get_title("left")
-    doubted = plots.effects(dataclasses.replace(SHARES, explained=0.1))
-    assert "not to be relied on" in doubted.axes[0].get_title("left")
+    assert axes.get_xlabel() == "share of the variance of accuracy, %"
+    forest = plots.effects(dataclasses.replace(SHARES, is_exact=False, pairs={}))
+    assert "a forest's prediction" in forest.axes[0].get_xlabel()
+    assert len(forest.axes[0].patches) == 2
 
 
 def failed(found):
@@ -200,16 +198,21 @@ def test_the_same_search_gives_the_same_pictures():
     assert plots.pictures(TRIALS, "flops", 3e6, SHARES) == made
 
 
-def test_names_do_not_cover_each_other_where_there_is_room():
+@pytest.mark.parametrize("spread", [0, 400_000])
+def test_names_neither_cover_each_other_nor_leave_the_axes(spread):
     rng = numpy.random.default_rng(0)
     found = [
-        trial(n, 0.5 + 0.02 * rng.random(), ablation=f"no_design_choice_{n}") for n in range(8)
+        trial(
+            n, 0.5 + 0.02 * rng.random(), 2_000_000 + n * spread, ablation=f"no_design_choice_{n}"
+        )
+        for n in range(8)
     ]
-    found.append(trial(60, 0.5))
-    figure = plots.history(found, "flops")
-    figure.draw_without_rendering()
-    texts = [super(type(text), text).get_window_extent() for text in figure.axes[0].texts]
-    assert len(texts) == 8
-    assert not any(a.overlaps(b) for i, a in enumerate(texts) for b in texts[:i])
-    name_points(figure.axes[0], [])  # nothing to write
-    assert len(figure.axes[0].texts) == 8
+    found += [trial(n, 0.5 + 0.02 * rng.random(), 2_000_000 + n * spread) for n in range(8, 24)]
+    for figure in (plots.history(found, "flops"), plots.front(found, "flops")):
+        figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+        assert len(boxes) == 8
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+        frame = figure.axes[0].bbox.padded(1)  # a name may stand on the edge
+        assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+        assert all(frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)

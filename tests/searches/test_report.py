@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import replace
 
-import optuna
-from optuna.trial import TrialState
+import pytest
 from searching import small
 
 from levit_ablate.analysis.results import Results, Row
 from levit_ablate.config import Design
 from levit_ablate.models.presets import PRESETS
-from levit_ablate.searches import report, tables
-from levit_ablate.searches.importance import limits
+from levit_ablate.searches import report, report_tables
 from levit_ablate.searches.report import choices_line, stages_line
+from levit_ablate.searches.sampling import variant_of
 from levit_ablate.searches.storage import study_of
 from levit_ablate.searches.trials import describe
 
@@ -68,14 +66,36 @@ def test_a_baseline_that_was_no_trial_stands_in_the_table_of_what_is_compared_wi
     )
     monkeypatch.setattr(report, "confirmed", lambda *_: found)
     shown = report.report_of(planned, study)
-    table = tables.best(shown)
+    table = report_tables.best(shown)
     assert list(table["trial"]) == ["baseline", "1", "0"]
     assert list(table["confirmed"]) == ["60.00 %", "80.00 %", "85.00 %"]
     assert table["in the search"][0] == "–" and table["multiply-adds"][0] != "0 M"
-    said = " ".join(tables.said(shown))
+    said = " ".join(report_tables.said(shown))
     assert "Not all of that is there: trial 1 lacks seed 2." in said and "1 epoch," in said
-    assert shown.winner.name == "trial 0" == tables.presets(shown)["network"].iloc[-1]
+    assert shown.winner.name == "trial 0" == report_tables.presets(shown)["network"].iloc[-1]
     assert json.loads(report.as_json(shown))["baseline"]["confirmed"]["mean"] == 0.6
+
+
+def test_the_report_of_a_grid_has_the_shares_of_every_setting_and_pair(monkeypatch):
+    fixed = {"attention_activation": "same", "stem": "convolution", "pooling": "average"}
+    planned = small("flags", space={"design": fixed})  # position and keys vary
+    study = study_of(planned, "")
+    values = [0.50, 0.60, 0.70, 0.60]  # half is one setting's, half both's together
+    for combination, value in zip(planned.grid, values, strict=True):
+        study.enqueue_trial(combination)
+        trial = study.ask()
+        describe(trial, variant_of(trial, planned))
+        study.tell(trial, value)
+    monkeypatch.setattr(report, "confirmed", lambda *_: None)
+    shown = report.report_of(planned, study)
+    shares = json.loads(report.as_json(shown))["importance"]
+    assert shares["exact"] and shares["rest"] == pytest.approx(0, abs=1e-9)
+    frame = report_tables.shares(shown)
+    assert sorted(map(float, frame["share"].str.removesuffix(" %"))) == [0.0, 50.0, 50.0]
+    assert "design.position with design.keys" in set(frame["setting"])
+    text = report_tables.as_text(shown)
+    assert "the factorial ANOVA of every combination of 2 settings" in " ".join(text.split())
+    assert set(report.pictures_of(shown)) == {"history", "front", "parallel", "importance"}
 
 
 def row(name: str, accuracies: dict[int, float], errors: dict[int, str] | None = None) -> Row:
@@ -89,32 +109,6 @@ def row(name: str, accuracies: dict[int, float], errors: dict[int, str] | None =
         errors=errors or {},
         runs={},
     )
-
-
-def test_where_networks_were_given_up_shares_are_of_an_accuracy_that_all_have():
-    """Among the best alone of an additive function its settings would seem to interact."""
-    rng = random.Random(0)
-    sampler = optuna.samplers.RandomSampler(
-        seed=0
-    )  # drawn anew each time, the test would be chance
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    for number in range(200):
-        trial = study.ask()
-        a, b = trial.suggest_int("a", 0, 3), trial.suggest_int("b", 0, 3)
-        trial.set_user_attr("key", str(number))
-        trial.set_user_attr("architecture", {"stages": [{"width": 16}]})
-        accuracy = 0.5 + 0.05 * a + 0.05 * b + rng.gauss(0, 0.01)
-        trial.report(accuracy, 1)
-        if a + b < 4:
-            study.tell(trial, state=TrialState.PRUNED)
-        else:
-            study.tell(trial, accuracy + 0.1)
-    search = small().search
-    found = report.importance_of(search, study.get_trials())
-    assert found.at == "after epoch 1" and found.num_trials == 200
-    assert found.pairs["a", "b"] < 0.03 and "given up were chosen by it" in " ".join(limits(found))
-    kept = report.importance_of(search, study.get_trials(states=[TrialState.COMPLETE]))
-    assert kept.at == "" and kept.pairs["a", "b"] > 0.1
 
 
 def test_a_line_has_of_every_stage_what_a_search_varies():

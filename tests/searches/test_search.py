@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from levit_ablate import library
 from levit_ablate.errors import UserError
-from levit_ablate.searches import search as searches
 from levit_ablate.searches.plan import plan
 from levit_ablate.searches.record import search_as_mapping
 from levit_ablate.searches.sampling import points_of_named
@@ -20,7 +20,7 @@ def written(text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", searches.names())
+@pytest.mark.parametrize("name", library.names(library.SEARCHES))
 def test_every_shipped_search_can_be_read(name):
     assert read(name).summary
 
