@@ -1,4 +1,4 @@
-"""From a named ablation to an experiment that can be trained: made explicit, checked, and keyed."""
+"""Ablations under given conditions: made explicit, keyed, beside their baseline."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from levit_ablate.config import (
     Experiment,
     Hardware,
     Images,
-    Recipe,
     differences,
 )
-from levit_ablate.data import idx
-from levit_ablate.data.catalog import check_fingerprint, dataset_of, images_of, index_of
-from levit_ablate.data.indexing import UNREADABLE
-from levit_ablate.data.layout import some
+from levit_ablate.data.datasets import check_fingerprint, dataset_of, images_of, index_of
+from levit_ablate.data.folder_index import UNREADABLE
+from levit_ablate.data.folder_layout import some
 from levit_ablate.errors import UserError
-from levit_ablate.hardware import best_precision
-from levit_ablate.keys import key_of
+from levit_ablate.keys import key_of, key_of_version_1
 from levit_ablate.library import Ablation, recorded_yaml
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs
 from levit_ablate.models.matching import match
 from levit_ablate.models.presets import preset
+from levit_ablate.runtime import best_precision
 from levit_ablate.schema import experiment_from, flat, merge, plain
 
 
@@ -58,8 +56,13 @@ class Variant:
 
     @property
     def key(self) -> str:
-        """The name by which its result is found again: `key_of` its experiment."""
+        """Key under which its result is recorded: `key_of` its experiment."""
         return key_of(self.experiment)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that its result may be recorded under: its own, and that of version 1."""
+        return tuple(filter(None, (self.key, key_of_version_1(self.experiment))))
 
     @property
     def architecture(self) -> Architecture:
@@ -73,7 +76,7 @@ class Variant:
 
     @property
     def recorded_yaml(self) -> str:
-        """What is recorded of it: YAML that `run --config` takes by itself."""
+        """The YAML that is recorded with its run, and that `run --config` takes by itself."""
         return recorded_yaml(self.ablation, self.experiment, self.geometry)
 
     @property
@@ -82,7 +85,7 @@ class Variant:
         return costs(self.architecture, self.experiment.design, self.images).total
 
     def at_seed(self, seed: int) -> Variant:
-        """The same of another seed, and its baseline with it."""
+        """Return it with another seed, and its baseline too."""
         return replace(
             self,
             experiment=replace(self.experiment, seed=seed),
@@ -90,7 +93,7 @@ class Variant:
         )
 
     def differences(self) -> dict[str, tuple[Any, Any]]:
-        """What differs from the baseline: dotted name → (the baseline's value, this one's)."""
+        """Return what differs from the baseline: dotted name → (the baseline's, its own)."""
         if self.baseline is None:
             return {}
         base, own = self.baseline.experiment, self.experiment
@@ -98,42 +101,102 @@ class Variant:
             "design": differences(base.design, own.design),
             "architecture": differences(self.baseline.architecture, self.architecture),
         }
-        return {
-            f"{name}.{key}": pair for name, pairs in sections.items() for key, pair in pairs.items()
-        }
+        return flat(sections)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Conditions, and the baseline under them: all that variants to be compared have in common."""
+
+    shared: Mapping[str, Any]
+    """The parts of an experiment that every variant starts from."""
+    images: Images
+    """What the networks are built for."""
+    reference: Variant
+    """LeViT, whose cost other geometries are matched to."""
+    baseline: Variant
+    """What the variants are compared with."""
+
+    def variant(self, ablation: Ablation, changes: Mapping[str, Any] | None = None) -> Variant:
+        """Return an ablation, with further changes to it, under these conditions.
+
+        Raises UserError where a value does not fit, or a cost cannot be matched.
+        """
+        mapping = self.mapping(ablation, changes or {})
+        return _explicit(ablation, mapping, self.images, self.reference, self.baseline)
+
+    def mapping(self, ablation: Ablation, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the experiment of an ablation with further changes, before it is matched."""
+        own = {} if ablation == self.baseline.ablation else ablation.changes()
+        return merge(self.shared, own, changes)
+
+
+def comparison(
+    given: Mapping[str, Any],
+    common: Mapping[str, Any] | None = None,
+    base: Ablation | None = None,
+    images: Images | None = None,
+    *,
+    identify: bool = True,
+) -> Comparison:
+    """Resolve the conditions among what is given, once for all variants.
+
+    Args:
+        given: the parts of an experiment that the user set; its design and match are not taken up.
+        common: a design that all variants start from, and a match of the baseline's.
+        base: the ablation that is the baseline, in place of the project's own.
+        images: what the networks are built for, in place of the dataset's images.
+        identify: find the fingerprint of the images, which is in every key. It may read all images
+            of a folder, or download a dataset: what only shows a network does without.
+
+    Raises UserError where a name or a value is wrong, or a cost cannot be matched.
+    """
+    conditions = conditions_of(identified(given) if identify else given)
+    common = {key: value for key, value in (common or {}).items() if value}
+    images = images or images_of(experiment_from({"data": conditions["data"]}).data)
+    design = {key: common[key] for key in common if key == "design"}
+    levit = library.read(library.BASELINE)
+    reference = _explicit(levit, merge(levit.changes(), conditions, design), images)
+    shared = merge((base or levit).changes(), conditions, design)
+    baseline = reference
+    if (base or levit) != levit or merge(shared, common) != shared:
+        baseline = _explicit(base or levit, merge(shared, common), images, reference)
+    return Comparison(shared=shared, images=images, reference=reference, baseline=baseline)
 
 
 def variant(
-    ablation: str | Ablation, given: Mapping[str, Any], images: Images | None = None
+    ablation: str | Ablation,
+    given: Mapping[str, Any],
+    images: Images | None = None,
+    *,
+    identify: bool = True,
 ) -> Variant:
-    """An ablation with what the user set beside it, made explicit, and its baseline.
+    """Return an ablation with what the user set beside it, made explicit, and its baseline.
 
     Args:
         ablation: its name, its YAML file, or itself.
         given: the parts of an experiment that the user set. Design and match are further changes
             of the variant; everything else, the geometry too, holds for its baseline as well. A
             geometry in the ablation's file is the ablation's own.
-        images: what the network is built for, in place of the dataset's images.
+        images: as for `comparison`.
+        identify: as for `comparison`.
 
     Raises UserError where a name or a value is wrong, or a cost cannot be matched.
     """
-    conditions = conditions_of(given)
-    base = library.read(library.BASELINE)
-    baseline = explicit(base, merge(base.changes(), conditions), images)
+    compared = comparison(given, images=images, identify=identify)
     own = library.read(ablation) if isinstance(ablation, str) else ablation
-    changes = merge(base.changes(), conditions, {} if own == base else own.changes())
-    changed = merge(changes, {key: given[key] for key in VARIANT_KEYS if key in given})
-    resolved = explicit(own, changed, images, reference=baseline, baseline=baseline)
-    if not resolved.differences():
-        return baseline if own.name == base.name else resolved  # the gate refuses the latter
-    if experiment_from(changed) == experiment_from(changes):
-        return resolved
     options = {key: given[key] for key in VARIANT_KEYS if given.get(key)}
-    return replace(resolved, ablation=_renamed(own, options))
+    resolved = compared.variant(own, options)
+    if not resolved.differences():
+        is_base = own.name == compared.baseline.name
+        return compared.baseline if is_base else resolved  # the gate refuses the latter
+    with_options, without = (experiment_from(compared.mapping(own, o)) for o in (options, {}))
+    is_own = with_options == without
+    return resolved if is_own else replace(resolved, ablation=_renamed(own, options))
 
 
 def conditions_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The conditions among what is given, over what the dataset brings along.
+    """Return the conditions among what is given, over the dataset's defaults.
 
     A geometry is whole, and `model` then names it only where it is that model's.
     """
@@ -150,21 +213,20 @@ def conditions_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hardware_of(given: Mapping[str, Any]) -> Hardware:
-    """The hardware among what is given."""
+    """Return the hardware among what is given."""
     return experiment_from({"hardware": given.get("hardware", {})}).hardware
 
 
 def identified(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, and the fingerprint of the images, by which results are kept.
+    """Return what is given with the fingerprint of the images, which is part of the key.
 
-    Of a folder's, whose index it reads, or makes, which checks every image; and of Fashion-MNIST's,
-    whose files others share their names with. The other datasets are told by their names. Raises
-    UserError as `data.index.open_index` and where the images are not those that were recorded.
+    A folder's is in its index, which is read, or made, which checks every image. Fashion-MNIST has
+    one because other datasets have files of the same names. The other datasets need none. Raises
+    UserError as `folder_index.open_index` and where the images are not those that were recorded.
     """
-    experiment = experiment_from({k: v for k, v in given.items() if k in ("data", "hardware")})
-    data = experiment.data
+    data, hardware = experiment_from({"data": given.get("data", {})}).data, hardware_of(given)
     if data.name == "folder":
-        index = index_of(data, experiment.hardware)
+        index = index_of(data, hardware)
         found = index.fingerprint
         for line in index.left_out:
             print(line, file=sys.stderr)
@@ -175,10 +237,11 @@ def identified(given: Mapping[str, Any]) -> dict[str, Any]:
                 file=sys.stderr,
             )
     elif data.name == "fashion_mnist":
-        from levit_ablate.data.module import served  # torchvision takes a second
+        from levit_ablate.data import splits  # torchvision takes a second
+        from levit_ablate.data.datamodule import served
 
-        served(data, experiment.hardware)  # downloads what is not there
-        found = idx.fingerprint(Path(data.root))
+        served(data, hardware)  # downloads what is not there
+        found = splits.fashion_mnist_fingerprint(Path(data.root))
         check_fingerprint(data, found)
     else:
         return dict(given)
@@ -196,26 +259,19 @@ def _renamed(ablation: Ablation, options: dict[str, Any]) -> Ablation:
     )
 
 
-def explicit(
+def _explicit(
     ablation: Ablation,
-    mapping: dict[str, Any],
-    images: Images | None = None,
+    mapping: Mapping[str, Any],
+    images: Images,
     reference: Variant | None = None,
     baseline: Variant | None = None,
 ) -> Variant:
     """An ablation as it is trained: nothing is left to a default or to the hardware.
 
-    Args:
-        ablation: where it comes from.
-        mapping: all parts of its experiment that are not the defaults of the config.
-        images: what its network is built for, in place of the dataset's images.
-        reference: whose cost its geometry is matched to, where its `match` says so.
-        baseline: what it is compared with.
-
-    Raises UserError as `variant`.
+    Its geometry is matched to the cost of `reference` where `match` in the mapping says so.
     """
     experiment = experiment_from(mapping)
-    design, images = experiment.design, images or images_of(experiment.data)
+    design = experiment.design
     start = experiment.architecture or preset(experiment.model).architecture
     architecture = replace(start, stages=geometry.stages_of(start, design))
     if reference and experiment.match != "none":
@@ -233,15 +289,10 @@ def explicit(
 
 
 def _precise(experiment: Experiment) -> Experiment:
-    """The same with the number formats that this hardware does well, where they are not given."""
-    best = best_precision(experiment.hardware)
-    teacher = experiment.teacher
-
-    def chosen(recipe: Recipe) -> Recipe:
-        return replace(recipe, precision=best) if recipe.precision == "auto" else recipe
-
-    return replace(
-        experiment,
-        recipe=chosen(experiment.recipe),
-        teacher=replace(teacher, recipe=chosen(teacher.recipe)),
+    """Fill in the number formats that this hardware is fast at, where none is given."""
+    best, teacher = best_precision(experiment.hardware), experiment.teacher
+    own, taught = (
+        replace(recipe, precision=best) if recipe.precision == "auto" else recipe
+        for recipe in (experiment.recipe, teacher.recipe)
     )
+    return replace(experiment, recipe=own, teacher=replace(teacher, recipe=taught))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,7 @@ from levit_ablate.errors import UserError
 
 VERSION = 2
 """Raised when the same settings come to another result, or a default changes: results that were
-recorded under an earlier version are not found again. Since version 2 adaptive clipping has the
-official code's units, only floating-point state is averaged, what is evaluated is a setting, and
-partners in mixing are never two views of one image."""
+recorded under an earlier version are not found again, but for those of `key_of_version_1`."""
 PLACES = ("root", "on_error")
 """Fields of `Data` that say where images lie; which they are is in its fingerprint."""
 STREAM = (
@@ -27,51 +25,65 @@ STREAM = (
     "cutmix_probability", "mixing_group", "repeats", "precision",
 )  # fmt: skip
 """Fields of `Recipe` that decide what a teacher sees, and in which precision it answers."""
+SINCE_VERSION_1 = ("stem_norm", "linear_init", "ema_horizon", "evaluate")
+"""Fields of configs that version 1 did not know; a field that is added joins them."""
 NO_WEIGHTS = "teacher.weights: {} is neither trained nor pretrained, nor a file that can be read"
+
+Said = Callable[[Any], dict[str, Any]]
+"""A config as plain data: the fields that are in a key."""
 
 
 def key_of(experiment: Experiment) -> str:
-    """16 hexadecimal digits that two runs share only if nothing that matters differs.
+    """Return 16 hexadecimal digits that two runs share only if nothing that matters differs.
 
     The hash of the explicit experiment, seed included; not of its name, nor of the hardware, but
     for the number of images that a BatchNorm sees. Settings of the recipe count even where others
     make them idle. Raises UserError where the teacher's weights are a file that cannot be read.
     """
-    mapping = {
-        "architecture": changed(experiment.architecture),
-        "design": changed(experiment.design),
-        "recipe": changed(experiment.recipe),
-        "data": _data(experiment, experiment.seed),
-        "seed": experiment.seed,
-    }
-    if experiment.design.distillation != "none":
-        mapping["teacher"] = teacher_key(experiment)
-    if experiment.design.distillation == "soft":
-        mapping["top_k"] = experiment.teacher.top_k
-    if "batch" in (experiment.design.norm, experiment.design.stem_norm):
-        mapping["norm_batch_size"] = norm_batch_size(experiment.recipe, experiment.hardware)
-    return hashed(mapping)
+    return _key(experiment, changed, VERSION)
 
 
 def teacher_key(experiment: Experiment) -> str:
-    """The name of an experiment's teacher, whatever the seeds of the experiment.
+    """Return the name of an experiment's teacher, whatever the seeds of the experiment.
 
     The hash of its weights' origin; and for one that is trained here, of its recipe, the dataset,
     and the number of images that a BatchNorm sees. Raises UserError as `key_of`.
     """
-    teacher = experiment.teacher
-    mapping: dict[str, Any] = {"model": teacher.model, "weights": teacher.weights}
-    if teacher.weights == "trained":
-        mapping["recipe"] = changed(teacher.recipe)
-        mapping["data"] = _data(experiment, seed=0) | {"seed": 0}
-        mapping["norm_batch_size"] = norm_batch_size(teacher.recipe, experiment.hardware)
-    elif teacher.weights != "pretrained":
-        mapping["weights"] = _digest(Path(teacher.weights))
-    return hashed(mapping)
+    return _teacher(experiment, changed, VERSION)
+
+
+def key_of_version_1(experiment: Experiment) -> str | None:
+    """Return the key that version 1 gave this experiment; None where its result was another.
+
+    Version 1 hashed every field. What was recorded under it is what is trained today, to the last
+    bit on a CPU, unless for the network, or for a teacher that is trained here,
+
+    - gradients are clipped adaptively: queries, keys and values have one norm since;
+    - weights are averaged: integer state was averaged too, and the average always evaluated;
+    - `repeats` do not fit twice into a batch: two views of one image could be mixed;
+    - the images are a folder's: deep grey is scaled since, and other files are images;
+    - a field is set that there was not.
+
+    To be removed at 1.0. Raises UserError as `key_of`.
+    """
+    design, teacher = experiment.design, experiment.teacher
+    recipes = [experiment.recipe]
+    if design.distillation != "none" and teacher.weights == "trained":
+        recipes.append(teacher.recipe)
+    is_other = any(
+        recipe.clipping == "adaptive"
+        or recipe.ema_decay
+        or (recipe.repeats > 1 and recipe.batch_size % (2 * recipe.repeats))
+        for recipe in recipes
+    )
+    is_new = any(changed(each).keys() & set(SINCE_VERSION_1) for each in (design, *recipes))
+    if is_other or is_new or experiment.data.name == "folder":
+        return None
+    return _key(experiment, _all_fields, version=None)
 
 
 def stream_key(experiment: Experiment, versions: Mapping[str, str]) -> str:
-    """The name of what a model sees in every epoch, however many there are.
+    """Return the name of what a model sees in every epoch, however many there are.
 
     Args:
         experiment: of it, the data, the data seed and the recipe's augmentation count.
@@ -80,7 +92,7 @@ def stream_key(experiment: Experiment, versions: Mapping[str, str]) -> str:
     recipe = changed(experiment.recipe)
     return hashed(
         {
-            "data": _data(experiment, experiment.seed),
+            "data": _data(experiment, experiment.seed, changed),
             "recipe": {name: value for name, value in recipe.items() if name in STREAM},
             "versions": dict(versions),
         }
@@ -105,15 +117,52 @@ def changed(value: Any) -> Any:
     return [changed(each) for each in value] if isinstance(value, tuple) else value
 
 
-def hashed(mapping: Mapping[str, Any]) -> str:
+def hashed(mapping: Mapping[str, Any], version: int | None = VERSION) -> str:
     """16 hexadecimal digits of plain data; equal numbers hash alike, and keys in any order."""
-    text = json.dumps(_floats({"version": VERSION, **mapping}), sort_keys=True)
+    text = json.dumps(_floats({"version": version, **mapping}), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _data(experiment: Experiment, seed: int) -> dict[str, Any]:
-    own = changed(experiment.data)
-    given = {name: value for name, value in own.items() if name not in PLACES}
+def _key(experiment: Experiment, said: Said, version: int | None) -> str:
+    mapping = {
+        "architecture": said(experiment.architecture),
+        "design": said(experiment.design),
+        "recipe": said(experiment.recipe),
+        "data": _data(experiment, experiment.seed, said),
+        "seed": experiment.seed,
+    }
+    if experiment.design.distillation != "none":
+        mapping["teacher"] = _teacher(experiment, said, version)
+    if experiment.design.distillation == "soft":
+        mapping["top_k"] = experiment.teacher.top_k
+    if "batch" in (experiment.design.norm, experiment.design.stem_norm):
+        mapping["norm_batch_size"] = norm_batch_size(experiment.recipe, experiment.hardware)
+    return hashed(mapping, version)
+
+
+def _teacher(experiment: Experiment, said: Said, version: int | None) -> str:
+    teacher = experiment.teacher
+    mapping: dict[str, Any] = {"model": teacher.model, "weights": teacher.weights}
+    if teacher.weights == "trained":
+        mapping["recipe"] = said(teacher.recipe)
+        mapping["data"] = _data(experiment, 0, said) | {"seed": 0}
+        mapping["norm_batch_size"] = norm_batch_size(teacher.recipe, experiment.hardware)
+    elif teacher.weights != "pretrained":
+        mapping["weights"] = _digest(Path(teacher.weights))
+    return hashed(mapping, version)
+
+
+def _all_fields(config: Any) -> dict[str, Any]:
+    """A config as plain data, with all fields that version 1 knew."""
+    own = asdict(config)
+    if "stages" in own:
+        own["stages"] = list(own["stages"])
+    return {name: each for name, each in own.items() if name not in SINCE_VERSION_1}
+
+
+def _data(experiment: Experiment, seed: int, said: Said) -> dict[str, Any]:
+    own = said(experiment.data)
+    given = {n: value for n, value in own.items() if n not in PLACES and value is not None}
     return {"seed": seed, **given}
 
 

@@ -1,18 +1,19 @@
-"""Ablations are files: find, read, check and list `ablations/*.yaml` (or `.yml`).
+"""Find and read the files of ablations, studies, searches and models: YAML by name.
 
-The user's own `./ablations` comes first, then those that ship with the package.
+The user's own `./ablations` comes first, then those that ship with the package. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, NamedTuple
 
 from levit_ablate.config import VARIANT_KEYS, Architecture, Design, Experiment, Match
 from levit_ablate.errors import UserError, closest
 from levit_ablate.schema import (
+    Reader,
     check_keys,
     config_from,
     experiment_from,
@@ -24,7 +25,106 @@ from levit_ablate.schema import to_yaml as experiment_yaml
 
 BASELINE = "baseline"
 SUFFIXES = (".yaml", ".yml")
-"""Of the files of ablations, studies and searches."""
+
+
+class Kind(NamedTuple):
+    """A kind of file, and the folder below `ablations` where it is looked for."""
+
+    name: str
+    folder: str
+
+
+ABLATIONS = Kind("ablation", "")
+STUDIES = Kind("study", "studies")
+SEARCHES = Kind("search", "searches")
+MODELS = Kind("model", "models")
+
+
+def folders(kind: Kind = ABLATIONS) -> list[Path]:
+    """Return the folders where files of a kind are looked for, in this order."""
+    package = Path(__file__).parent
+    shipped = package / "shipped" / "ablations"  # in the wheel
+    shipped = shipped if shipped.is_dir() else package.parent / "ablations"
+    return [Path("ablations") / kind.folder, shipped / kind.folder]
+
+
+def names(kind: Kind = ABLATIONS) -> dict[str, Path]:
+    """Return the files of a kind by their names.
+
+    Hidden files, such as a Mac's `._mine.yaml`, are none. Raises UserError where a folder has two
+    files of one name, `mine.yaml` and `mine.yml`, or cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for folder in reversed(folders(kind)):
+        own: dict[str, Path] = {}
+        for path in _visible(folder):
+            if path.suffix not in SUFFIXES or path.is_dir():
+                continue
+            if path.stem in own:
+                raise UserError(
+                    f"{own[path.stem]} and {path} have one name; rename or remove one of them"
+                )
+            own[path.stem] = path
+        found |= own
+    return dict(sorted(found.items()))
+
+
+def path_of(name: str, kind: Kind = ABLATIONS) -> Path:
+    """Return the file of this name, or that is this. Raises UserError, with the closest name."""
+    if name.endswith(SUFFIXES):
+        return Path(name)
+    paths = names(kind)
+    if name not in paths:
+        raise UserError(
+            f"{kind.name} {name!r}: not in ./{Path('ablations', kind.folder)}, nor shipped; "
+            f"{closest(name, paths)}"
+        )
+    return paths[name]
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def line(what: str) -> Reader:
+    """A reader of one line of text, which is to say `what`."""
+
+    def read(said: Any, key: str) -> str:
+        if not isinstance(said, str) or len(said.strip().splitlines()) != 1:
+            raise UserError(f"{key}: a line that says {what} is needed")
+        return said.strip()
+
+    return read
+
+
+def part_of(config: type) -> Reader:
+    """A reader of some fields of a dataclass, which are checked and stay a mapping."""
+
+    def read(said: Any, key: str) -> Mapping[str, Any]:
+        said = {} if said is None else said
+        if not isinstance(said, Mapping):
+            raise UserError(f"{key}: {said!r} is no mapping of keys to values")
+        check_keys(said, config, "", f"{key}.")
+        return said
+
+    return read
+
+
+def conditions(whose: str) -> Reader:
+    """A reader of parts of an experiment without its seed, for `whose` seeds are its own."""
+
+    def read(said: Any, key: str) -> Mapping[str, Any]:
+        own: Mapping[str, Any] = part_of(Experiment)(said, key)
+        if "seed" in own:
+            raise UserError(f"{key}.seed: {whose} has seeds of its own; set seeds")
+        return own
+
+    return read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +147,15 @@ class PaperRow:
 class Ablation:
     """A named difference from the baseline, as its file says it."""
 
-    summary: str
+    summary: Annotated[str, line("what is removed")]
     """What is removed, in a line."""
     paper: PaperRow | None = None
     """The published figures, where the paper has a row for it."""
     match: Match = "none"
     """Whose cost the geometry is rescaled to, unless --match says otherwise."""
-    design: Mapping[str, Any] = field(default_factory=dict)
+    design: Annotated[Mapping[str, Any], part_of(Design)] = field(default_factory=dict)
     """The design choices that it changes, by their names in `Design`."""
-    architecture: Mapping[str, Any] | None = None
+    architecture: Annotated[Mapping[str, Any], part_of(Architecture)] | None = None
     """The geometry that it brings along, in place of the model's."""
     name: str
     """The file's name, without its suffix."""
@@ -123,65 +223,13 @@ def _set(value: Any) -> Any:
     return [_set(item) for item in value] if isinstance(value, list) else value
 
 
-FILE_KEYS = [f.name for f in fields(Ablation) if f.name not in {"name", "path"}]
-
-
-def folders() -> list[Path]:
-    """Where ablations are looked for, in this order."""
-    package = Path(__file__).parent
-    shipped = package / "shipped" / "ablations"  # in the wheel
-    return [Path("ablations"), shipped if shipped.is_dir() else package.parent / "ablations"]
-
-
-def names() -> dict[str, Path]:
-    """Every ablation that can be named, and its file."""
-    return named_files(folders())
-
-
-def named_files(folders: Sequence[Path]) -> dict[str, Path]:
-    """The YAML files of some folders by their names; those of an earlier folder come first.
-
-    Hidden files, such as a Mac's `._mine.yaml`, are none. Raises UserError where a folder has two
-    files of one name, `mine.yaml` and `mine.yml`, or cannot be read.
-    """
-    found: dict[str, Path] = {}
-    for folder in reversed(folders):
-        own: dict[str, Path] = {}
-        for path in _visible(folder):
-            if path.suffix not in SUFFIXES or path.is_dir():
-                continue
-            if path.stem in own:
-                raise UserError(
-                    f"{own[path.stem]} and {path} have one name; rename or remove one of them"
-                )
-            own[path.stem] = path
-        found |= own
-    return dict(sorted(found.items()))
-
-
-def _visible(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
-
-
 def read(name: str) -> Ablation:
-    """The ablation of this name, or in this file. Raises UserError, with the closest name."""
-    if name.endswith(SUFFIXES):
-        return read_file(Path(name))
-    paths = names()
-    if name not in paths:
-        raise UserError(
-            f"ablation {name!r}: not in ./ablations, nor shipped; {closest(name, paths)}"
-        )
-    return read_file(paths[name])
+    """Return the ablation of this name, or in this file. Raises UserError, with the closest."""
+    return read_file(path_of(name))
 
 
 def read_all() -> tuple[list[Ablation], list[UserError]]:
-    """Every ablation that can be named, and the errors of the files that cannot be read.
+    """Return every ablation that can be named, and the errors of the files that cannot be read.
 
     The baseline comes first, then the paper's rows in order, then the others.
     """
@@ -200,39 +248,19 @@ def read_file(path: Path) -> Ablation:
     return from_mapping(read_yaml(path), path.stem, path)
 
 
-def from_mapping(content: dict[str, Any], name: str, path: Path) -> Ablation:
-    """The ablation that a mapping describes, read from `path`. Raises UserError as `read_file`."""
-    where = str(path)
-    for key in content:
-        if key not in FILE_KEYS:
-            raise UserError(f"{where}: unknown key {key}; {closest(key, FILE_KEYS)}")
-    summary = summary_of(content, where, "what is removed")
-    match = content.get("match", "none")
-    if match not in get_args(Match):
-        raise UserError(
-            f"{where}: match: {match!r} is not a choice; {closest(match, get_args(Match))}"
-        )
-    for key, config in {"design": Design, "architecture": Architecture, "paper": PaperRow}.items():
-        section = {} if content.setdefault(key, None) is None else content[key]
-        if not isinstance(section, Mapping):
-            raise UserError(f"{where}: {key}: {section!r} is no mapping of keys to values")
-        check_keys(section, config, where, f"{key}.")
-    sections = {key: content[key] for key in ("design", "architecture") if content[key]}
+def from_mapping(content: Mapping[str, Any], name: str, path: Path, where: str = "") -> Ablation:
+    """Return the ablation that a mapping describes.
+
+    Args:
+        content: what its file says.
+        name: its name.
+        path: the file that it was read from.
+        where: what an error begins with, in place of the file.
+
+    Raises UserError as `read_file`.
+    """
+    where = where or str(path)
+    ablation = config_from(Ablation, {"summary": None, **content}, where, name=name, path=path)
+    sections = {"design": ablation.design, "architecture": ablation.architecture or None}
     experiment_from(sections, where)  # the types, and the combinations
-    return Ablation(
-        name=name,
-        path=path,
-        summary=summary,
-        match=match,
-        design=content["design"] or {},
-        architecture=content["architecture"],
-        paper=config_from(PaperRow, content["paper"], where, "paper") if content["paper"] else None,
-    )
-
-
-def summary_of(content: Mapping[str, Any], where: str, what: str) -> str:
-    """The line under `summary` in a file, which is to say `what`. Raises UserError without one."""
-    summary = content.get("summary")
-    if not isinstance(summary, str) or len(summary.strip().splitlines()) != 1:
-        raise UserError(f"{where}: summary: a line that says {what} is needed")
-    return summary.strip()
+    return ablation

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -17,7 +17,8 @@ from levit_ablate.config import Experiment
 from levit_ablate.errors import UserError, closest
 
 T = TypeVar("T")
-
+MOST_SEEDS = 10_000
+"""A number from here on is a seed, and not how many."""
 
 _DIGITS = "[0-9]+(?:_[0-9]+)*"
 _SCALARS = {
@@ -135,27 +136,57 @@ def check_keys(mapping: Mapping[str, Any], config: type, where: str, prefix: str
         where: the file, or what else the error names first.
         prefix: the keys that lead to `mapping`, with a dot after each.
     """
-    with _named(where):
-        _check_keys(mapping, config, prefix)
+    fields_from(config, mapping, where, prefix, partly=True)
 
 
 def experiment_from(mapping: Mapping[str, Any], where: str = "") -> Experiment:
-    """The experiment that a mapping describes; what it leaves out is the default.
+    """Return the experiment that a mapping describes; what it leaves out is the default.
 
     Raises UserError for unknown keys and values that do not fit, naming `where`, a file.
     """
     return config_from(Experiment, mapping, where)
 
 
-def config_from(config: type[T], mapping: Mapping[str, Any], where: str, key: str = "") -> T:
-    """The config that a mapping under `key` describes; errors as those of `experiment_from`."""
-    with _named(where):
-        _check_keys(mapping, config, f"{key}." if key else "")
-        return _built(mapping, config, key)
+def config_from(
+    config: type[T], mapping: Mapping[str, Any], where: str, key: str = "", **known: Any
+) -> T:
+    """Return the dataclass that a mapping under `key` describes.
+
+    A field whose type is Annotated with a `Reader` is read by that. Raises UserError, which begins
+    with `where`, for unknown and missing keys and for values that do not fit.
+
+    Args:
+        config: the dataclass.
+        mapping: what was read.
+        where: the file, or what else the error names first.
+        key: the keys that lead to `mapping`.
+        known: fields that a mapping cannot have, with their values: a file's name and path.
+    """
+    with named(where):
+        values = _read_fields(mapping, config, f"{key}." if key else "", False, tuple(known))
+        return _made(config, values | known, key)
+
+
+def fields_from(
+    config: type,
+    mapping: Mapping[str, Any],
+    where: str,
+    prefix: str = "",
+    *,
+    partly: bool = False,
+    without: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return the fields of a dataclass that a mapping has, read as `config_from` reads them.
+
+    `prefix` stands before a key in an error. With `partly`, nested dataclasses may lack keys and
+    stay mappings. Fields `without` a key are none that a mapping can have.
+    """
+    with named(where):
+        return _read_fields(mapping, config, prefix, partly, without)
 
 
 @contextmanager
-def _named(where: str) -> Iterator[None]:
+def named(where: str) -> Iterator[None]:
     """Put the file before an error about what it holds."""
     try:
         yield
@@ -163,55 +194,54 @@ def _named(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}" if where else str(error)) from error
 
 
-def _check_keys(mapping: Mapping[str, Any], config: type, prefix: str) -> None:
-    hints = get_type_hints(config)
-    for key, value in mapping.items():
+def _read_fields(
+    mapping: Mapping[str, Any], config: Any, prefix: str, partly: bool, without: Sequence[str] = ()
+) -> dict[str, Any]:
+    hints = get_type_hints(config, include_extras=True)
+    hints = {name: hint for name, hint in hints.items() if name not in without}
+    for key in mapping:
         if key not in hints:
             raise UserError(f"unknown key {prefix}{key}; {closest(key, hints)}")
-        if value is not None or NoneType not in get_args(hints[key]):
-            _check_value(value, _required(hints[key]), f"{prefix}{key}")
+    return {k: _read(value, hints[k], f"{prefix}{k}", partly) for k, value in mapping.items()}
 
 
-def _check_value(value: Any, hint: Any, key: str) -> None:
+def _read(value: Any, hint: Any, key: str, partly: bool) -> Any:
+    """A value as `hint`. Raises UserError where it does not fit."""
+    if NoneType in get_args(hint):
+        if value is None:
+            return None
+        hint = next(each for each in get_args(hint) if each is not NoneType)
+    if get_origin(hint) is Annotated:
+        return hint.__metadata__[0](value, key)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             choices = closest(value, map(str, get_args(hint)))
             raise UserError(f"{key}: {value!r} is not a choice; {choices}")
-    elif is_dataclass(hint):
+        return value
+    if is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise UserError(f"{key}: {value!r} is no mapping; keys: {_names(hint)}")
-        _check_keys(value, hint, f"{key}.")  # type: ignore[arg-type]
-    elif get_origin(hint) is tuple:
+        values = _read_fields(value, hint, f"{key}.", partly)
+        return values if partly else _made(hint, values, key)
+    if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{key}: list needed, not {value!r}")
-        for index, item in enumerate(value):
-            _check_value(item, get_args(hint)[0], f"{key}[{index}]")
-    elif type(_number(value, hint)) is not hint:
+        own = get_args(hint)[0]
+        return tuple(_read(each, own, f"{key}[{i}]", partly) for i, each in enumerate(value))
+    number = _number(value, hint)
+    if type(number) is not hint:
         remedy = "; write true or false" if hint is bool else ""
         raise UserError(f"{key}: {hint.__name__} needed, not {value!r}{remedy}")
-    elif hint is float and not math.isfinite(_number(value, hint)):
+    if hint is float and not math.isfinite(number):
         raise UserError(f"{key}: a finite number needed, not {value!r}")
+    return number
 
 
-def _built(value: Any, hint: Any, key: str) -> Any:
-    """A checked value as `hint`. Raises UserError where a config lacks a key or refuses a value."""
-    if get_origin(hint) is tuple:
-        item_hint = get_args(hint)[0]
-        return tuple(_built(item, item_hint, f"{key}[{i}]") for i, item in enumerate(value))
-    if value is None or not is_dataclass(hint):
-        return _number(value, hint)
-    required = {f.name for f in fields(hint) if f.default is f.default_factory is MISSING}
-    if missing := sorted(required - set(value)):
-        raise UserError(f"{key}: needs {', '.join(missing)}; keys: {_names(hint)}")
-    hints = get_type_hints(hint)
-    prefix = f"{key}." if key else ""
-    values = {k: _built(v, _required(hints[k]), f"{prefix}{k}") for k, v in value.items()}
-    return hint(**values)  # type: ignore[operator]
-
-
-def _required(hint: Any) -> Any:
-    """`X` of `X | None`."""
-    return next((h for h in get_args(hint) if NoneType in get_args(hint)), hint)
+def _made(config: Any, values: Mapping[str, Any], key: str) -> Any:
+    required = {f.name for f in fields(config) if f.default is f.default_factory is MISSING}
+    if missing := sorted(required - set(values)):
+        raise UserError(f"{key}: needs {', '.join(missing)}; keys: {_names(config)}")
+    return config(**values)
 
 
 def _number(value: Any, hint: Any) -> Any:
@@ -224,6 +254,30 @@ def _number(value: Any, hint: Any) -> Any:
 
 def _names(config: Any) -> str:
     return ", ".join(field.name for field in fields(config))
+
+
+Reader = Callable[[Any, str], Any]
+"""Returns a value as a field holds it, from what was said and the key that it was said under.
+Raises UserError."""
+
+
+def seeds_from(said: Any, where: str, *, counted: bool = True) -> tuple[int, ...]:
+    """Return seeds from a list, from text (0,1,5), or, where they are `counted`, from how many.
+
+    A count gives the seeds from 0 on. Raises UserError where there is none, or one twice.
+    """
+    listed = read_word(said)
+    if isinstance(listed, str):
+        listed = [read_word(word) for word in listed.split(",")]
+    if type(listed) is int:
+        listed = range(listed) if counted and 0 <= listed < MOST_SEEDS else [listed]
+    seeds = tuple(listed) if isinstance(listed, list | tuple | range) else (None,)
+    if not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
+        what = "neither how many (3) nor which (0,1,5)" if counted else "no list of seeds (0,1,2)"
+        raise UserError(f"{where}: {said!r} is {what}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"{where}: {said!r}: at least one is needed, and none twice")
+    return seeds
 
 
 def to_yaml(experiment: Experiment) -> str:

@@ -19,11 +19,11 @@ from tempfile import mkdtemp
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["levit_ablate.cli.comparison"])
+SERVER.set_forkserver_preload(["levit_ablate.api.run"])
 CLI = "from levit_ablate.cli.main import main; main()"
 FORKS = """
 import multiprocessing
-from levit_ablate.studies import local
+from levit_ablate.runner import local
 local.SERVER = multiprocessing.get_context("fork")  # of a process that has loaded everything
 local.LocalLauncher.prepare = staticmethod(lambda work: None)
 from levit_ablate.cli.main import main

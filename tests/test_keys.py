@@ -9,7 +9,7 @@ import pytest
 from levit_ablate import library
 from levit_ablate.config import Data, Design, Experiment, Recipe
 from levit_ablate.experiment import variant
-from levit_ablate.keys import changed, key_of, stream_key, teacher_key
+from levit_ablate.keys import changed, key_of, key_of_version_1, stream_key, teacher_key
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.recipes import RECIPES
 
@@ -63,8 +63,8 @@ def test_the_key_of_a_recipe_stays(name):
 
 @pytest.mark.parametrize("name", DATA_KEYS)
 def test_the_key_of_a_dataset_stays(name):
-    experiment = variant("no_distillation", {"data": {"name": name}, "recipe": FLOAT32}).experiment
-    assert key_of(experiment) == DATA_KEYS[name], WHY
+    given = {"data": {"name": name}, "recipe": FLOAT32}
+    assert variant("no_distillation", given, identify=False).key == DATA_KEYS[name], WHY
 
 
 def test_the_keys_of_a_teacher_and_of_a_stream_stay():
@@ -91,3 +91,61 @@ def test_what_stands_at_its_default_is_in_no_key():
     assert changed(Design(mlp_expansion=2)) == {}
     architecture = PRESETS["levit_nano"].architecture
     assert changed(architecture)["stages"][0] == {"depth": 1, "width": 32, "num_heads": 2}
+
+
+SMOKE = asdict(RECIPES["smoke"])
+VERSION_1 = {  # as version 1 gave them
+    "24be13847af595c5": ("no_pyramid", {}),
+    "7d7bcbe52790ff23": ("no_distillation", {"data": {"name": "cifar10", "seed": 3}, "seed": 5}),
+    "2f80fd5513cb561e": (
+        "baseline",
+        {"design": {"distillation": "soft"}, "teacher": {"top_k": 5, "recipe": FLOAT32}},
+    ),
+    "f203fa3ac5220326": (
+        "no_batch_norm",
+        {"recipe": SMOKE | {"repeats": 2, "batch_size": 32, "mixup": 0.2}},
+    ),
+    "f987a521450ed63b": (
+        "baseline",
+        {"model": "levit_192", "teacher": {"weights": "pretrained", "recipe": FLOAT32}},
+    ),
+    "8bafd51350c63345": (
+        "no_hardswish",
+        {
+            "data": {"name": "fashion_mnist", "fingerprint": "abc"},
+            "design": {"distillation": "none"},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("key", VERSION_1)
+def test_a_result_of_version_1_is_found_where_it_would_be_the_same_today(key):
+    name, given = VERSION_1[key]
+    given = {"recipe": SMOKE, "teacher": {"recipe": FLOAT32}} | given
+    own = variant(name, given, identify=False)
+    assert own.keys == (own.key, key)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"recipe": SMOKE | {"clipping": "adaptive"}},
+        {"recipe": SMOKE | {"ema_decay": 0.9}},
+        {"recipe": SMOKE | {"ema_horizon": 0.1}},
+        {"recipe": SMOKE | {"repeats": 3}},  # 64 images are no two halves of whole ones
+        {"design": {"stem_norm": "batch", "norm": "layer"}},
+        {"teacher": {"recipe": FLOAT32 | {"ema_decay": 0.9}}},
+        *({"recipe": asdict(RECIPES[name])} for name in RECIPES if name != "smoke"),
+    ],
+)
+def test_a_result_of_version_1_that_would_be_another_today_is_not_used(given):
+    own = variant("baseline", {"recipe": SMOKE, "teacher": {"recipe": FLOAT32}} | given)
+    assert own.keys == (own.key,)
+
+
+def test_a_folder_is_not_what_it_was_in_version_1():
+    architecture = PRESETS["levit_nano"].architecture
+    folder = Experiment(architecture=architecture, recipe=Recipe(**SMOKE), data=Data(name="folder"))
+    assert key_of_version_1(folder) is None
+    assert key_of_version_1(replace(folder, data=Data())) is not None

@@ -10,6 +10,7 @@ import pytest
 from levit_ablate import library
 from levit_ablate.errors import UserError
 from levit_ablate.library import PaperRow
+from levit_ablate.models.presets import preset
 from levit_ablate.searches import search
 from levit_ablate.studies import study
 
@@ -296,18 +297,21 @@ def test_a_name_like_no_other_is_refused_without_a_guess():
         library.read("xyzzy")
 
 
+GEOMETRY = "{stages: [{depth: 1, width: 24, num_heads: 2}], value_dim: 16}"
 KINDS = [
-    (library, "ablations", "summary: Mine\ndesign: {stem: patch}\n"),
-    (study, "ablations/studies", "summary: Mine\nvariants: [no_pyramid]\n"),
-    (search, "ablations/searches", "summary: Mine\nspace: {depth: '1:3'}\n"),
+    (library.ABLATIONS, library.read, "summary: Mine\ndesign: {stem: patch}\n"),
+    (library.STUDIES, study.read, "summary: Mine\nvariants: [no_pyramid]\n"),
+    (library.SEARCHES, search.read, "summary: Mine\nspace: {depth: '1:3'}\n"),
+    (library.MODELS, preset, f"summary: Mine\narchitecture: {GEOMETRY}\n"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "folder", "content"), KINDS)
+@pytest.mark.parametrize(("kind", "read", "content"), KINDS)
 def test_a_file_is_named_with_either_suffix_and_hidden_files_and_folders_are_not(
-    kind, folder, content
+    kind, read, content
 ):
-    shipped = set(kind.names())
+    folder = Path("ablations", kind.folder)
+    shipped = set(library.names(kind))
     Path(folder).mkdir(parents=True)
     Path(folder, "mine.yml").write_text(content)
     Path(folder, "other.yaml").write_text(content)
@@ -315,34 +319,37 @@ def test_a_file_is_named_with_either_suffix_and_hidden_files_and_folders_are_not
     Path(folder, ".yaml").write_text(content)
     Path(folder, "notes.txt").write_text("")
     Path(folder, "folder.yaml").mkdir()
-    assert set(kind.names()) == shipped | {"mine", "other"}
-    assert kind.read("mine").summary == "Mine"
-    assert kind.read("mine").name == "mine"
+    assert set(library.names(kind)) == shipped | {"mine", "other"}
+    assert read("mine").summary == "Mine"
+    assert getattr(read("mine"), "name", "mine") == "mine"  # a model has none
 
 
-@pytest.mark.parametrize(("kind", "folder", "content"), KINDS)
-def test_two_files_of_one_name_are_refused_with_both(kind, folder, content):
+@pytest.mark.parametrize(("kind", "read", "content"), KINDS)
+def test_two_files_of_one_name_are_refused_with_both(kind, read, content):
+    folder = Path("ablations", kind.folder)
     Path(folder).mkdir(parents=True)
     Path(folder, "mine.yaml").write_text(content)
     Path(folder, "mine.yml").write_text(content)
     with pytest.raises(UserError, match=rf"^{folder}/mine\.yaml and {folder}/mine\.yml have one"):
-        kind.read("mine")
+        read("mine")
 
 
-@pytest.mark.parametrize(("kind", "folder", "content"), KINDS)
-def test_a_folder_that_cannot_be_read_is_said(kind, folder, content):
+@pytest.mark.parametrize(("kind", "read", "content"), KINDS)
+def test_a_folder_that_cannot_be_read_is_said(kind, read, content):
+    folder = Path("ablations", kind.folder)
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
     Path(folder).symlink_to(Path(folder).name)  # a link to itself
     with pytest.raises(UserError, match=rf"^{folder}: cannot be read: Too many levels"):
-        kind.read("mine")
+        read("mine")
 
 
-@pytest.mark.parametrize(("kind", "folder", "content"), KINDS)
-def test_a_link_that_leads_nowhere_is_named_and_cannot_be_read(kind, folder, content):
+@pytest.mark.parametrize(("kind", "read", "content"), KINDS)
+def test_a_link_that_leads_nowhere_is_named_and_cannot_be_read(kind, read, content):
+    folder = Path("ablations", kind.folder)
     Path(folder).mkdir(parents=True)
     Path(folder, "mine.yaml").symlink_to("nowhere.yaml")
     with pytest.raises(UserError, match=r"mine\.yaml: cannot be read: No such file"):
-        kind.read("mine")
+        read("mine")
 
 
 def test_a_file_in_place_of_the_folder_is_no_folder():

@@ -58,7 +58,8 @@ def text(results: Results) -> str:
 
 def captured(show: Callable[[Console], None]) -> str:
     """Return what `show` prints to a console that is no terminal."""
-    wide = Console(width=WIDTH, highlight=False, no_color=True, force_terminal=False)
+    plain = {"no_color": True, "force_terminal": False, "force_jupyter": False}
+    wide = Console(width=WIDTH, highlight=False, **plain)
     with wide.capture() as capture:
         show(wide)
     return capture.get()

@@ -262,21 +262,26 @@ def _agreement(rows: Sequence[Row], noise: Noise | None, num_seeds: int) -> Agre
 
 
 def run_frame(results: Results) -> pd.DataFrame:
-    """Return a row for every variant and seed, whether it was run or not.
+    """Return a row for every variant and seed, the baseline first, whether it was run or not.
 
-    Columns: variant, seed, accuracy (test images, 0 to 1; NaN without), error, run_id, params,
-    flops.
+    Columns: variant, seed, accuracy (test images, 0 to 1), difference (to the baseline's of the
+    same seed), run_id, error (why there is no accuracy). Missing numbers are NaN, missing text
+    is empty.
     """
+    base = results.rows[0].accuracies
     runs = [
-        (
-            *(row.name, seed, row.accuracies.get(seed, math.nan)),
-            *(row.errors.get(seed, ""), row.runs.get(seed, ""), row.params, row.flops),
-        )
+        {
+            "variant": row.name,
+            "seed": seed,
+            "accuracy": row.accuracies.get(seed, math.nan),
+            "difference": row.accuracies.get(seed, math.nan) - base.get(seed, math.nan),
+            "run_id": row.runs.get(seed, ""),
+            "error": row.errors.get(seed, ""),
+        }
         for row in results.rows
         for seed in results.seeds
     ]
-    columns = ["variant", "seed", "accuracy", "error", "run_id", "params", "flops"]
-    return pd.DataFrame(runs, columns=columns)
+    return pd.DataFrame(runs)
 
 
 @reading_the_record()

@@ -21,14 +21,14 @@ from torchvision.datasets import ImageFolder
 
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, TrainingBatches
-from levit_ablate.data.catalog import IMAGENET
+from levit_ablate.data.datamodule import Served, num_workers
+from levit_ablate.data.datasets import IMAGENET
 from levit_ablate.data.files import OnDisk
-from levit_ablate.data.index import open_index
+from levit_ablate.data.folder_index import open_index
 from levit_ablate.data.memory import InMemory
-from levit_ablate.data.module import Served, num_workers
-from levit_ablate.data.sources import Labelled, Splits
+from levit_ablate.data.splits import Labelled, Splits
 from levit_ablate.data.stream import Stream
-from levit_ablate.hardware import has_gpu
+from levit_ablate.runtime import has_gpu
 from levit_ablate.timing import rates
 
 SMALL_SIDE, NUM_SMALL = 32, 12_800

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from levit_ablate.errors import RunError
+from levit_ablate.runner.job import Station, work
+from levit_ablate.runner.local import LocalLauncher
 from levit_ablate.studies.conduct import conduct
-from levit_ablate.studies.local import LocalLauncher
-from levit_ablate.studies.orders import Station
 from levit_ablate.studies.plan import Plan
-from levit_ablate.studies.worker import work
 from levit_ablate.tracking.runs import find
 from levit_ablate.tracking.store import open_store
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from levit_ablate.cli.launch_options import add_launcher, check_launcher
 from levit_ablate.cli.options import (
     add_conditions,
     of_experiment,
@@ -14,16 +13,26 @@ from levit_ablate.cli.options import (
     parser_for,
     read_config,
 )
-from levit_ablate.errors import UserError
+from levit_ablate.cli.study_options import add_launcher, check_launcher, places
+from levit_ablate.cli.table import write_pictures
+from levit_ablate.config import OWN_GEOMETRY, Experiment
+from levit_ablate.errors import RunError, UserError
+from levit_ablate.library import SEARCHES, names
 from levit_ablate.schema import merge, read_word
-from levit_ablate.searches.search import OTHERS, Search, changed, names, read
+from levit_ablate.searches.numbers import NETWORK_NUMBERS, STAGE_NUMBERS
+from levit_ablate.searches.search import OTHERS, Search, changed, read
 
 DOTTED = ("space", "budget")
 """Options that are mappings: --space.design.norm batch,layer"""
+RARE = ("pruner", "confirm-seeds", "enqueue", "trial-epochs", "storage", "serve", "figures")
+"""Options that only `--help trials` explains."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Do the trials that a search lacks, confirm the best on fresh seeds, and report."""
+    """Do the trials that a search lacks, confirm the best on fresh seeds, and report.
+
+    Raises RunError, after the report, where the search failed or a confirmation has no result.
+    """
     parser = parser_for(
         "search",
         "Look for networks that beat the hand-made ones, with Optuna; a search that was begun goes "
@@ -48,19 +57,24 @@ def main(argv: Sequence[str]) -> None:
         ("tracking-uri", "Where MLflow records; ./mlflow.db unless set."),
         ("figures", "A folder for the plots."),
     ):
-        parser.add_argument(f"--{name}", type=str, help=what)
+        section = "trials" if name in RARE else ""
+        parser.add_argument(f"--{name}", type=str, help=what, section=section)
     parser.add_argument("--report", action="store_true", help="Show what there is; train nothing.")
     parser.add_argument(
         "--export",
         nargs=2,
         metavar=("WHICH", "FILE"),
+        section="trials",
         help="Write a network (best, or a trial's number) as an ablation; train nothing.",
     )
     parser.add_argument(
         "--space.NAME",
         metavar="SETTING",
-        help="What is searched: depth, width, num_heads, key_dim, mlp_expansion (of all stages, or "
-        "width.2 of one), num_stages, stem_width, design.CHOICE; each a value, LOW:HIGH, "
+        section="space",
+        brief="What is searched, of all stages or of one: width, depth.2, design.CHOICE; a value, "
+        "LOW:HIGH, LOW:HIGH:STEP or a list with commas.",
+        help=f"What is searched: {', '.join(STAGE_NUMBERS)} (of all stages, or width.2 of one), "
+        f"num_stages, {', '.join(NETWORK_NUMBERS)}, design.CHOICE; each a value, LOW:HIGH, "
         "LOW:HIGH:STEP, or a list with commas. A width may be solved: what the budget leaves.",
     )
     parser.add_argument(
@@ -83,10 +97,46 @@ def main(argv: Sequence[str]) -> None:
             raise UserError("--serve: of which database? give --storage postgresql://… with it")
         serve(options["storage"], options["serve"])
         return
-    search, given, is_plain = search_options(options, laid)
-    from levit_ablate.cli import searching  # loads torch, lightning, mlflow and optuna
+    file, given, is_plain = search_options(options, laid)
+    from levit_ablate.api import search as api  # loads torch, lightning, mlflow and optuna
 
-    searching.run(search, given, options, is_plain)
+    kept: dict[str, Any] = {key: options.get(key) for key in ("storage", "tracking_uri")}
+    if options.get("report") or "export" in options:
+        found = api.open_search(
+            options["search"] if is_plain else file, **kept, progress=True, **given
+        )
+    else:
+        started = places(options)
+        workers = {"workers": started.pop("jobs")} if "jobs" in started else {}
+        how = {**kept, **workers, **started}
+        found = api.search(file, **how, progress=True, allow_failures=True, **given)
+    if "export" in options:
+        which, name = options["export"]
+        path = found.export(which, name)
+        word = path.stem if path.parent == Path("ablations") else path
+        here = " ".join(_conditions(found.report.planned.baseline.experiment))
+        print(f"{path}: {found.origin(which)}; levit-ablate show {word} {here}, or run")
+        return
+    if "figures" in options:
+        write_pictures(found.pictures(), Path(options["figures"]))
+    if options.get("format") == "json":
+        print(found.to_json())
+    else:
+        from levit_ablate.analysis import formats
+        from levit_ablate.searches.report_tables import show
+
+        show(found.report, formats.console())
+    if found.failed:
+        raise RunError("; ".join(found.failed))
+
+
+def _conditions(experiment: Experiment) -> list[str]:
+    """Return the options for the same images and the same baseline."""
+    data = experiment.data
+    root = ["--data.root", data.root] if data.name == "folder" else []
+    own = experiment.model == OWN_GEOMETRY
+    start = ["--architecture", "FILE"] if own else ["--model", experiment.model]
+    return ["--data", data.name, *root, *start]
 
 
 def search_options(
@@ -97,7 +147,7 @@ def search_options(
     Raises UserError.
     """
     if not options.get("search"):
-        raise UserError(f"the name of a search is missing; there are {', '.join(names())}")
+        raise UserError(f"the name of a search is missing; there are {', '.join(names(SEARCHES))}")
     keys = (
         "trials",
         "confirm",

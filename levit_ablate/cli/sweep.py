@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from levit_ablate.cli.launch_options import add_launcher, check_launcher
 from levit_ablate.cli.options import parse, parser_for
-from levit_ablate.cli.study_options import add_study, study_options
+from levit_ablate.cli.study_options import (
+    add_launcher,
+    add_study,
+    check_launcher,
+    places,
+    study_options,
+)
+from levit_ablate.errors import RunError
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run every variant at every seed that is not recorded yet, and print the table."""
+    """Run every variant at every seed that is not recorded yet, and print the table.
+
+    Raises RunError where a run has no result.
+    """
     parser = parser_for(
         "sweep", "Run all variants and seeds of a study that are not recorded yet; print its table."
     )
@@ -19,6 +28,21 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     check_launcher(options, "jobs")
     wanted = study_options(options)
-    from levit_ablate.cli import sweeping  # loads torch, lightning and mlflow: seconds
+    from levit_ablate.analysis import formats
+    from levit_ablate.api import sweep as api  # loads torch, lightning and mlflow: seconds
 
-    sweeping.run(wanted, options)
+    study = api.sweep(
+        wanted.study,
+        **wanted.chosen(),
+        **places(options),
+        tracking_uri=options.get("tracking_uri"),
+        progress=True,
+        allow_failures=True,
+        **wanted.given,
+    )
+    if options.get("format") == "json":
+        print(study.to("json"), end="")
+    else:
+        formats.show(study.results, formats.console())
+    if study.failed:
+        raise RunError(api.without_result(study.failed))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
+from pathlib import Path
 
 from levit_ablate.cli.options import parse, parser_for
-from levit_ablate.cli.study_options import Format, add_study, study_options
+from levit_ablate.cli.study_options import TableFormat, add_study, study_options
+from levit_ablate.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -14,10 +18,35 @@ def main(argv: Sequence[str]) -> None:
         "table",
         "The table of a study as it is recorded: the latest, or that of the conditions given.",
     )
-    add_study(parser, formats=Format)
+    add_study(parser, formats=TableFormat)
     parser.add_argument("--figures", type=str, metavar="FOLDER", help="Write the plots there too.")
     options = parse(parser, argv)
     wanted = study_options(options)
-    from levit_ablate.cli import tabulating  # loads torch and mlflow: seconds
+    from levit_ablate.analysis import formats
+    from levit_ablate.api.sweep import open_study  # loads torch and mlflow: seconds
 
-    tabulating.run(wanted, options)
+    study = open_study(
+        wanted.study,
+        **wanted.chosen(),
+        tracking_uri=options.get("tracking_uri"),
+        progress=True,
+        **wanted.given,
+    )
+    if options.get("figures"):
+        write_pictures(study.pictures(), Path(options["figures"]))
+    if (kind := options.get("format", "text")) == "text":
+        formats.show(study.results, formats.console())
+        return
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # as the files say of themselves
+    print(study.to(kind), end="\n" if kind == "html" else "")
+
+
+def write_pictures(pictures: Mapping[str, bytes], folder: Path) -> None:
+    """Write plots into a folder, which is made. Raises UserError where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            (folder / f"{name}.png").write_bytes(picture)
+    except OSError as error:
+        raise UserError(f"--figures: {folder} cannot be written: {error.strerror}") from error

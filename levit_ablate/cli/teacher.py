@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+
+from rich.console import Console
 
 from levit_ablate.cli.options import add_experiment, experiment_options, parse, parser_for
 from levit_ablate.library import BASELINE
@@ -17,6 +20,19 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     options["name"] = options.get("name") or BASELINE
     ablation, given = experiment_options(options)
-    from levit_ablate.cli import lesson  # loads torch, lightning and mlflow: seconds
+    from levit_ablate.api import run as api  # loads torch, lightning and mlflow: seconds
+    from levit_ablate.runtime import is_first_process
 
-    lesson.teach(ablation, given, options)
+    if options.get("print_config"):
+        print(api.variant(ablation, identify=False, **given).recorded_yaml, end="")
+        return
+    figures = api.teacher(ablation, progress=True, **given)
+    if not is_first_process():
+        return
+    if options.get("format") == "json":
+        print(json.dumps(figures))
+        return
+    console = Console(highlight=False)
+    console.print(f"[bold]{figures['model']}[/bold], the teacher of {figures['dataset']}")
+    console.print(f"test accuracy {100 * figures['test_accuracy']:.2f} %")
+    console.print(f"weights: {figures['weights']}", soft_wrap=True)

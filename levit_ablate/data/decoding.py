@@ -1,23 +1,30 @@
-"""From an image file to its pixels. Imports no torch: processes that decode start with it."""
+"""Decode an image file, or check that it can be decoded. Imports no torch."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import stat
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from levit_ablate.data.folder_layout import shown
 from levit_ablate.errors import RunError
 
 BITS_PER_SAMPLE = 258
 """A tag of TIFF's."""
+SCALED = b"deep, scaled"
+"""Sets the digests of deep images apart from those recorded when their pixels were clipped."""
 
 
 def decoded(path: Path) -> Image.Image:
-    """An image in RGB. Raises RunError, naming the file, where it cannot be read.
+    """Decode an image to RGB. Raises RunError, naming the file, where it cannot be read.
 
-    Every file was read once when its folder was indexed (`data.verify`).
+    Every file was read once before, when its folder was indexed (`check_image`).
     """
     try:
         with Image.open(path) as file:
@@ -26,13 +33,21 @@ def decoded(path: Path) -> Image.Image:
         raise RunError(f"{path}: cannot be read any more: {error}") from error
 
 
+def pixels(path: Path, side: int) -> numpy.ndarray[Any, Any]:
+    """Decode an image and resize it (bicubic): (side, side, 3) uint8. Raises as `decoded`."""
+    image = decoded(path)
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    return numpy.array(image)
+
+
 def is_deep(image: Image.Image) -> bool:
     """Whether an image is grey with more than eight bits, which `in_rgb` scales to eight."""
     return image.mode.startswith("I;16")
 
 
 def in_rgb(image: Image.Image) -> Image.Image:
-    """An image in RGB of eight bits, as by torchvision's loader, but that deep grey is scaled.
+    """Convert an image to RGB of eight bits as torchvision's loader does, but scale deep grey.
 
     Pillow by itself clips what is above 255 to white. Raises ValueError where the range of the
     values is not known: Pillow's modes I (32-bit integers, a 16-bit PGM among them) and F (floats).
@@ -43,15 +58,53 @@ def in_rgb(image: Image.Image) -> Image.Image:
             f"as PNG for one"
         )
     if is_deep(image):
-        bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]  # of a TIFF, 12 or 16
+        bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]  # in a TIFF 12 or 16
         scaled = numpy.asarray(image) >> (bits - 8)
         image = Image.fromarray(scaled.astype(numpy.uint8))
     return image.convert("RGB")
 
 
-def pixels(path: Path, side: int) -> numpy.ndarray[Any, Any]:
-    """(side, side, 3) uint8, brought to this size bicubically. Raises as `decoded`."""
-    image = decoded(path)
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BICUBIC)
-    return numpy.array(image)
+class Checked(NamedTuple):
+    """The result of checking an image."""
+
+    side: int
+    """The larger of height and width, in pixels."""
+    digest: bytes
+    """16 bytes from the file's content; none where it could not be read at all. A deep image has
+    another digest than before such images were scaled: what was recorded of it is not reused."""
+    error: str
+    """Why it cannot be used, in a line; empty where it can."""
+
+
+def check_image(path: Path) -> Checked:
+    """Read an image and decode it to RGB as training will. Raises nothing that an image causes.
+
+    A JPEG is decoded at an eighth of its size, which reads all of it: what stops the full
+    decoder, such as a file cut short, stops this one too.
+    """
+    content, digest = b"", b""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return Checked(0, b"", "not a file")
+        content = path.read_bytes()
+        digest = _digest(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # opening a large image warns already
+            with Image.open(io.BytesIO(content)) as image:
+                side = max(image.size)
+                image.draft("RGB", (1, 1))
+                in_rgb(image)
+                if is_deep(image):
+                    digest = _digest(content, SCALED)
+    except UnidentifiedImageError:
+        return Checked(0, digest, "not an image" if content else "empty file")
+    except MemoryError:  # no fault of the file: without a digest it is checked again
+        return Checked(0, b"", "not enough memory")
+    except Exception as error:  # decoders raise anything on broken files
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Checked(0, digest, shown(said))
+    return Checked(side, digest, "")
+
+
+def _digest(content: bytes, person: bytes = b"") -> bytes:
+    return hashlib.blake2b(content, digest_size=16, person=person).digest()

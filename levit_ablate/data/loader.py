@@ -1,32 +1,47 @@
-"""Batches of images that worker processes decode; a worker that fails or hangs is a RunError."""
+"""Decode images in worker processes (torch's DataLoader); a dead or silent one is a RunError."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
+from levit_ablate import signals
+from levit_ablate.data.folder_layout import shown
 from levit_ablate.errors import RunError
-from levit_ablate.interrupts import waiting
+from levit_ablate.runtime import num_cores
 
 PREFETCH = 4
-"""Batches that a worker makes ahead."""
+"""Batches that a worker makes ahead in training."""
+FEW = 64
+"""So few files are processed without workers."""
+CHUNK, CHUNKS_AHEAD = 16, 4
+"""Files that `over_files` gives a worker at once, and how often ahead."""
 ANSWER_WITHIN = 600.0
-"""Seconds that the next batch may take."""
+"""Timeout in seconds for the next batch."""
+SETTING = "hardware.num_workers"
+"""The setting that errors about the workers of a training name."""
 SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux keeps what processes share; a container has 64 MB of it unless told otherwise."""
+"""Linux's memory shared by processes; a container has 64 MB of it unless told otherwise."""
 
 Array = numpy.ndarray[Any, Any]
+Result = TypeVar("Result")
 
 
 class Loader:
@@ -38,8 +53,8 @@ class Loader:
     Args:
         dataset: gives an image and its label.
         device: where the batches go.
-        num_workers: processes that decode; none: this one does.
-        how: further options of torch's `DataLoader`.
+        num_workers: processes that decode; with 0 this process does. They outlive an epoch.
+        options: further options of torch's `DataLoader`.
     """
 
     def __init__(
@@ -47,39 +62,27 @@ class Loader:
         dataset: Dataset[tuple[Tensor, int]],
         device: torch.device,
         num_workers: int,
-        **how: Any,
+        **options: Any,
     ) -> None:
         self.dataset = dataset
         self.device = device
         self.is_told = False
-        self.loader = DataLoader(
+        if num_workers:
+            options |= {"persistent_workers": True, "prefetch_factor": PREFETCH}
+        self.loader = _data_loader(
             dataset,
+            num_workers,
             collate_fn=collated,
-            generator=torch.Generator(),  # not the global one, from which a loader seeds workers
-            num_workers=num_workers,
             pin_memory=device.type == "cuda",
-            **_for_workers(num_workers),
-            **how,
+            **options,
         )
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        try:
-            with _answering(hands_over=False):
-                batches = iter(self.loader)
-        except OSError as error:
-            raise RunError(
-                f"hardware.num_workers: no worker process can be started: {error}; give "
-                f"{SHARED_MEMORY} room (docker run --shm-size), or take 0 workers"
-            ) from error
-        while True:
-            with _answering(hands_over=self.loader.num_workers > 0):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            images, labels = batch
+        batches = _started(self.loader, SETTING, _fewer)
+        for images, labels in _received(batches, self.loader.num_workers, SETTING, _fewer):
             if isinstance(images, numpy.ndarray):
                 self._tell_of_shared_memory(images.nbytes)
             yield self._moved(images), self._moved(labels)
@@ -95,7 +98,7 @@ class Loader:
         there = shutil.disk_usage(SHARED_MEMORY).total
         wanted = (PREFETCH * self.loader.num_workers + 1) * batch
         print(
-            f"hardware.num_workers: {SHARED_MEMORY} ({_megabytes(there)}) has no room for the "
+            f"{SETTING}: {SHARED_MEMORY} ({_megabytes(there)}) has no room for the "
             f"{_megabytes(wanted)} of batches that {self.loader.num_workers} workers may hold; "
             f"they come through pipes, which is slower; give it more (docker run --shm-size), or "
             f"take fewer workers",
@@ -104,81 +107,192 @@ class Loader:
 
 
 def collated(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor | Array, Array]:
-    """One batch of images and labels; in a worker in shared memory, or as arrays for a pipe.
+    """Stack images and labels; a worker's go to shared memory, or through a pipe as arrays.
 
-    Torch itself moves tensors to shared memory after this, as it would the labels: where there is
-    no room it drops the batch, which then never comes.
+    torch itself moves tensors to shared memory after this, and would move the labels: where there
+    is no room it drops the batch, which then never comes.
     """
     images, labels = zip(*items, strict=True)
     batch = None
     if not get_worker_info() or _has_room(sum(image.nbytes for image in images)):
-        with contextlib.suppress(RuntimeError):  # another took the room
+        with contextlib.suppress(RuntimeError):  # another process took the room
             batch = default_collate(list(images))
     return torch.stack(images).numpy() if batch is None else batch, numpy.array(labels)
 
 
+def _fewer() -> str:
+    return "where memory is short, take fewer workers"
+
+
 def _has_room(size: int) -> bool:
-    """Whether shared memory has it. To try and fail leaves an empty file there each time."""
+    """Whether shared memory has room. To try and fail would leave an empty file there each time."""
     return not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free >= size
 
 
-def _for_workers(num_workers: int) -> dict[str, Any]:
-    """Options that only workers take: they outlive an epoch, and work ahead."""
-    if not num_workers:
-        return {}
-    return {
-        "persistent_workers": True,
-        "prefetch_factor": PREFETCH,
-        "worker_init_fn": _apart,
-        "timeout": ANSWER_WITHIN,
-    }
+@contextlib.contextmanager
+def over_files(
+    function: Callable[[Path], Result],
+    path: Callable[[int], Path],
+    count: int,
+    doing: str,
+    num_workers: int | None = None,
+) -> Iterator[Iterator[Result]]:
+    """Apply a function to files in worker processes; iterate over the results within the block.
+
+    They come in the files' order; the function's exceptions are raised here. Leaving the block, by
+    Ctrl-C as well, ends the workers. A terminal is shown the progress on standard error.
+    Raises RunError where no worker can be started, one dies, or none answers.
+
+    Args:
+        function: is pickled where workers are not forked.
+        path: gives the file of a position.
+        count: how many files there are.
+        doing: what is done, for the progress and for errors.
+        num_workers: one for each core unless told otherwise, none for a `FEW` files.
+    """
+    num_workers = min(num_workers or num_cores(), math.ceil(count / CHUNK)) if count > FEW else 0
+    ahead = {"prefetch_factor": CHUNKS_AHEAD, "worker_init_fn": _detach_silently}
+    loader = _data_loader(
+        _Applied(function, path, count),
+        num_workers,
+        batch_size=CHUNK,
+        collate_fn=list,
+        **(ahead if num_workers else {}),
+    )
+    received = 0
+
+    def advice() -> str:
+        """Name the files that workers may have had."""
+        end = min(count, received + CHUNK * (CHUNKS_AHEAD * num_workers + 1))
+        first, last = (shown(str(path(position))) for position in (received, end - 1))
+        return f"one of the files from {first} to {last} may be to blame, or a want of memory"
+
+    def results(batches: Iterator[list[Result]]) -> Iterator[Result]:
+        nonlocal received
+        for result in chain.from_iterable(_received(batches, num_workers, doing, advice)):
+            yield result
+            received += 1
+
+    console = Console(stderr=True)
+    bar = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    left = TextColumn("left"), TimeRemainingColumn()
+    progress = Progress(*bar, *left, console=console, disable=not console.is_terminal)
+    with signals.deferred():  # torch does not bear them while it starts its workers
+        batches = _started(loader, doing, advice)  # before the thread of the progress: it forks
+    try:
+        with _worker_errors(doing, advice), progress:
+            yield iter(progress.track(results(batches), total=count, description=doing))
+    finally:
+        if num_workers:
+            batches._shutdown_workers()  # type: ignore[attr-defined] # a traceback may hold them
 
 
-def _apart(worker: int) -> None:
-    """A worker's end is its parent's matter: what is sent to all of a job does not reach it.
+class _Applied(Dataset[Any]):
+    """The results of a function of files."""
 
-    Nor has it the handlers that it was forked with: its parent ends it by SIGTERM.
+    def __init__(
+        self, function: Callable[[Path], Any], path: Callable[[int], Path], count: int
+    ) -> None:
+        self.function = function
+        self.path = path
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, position: int) -> Any:
+        return self.function(self.path(position))
+
+
+def _data_loader(dataset: Dataset[Any], num_workers: int, **options: Any) -> DataLoader[Any]:
+    """A DataLoader that leaves the global random state alone."""
+    if num_workers:
+        options = {"worker_init_fn": _detach, "timeout": ANSWER_WITHIN} | options
+    return DataLoader(dataset, num_workers=num_workers, generator=torch.Generator(), **options)
+
+
+def _detach(worker: int) -> None:
+    """Initialise a worker: its parent alone ends it, by SIGTERM or by its own end.
+
+    A signal to the whole job, as Ctrl-C, does not reach it. Without the thread a worker whose
+    parent was killed may live on, as it waits for its batches to be read.
     """
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _detach_silently(worker: int) -> None:
+    """Initialise a worker without standard error: libtiff prints what is reported anyway."""
+    _detach(worker)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _started(loader: DataLoader[Any], where: str, advice: Callable[[], str]) -> Iterator[Any]:
+    """Start the workers, or those that outlived an epoch again. Raises RunError where it fails."""
+    try:
+        with _worker_errors(where, advice), signals.waiting():
+            return iter(loader)
+    except OSError as error:
+        or_none = ", or take 0 workers" if where == SETTING else ""
+        raise RunError(
+            f"{where}: no worker process can be started: {error}; give {SHARED_MEMORY} room "
+            f"(docker run --shm-size){or_none}"
+        ) from error
+
+
+def _received(
+    batches: Iterator[Any], num_workers: int, where: str, advice: Callable[[], str]
+) -> Iterator[Any]:
+    """Yield the batches. Raises the dataset's errors as they are, and RunError as `Loader`."""
+    while True:
+        try:
+            with _worker_errors(where, advice), signals.waiting():
+                batch = next(batches, None)
+        except RunError as error:  # raised in a worker, with its traceback in the text
+            line = str(error).strip().splitlines()[-1]
+            raise RunError(line.rpartition("RunError: ")[2]) from error
+        except (EOFError, OSError) as error:
+            # A worker hands its batch over when it is read, and may be dead by then. An error that
+            # was raised in a worker is told apart by the text that torch puts before it.
+            if not num_workers or str(error).startswith("Caught "):
+                raise
+            raise RunError(
+                f"{where}: a DataLoader worker died before its batch was read "
+                f"({type(error).__name__}); {advice()}"
+            ) from error
+        if batch is None:
+            return
+        yield batch
 
 
 @contextlib.contextmanager
-def _answering(hands_over: bool) -> Iterator[None]:
-    """Wait for the workers; what is wrong with one is a RunError of one line.
+def _worker_errors(where: str, advice: Callable[[], str]) -> Iterator[None]:
+    """Raise torch's error about a dead or silent worker as a RunError of one line.
 
-    Args:
-        hands_over: whether a worker hands a batch over meanwhile.
+    torch raises it when the worker dies, wherever the main thread then is.
     """
     try:
-        with waiting():
-            yield
-    except RunError as error:  # raised in a worker, with its traceback in the text
-        line = str(error).strip().splitlines()[-1]
-        raise RunError(line.rpartition("RunError: ")[2]) from error
+        yield
     except RuntimeError as error:
         said = str(error).strip()
         if said.startswith("DataLoader timed out"):
+            or_none = f"; --{SETTING} 0 reads them without workers" if where == SETTING else ""
             raise RunError(
-                f"hardware.num_workers: no batch came from the worker processes for "
-                f"{ANSWER_WITHIN:.0f} s; look whether the images' disk answers; "
-                f"--hardware.num_workers 0 reads them without workers"
+                f"{where}: no batch came from the worker processes for {ANSWER_WITHIN:.0f} s; look "
+                f"whether the images' disk answers{or_none}"
             ) from error
         if said.startswith("DataLoader worker"):  # is killed by signal, exited unexpectedly
-            raise RunError(
-                f"hardware.num_workers: {said.splitlines()[0].rstrip('. ')}; where memory is "
-                f"short, take fewer workers"
-            ) from error
+            line = said.splitlines()[0].rstrip(". ")
+            raise RunError(f"{where}: {line}; {advice()}") from error
         raise
-    except (EOFError, OSError) as error:
-        # A worker hands its batch over when it is read, and may be dead by then. An error that was
-        # raised in a worker is told apart by the text that torch puts before it.
-        if not hands_over or str(error).startswith("Caught "):
-            raise
-        raise RunError(
-            f"hardware.num_workers: a DataLoader worker died before its batch was read "
-            f"({type(error).__name__}); where memory is short, take fewer workers"
-        ) from error
 
 
 def _megabytes(size: int) -> str:

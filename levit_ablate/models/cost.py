@@ -1,33 +1,40 @@
 """Parameters and multiply-adds, counted on the network itself, by the paper's convention.
 
-"FLOPs" are multiply-adds of convolutions, linear layers, Q K^T and A V, plus one per softmax entry.
-Norms, activations and the addition of biases are not counted. Both figures are those of the network
-with ONE classification head (paper Table 4; the released models have two).
+"FLOPs" are multiply-adds of convolutions, linear layers and products of matrices, plus one per
+softmax entry. Norms, activations and the addition of biases are not counted. Both figures are those
+of the network with ONE classification head (paper Table 4; the released models have two).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from levit_ablate.config import Architecture, Design, Images
 from levit_ablate.models import geometry
-from levit_ablate.models.attention import Attention
 from levit_ablate.models.levit import LeViT
 
-UNCOUNTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.Hardswish, nn.GELU, nn.ReLU)
-"""What changes no shape and is not counted. On the meta device it would take most of the time."""
+UNCOUNTED = tuple(
+    f"torch.nn.modules.{kind}" for kind in ("activation", "batchnorm", "normalization")
+)
+"""Modules of torch with layers that change no shape and are not counted. They are taken out, for on
+the meta device they would take most of the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """Parameters, and multiply-adds for one image."""
 
-    params: int
-    flops: int
+    params: int = 0
+    flops: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(params=self.params + other.params, flops=self.flops + other.flops)
@@ -57,54 +64,72 @@ def costs(architecture: Architecture, design: Design, images: Images) -> Costs:
     """
     stages = geometry.stages_of(architecture, design)
     shallow = replace(architecture, stages=tuple(replace(stage, depth=1) for stage in stages))
-    with torch.device("meta"):
-        network = LeViT(shallow, design, images)
+    with torch.device("meta"), _NoValues():
+        network = LeViT(shallow, design, images).eval()
         image = torch.empty(1, images.channels, images.height, images.width)
-    params = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    flops = _multiply_adds(network.eval(), image)
+    cost = _counted(network, image)
 
-    def cost(*names: str) -> Cost:
-        def inside(counts: dict[str, int]) -> int:
-            return sum(count for own, count in counts.items() if own.startswith(starts))
+    def total(*parts: nn.Module) -> Cost:
+        return sum((cost[part] for part in parts), Cost())
 
-        starts = tuple(f"{name}." for name in names)
-        return Cost(params=inside(params), flops=inside(flops))
-
+    blocks = [list(stage.children()) for stage in network.stages]
     return Costs(
-        stem=cost("stem", "class_token", "position"),
+        stem=total(network.stem, network.class_token, network.position),
         stages=tuple(
-            cost(*(f"stages.{index}.{name}" for name in ("downsample", "downsample_mlp") if index))
-            + stage.depth * cost(f"stages.{index}.attention0", f"stages.{index}.mlp0")
-            for index, stage in enumerate(stages)
+            total(*shrinking) + stage.depth * total(attention, mlp)
+            for stage, (*shrinking, attention, mlp) in zip(stages, blocks, strict=True)
         ),
-        head=cost("heads.supervised"),
+        head=total(network.pooling, network.heads["supervised"]),
     )
 
 
-def _multiply_adds(network: nn.Module, image: Tensor) -> dict[str, int]:
-    """Multiply-adds of every counted module for one image, by the module's name.
-
-    Takes out of the network what is not counted.
-    """
-    flops: dict[str, int] = {}
-    hooks = []
-
-    def count(name: str, layer: nn.Module, per_output: int) -> None:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            flops[name] = per_output * output.numel()
-
-        hooks.append(layer.register_forward_hook(hook))
-
+def _counted(network: LeViT, image: Tensor) -> dict[nn.Module, Cost]:
+    """The cost of every part of the network for one image. Takes out what is not counted."""
+    heads = network.heads.values()
+    parts = [network.stem, network.class_token, network.position, network.pooling, *heads]
+    parts += [block for stage in network.stages for block in stage.children()]
+    params = {part: sum(parameter.numel() for parameter in part.parameters()) for part in parts}
     for name, module in list(network.named_modules()):
-        if isinstance(module, UNCOUNTED):
+        if type(module).__module__ in UNCOUNTED:
             network.set_submodule(name, nn.Identity())
-        elif isinstance(module, nn.Linear | nn.Conv2d):
-            count(name, module, module.weight[0].numel())
-        elif isinstance(module, Attention):
-            # a score costs D in Q K^T, one in the softmax, V in A V
-            count(f"{name}.position", module.position, module.key_dim + 1 + module.value_dim)
-    with torch.no_grad():
+    counter = _Counter()
+    for part in parts:
+        part.register_forward_pre_hook(counter.enter)
+    with torch.no_grad(), counter:
         network(image)
-    for hook in hooks:
-        hook.remove()
-    return flops
+    return {part: Cost(params=params[part], flops=counter.flops[part]) for part in parts}
+
+
+class _Counter(TorchDispatchMode):
+    """Counts multiply-adds by torch's own formulas, and softmax entries, for each part in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops: Counter[nn.Module] = Counter()
+        self.part: nn.Module
+
+    def enter(self, part: nn.Module, args: Any) -> None:
+        """Count for this part from here on."""
+        self.part = part
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        output = function(*args, **(kwargs or {}))
+        operation = function._overloadpacket
+        if formula := flop_registry.get(operation):
+            self.flops[self.part] += formula(*args, **(kwargs or {}), out_val=output) // 2
+        elif operation is torch.ops.aten._softmax:
+            self.flops[self.part] += output.numel()
+        return output
+
+
+class _NoValues(TorchFunctionMode):
+    """Skips what only draws or sets values (`uniform_`, `fill_`): meta tensors have none."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function.__name__.endswith("_") and not function.__name__.endswith("__"):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))

@@ -1,14 +1,27 @@
-"""What the design choices make of an architecture: the numbers, without the network."""
+"""The sizes of a network: what the design choices make of an architecture. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from levit_ablate.config import Architecture, Design, Stage
+from levit_ablate.config import Architecture, Design, Images, Stage
 from levit_ablate.errors import UserError
 
-VALUES_PER_KEY = {"small": 2, "as_values": 1}
-"""Size of a head's values over that of its keys, in the blocks of a stage (paper 4.3, A.2)."""
+Grid = tuple[int, int]
+"""Height and width of the grid of patches."""
+
+
+class ValuesPerKey(NamedTuple):
+    """Size of a head's values over that of its keys (paper 4.3, A.2)."""
+
+    block: int
+    """In the blocks of a stage."""
+    shrinking: int
+    """In the shrinking block between stages."""
+
+
+VALUES_PER_KEY = {"small": ValuesPerKey(2, 4), "as_values": ValuesPerKey(1, 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +31,11 @@ class Heads:
     num_heads: int
     key_dim: int
     value_dim: int
+
+
+def values_per_key(design: Design) -> ValuesPerKey:
+    """Size of a head's values over that of its keys."""
+    return VALUES_PER_KEY[design.keys]
 
 
 def stages_of(architecture: Architecture, design: Design) -> tuple[Stage, ...]:
@@ -35,15 +53,25 @@ def value_dim_of(architecture: Architecture, stage: Stage) -> int:
     return architecture.value_dim if stage.value_dim is None else stage.value_dim
 
 
+def mlp_expansion_of(design: Design, stage: Stage) -> float:
+    """Hidden width of a stage's MLP blocks over their width: its own, or the design's."""
+    return design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion
+
+
+def stem_width(architecture: Architecture) -> int:
+    """Width from which those of the stem's inner layers are halved: given, or the first stage's."""
+    return architecture.stem_width or architecture.stages[0].width
+
+
 def key_dim_of(architecture: Architecture, design: Design, stage: Stage) -> int:
     """Size of queries and keys in a head (the paper's D). Raises UserError if it is not whole."""
-    value_dim = value_dim_of(architecture, stage)
-    if value_dim % VALUES_PER_KEY[design.keys]:
+    value_dim, ratio = value_dim_of(architecture, stage), values_per_key(design).block
+    if value_dim % ratio:
         raise UserError(
-            f"architecture.value_dim: {value_dim} must be even with design.keys: "
-            f"{design.keys}, because keys have half the size of the values"
+            f"architecture.value_dim: {value_dim} must be even with design.keys: small, "
+            f"because keys have half the size of the values"
         )
-    return value_dim // VALUES_PER_KEY[design.keys]
+    return value_dim // ratio
 
 
 def block_heads(architecture: Architecture, design: Design, stage: Stage) -> Heads:
@@ -60,49 +88,53 @@ def shrinking_heads(architecture: Architecture, design: Design, stage: Stage) ->
     values of D. Either way the values have 4C channels in all (rounded to whole heads).
     """
     key_dim = key_dim_of(architecture, design, stage)
-    value_dim = {"small": 4 * key_dim, "as_values": key_dim}[design.keys]
-    return Heads(
-        num_heads=max(1, round(4 * stage.width / value_dim)), key_dim=key_dim, value_dim=value_dim
-    )
+    value_dim = values_per_key(design).shrinking * key_dim
+    num_heads = max(1, round(4 * stage.width / value_dim))
+    return Heads(num_heads=num_heads, key_dim=key_dim, value_dim=value_dim)
 
 
 def mlp_hidden(design: Design, stage: Stage) -> int:
     """Hidden width of a stage's MLP blocks: at least one channel."""
-    expansion = design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion
-    return max(1, round(stage.width * expansion))
+    return max(1, round(stage.width * mlp_expansion_of(design, stage)))
 
 
-def stem_width(architecture: Architecture) -> int:
-    """Channels from which those of the stem's inner convolutions are halved."""
-    return architecture.stem_width or architecture.stages[0].width
+def stage_grids(architecture: Architecture, design: Design, images: Images) -> list[Grid]:
+    """The grid of patches in each stage: halved, rounded up, by every step of stem and pyramid."""
+    steps = architecture.stem_depth + len(stages_of(architecture, design)) - 1
+    grids = [(images.height, images.width)]
+    for _ in range(steps):
+        height, width = grids[-1]
+        grids.append(((height + 1) // 2, (width + 1) // 2))
+    return grids[architecture.stem_depth :]
 
 
 def canonical(architecture: Architecture, design: Design) -> tuple[Architecture, Design]:
-    """The same network said in one way: what all stages share stands with the whole.
+    """The same network, written in one way: a stage says only what differs from the first.
 
-    The sizes of the first stage's heads and MLPs are the architecture's and the design's; a stage
-    says its own where it differs. The norm of the stem is `same` where it is that of the blocks.
+    The sizes of the first stage's heads and MLPs become the architecture's and the design's. The
+    norm of the stem is `same` where it is that of the blocks.
     """
     stages = stages_of(architecture, design)
     value_dim = value_dim_of(architecture, stages[0])
-    own = stages[0].mlp_expansion
-    expansion = design.mlp_expansion if own is None else own
+    expansion = mlp_expansion_of(design, stages[0])
 
-    def said(stage: Stage) -> Stage:
-        theirs = value_dim_of(architecture, stage)
-        wider = design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion
+    def brief(stage: Stage) -> Stage:
+        own_values, own_expansion = (
+            value_dim_of(architecture, stage),
+            mlp_expansion_of(design, stage),
+        )
         return replace(
             stage,
-            value_dim=None if theirs == value_dim else theirs,
-            mlp_expansion=None if wider == expansion else wider,
+            value_dim=None if own_values == value_dim else own_values,
+            mlp_expansion=None if own_expansion == expansion else own_expansion,
         )
 
-    same = architecture.stem_width in (None, stages[0].width)
+    inner = stem_width(architecture)
     whole = replace(
         architecture,
-        stages=tuple(map(said, stages)),
+        stages=tuple(map(brief, stages)),
         value_dim=value_dim,
-        stem_width=None if same else architecture.stem_width,
+        stem_width=None if inner == stages[0].width else inner,
     )
     stem_norm = "same" if design.stem_norm == design.norm else design.stem_norm
     return whole, replace(design, mlp_expansion=float(expansion), stem_norm=stem_norm)

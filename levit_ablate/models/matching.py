@@ -1,6 +1,7 @@
-"""Rescale an architecture until its cost is that of the baseline again (paper 5.5, A.2).
+"""Rescale an architecture until its cost is that of the baseline again, or within a budget.
 
-Three families of geometry, chosen by the design, with the paper's own solutions in them:
+`match` is for ablations (paper 5.5, A.2), `within` for searches. `match` knows three families of
+geometry, chosen by the design, with the paper's own solutions in them:
 
 - keys as large as the values: a head has one size, so C = N * value_dim as in DeiT; the number of
   heads stays, the size of a head is free (row A6: 30).
@@ -14,8 +15,9 @@ alone are scaled a little as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from levit_ablate.config import Architecture, Design, Images
@@ -24,39 +26,18 @@ from levit_ablate.models import geometry
 from levit_ablate.models.cost import costs
 
 TOLERANCE = 0.03
-"""A solution's cost is within this share of the target."""
+"""A matched geometry's cost is within this share of the target."""
 LEFT_ALONE = 0.01
 """A geometry whose cost is within this share of the target is not rescaled."""
 STEPS = 128
-"""Factors are whole multiples of 1 / STEPS."""
+"""`match` scales by whole multiples of 1 / STEPS."""
+BUDGET_STEPS = 64
+"""`within` scales by whole multiples of 1 / BUDGET_STEPS."""
+NEAR = 0.97
+"""A network that costs this share of a budget is not made wider."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Problem:
-    """Which cost of which network is to meet which target."""
-
-    design: Design
-    images: Images
-    cost: Literal["flops", "params"]
-    target: int
-
-    def error(self, architecture: Architecture) -> float:
-        """Cost over target, less one."""
-        return float(
-            getattr(costs(architecture, self.design, self.images).total, self.cost) / self.target
-            - 1
-        )
-
-    def best(self, family: Callable[[int], Architecture], start: int) -> Architecture:
-        """The member of `family` nearest the target; cost grows with its number, nearly."""
-        low, high = 0, start
-        while self.error(family(high)) < 0:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.error(family(middle)) < 0 else (low, middle)
-        near = range(max(1, low - 2), high + 3)
-        return min((family(number) for number in near), key=lambda member: abs(self.error(member)))
+# To the cost of the baseline.
 
 
 def match(
@@ -81,14 +62,15 @@ def match(
     architecture = replace(architecture, stages=geometry.stages_of(architecture, design))
     if abs(problem.error(architecture)) <= LEFT_ALONE:
         return architecture
-    if not design.pyramid:
-        matched = _one_stage(problem, architecture)
-    elif design.keys == "as_values":
-        matched = problem.best(lambda size: _heads_of(architecture, design, size), start=8)
+    one_stage, ratio = not design.pyramid, geometry.values_per_key(design).block
+    tied = one_stage or ratio == 1  # C = N * value_dim, as in the paper
+    if one_stage:
+        matched = _one_stage(problem, architecture, ratio)
+    elif tied:
+        matched = problem.best(lambda size: _heads_of(architecture, ratio * size), start=8)
     else:
-        matched = problem.best(lambda factor: _scaled(architecture, design, factor), start=STEPS)
-    whole = not design.pyramid or design.keys == "as_values"  # C = N * value_dim, as in the paper
-    if abs(problem.error(matched)) > (TOLERANCE if whole else LEFT_ALONE):
+        matched = problem.best(lambda factor: _scaled(architecture, ratio, factor), start=STEPS)
+    if abs(problem.error(matched)) > (TOLERANCE if tied else LEFT_ALONE):
         coarse = matched
         finer = problem.best(lambda factor: _widths_scaled(coarse, factor), start=STEPS)
         matched = min(coarse, finer, key=lambda solution: abs(problem.error(solution)))
@@ -100,23 +82,53 @@ def match(
     return matched
 
 
-def _one_stage(problem: _Problem, architecture: Architecture) -> Architecture:
+@dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """Which cost of which network is to meet which target."""
+
+    design: Design
+    images: Images
+    cost: Literal["flops", "params"]
+    target: int
+
+    def error(self, architecture: Architecture) -> float:
+        """Cost over target, less one."""
+        total = costs(architecture, self.design, self.images).total
+        return float(getattr(total, self.cost) / self.target - 1)
+
+    def best(self, family: Callable[[int], Architecture], start: int) -> Architecture:
+        """The member of `family` nearest the target; cost grows with its number, nearly."""
+        first = _first_beyond(lambda number: self.error(family(number)) < 0, start)
+        near = range(max(1, first - 3), first + 3)
+        return min((family(number) for number in near), key=lambda member: abs(self.error(member)))
+
+
+def _first_beyond(is_below: Callable[[int], bool], start: int) -> int:
+    """The first whole number that is no longer below; doubles from `start`, then halves."""
+    low, high = 0, start
+    while is_below(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_below(middle) else (low, middle)
+    return high
+
+
+def _one_stage(problem: _Problem, architecture: Architecture, ratio: int) -> Architecture:
     """C = N * value_dim, with the most heads whose keys are no smaller than the base model's."""
     (stage,) = architecture.stages
-    smallest = geometry.value_dim_of(architecture, stage) / geometry.VALUES_PER_KEY["small"]
-    solutions = []
+    smallest = geometry.value_dim_of(architecture, stage) / geometry.VALUES_PER_KEY["small"].block
+    solution = architecture
     for num_heads in range(stage.num_heads, 0, -1):
         fewer = replace(architecture, stages=(replace(stage, num_heads=num_heads),))
-        solutions.append(problem.best(lambda size: _heads_of(fewer, problem.design, size), start=8))  # noqa: B023
-        (found,) = solutions[-1].stages
-        if geometry.key_dim_of(solutions[-1], problem.design, found) >= smallest:
+        solution = problem.best(lambda size: _heads_of(fewer, ratio * size), start=8)  # noqa: B023
+        if solution.value_dim // ratio >= smallest:
             break
-    return solutions[-1]
+    return solution
 
 
-def _heads_of(architecture: Architecture, design: Design, key_dim: int) -> Architecture:
-    """Heads with keys of this size, and widths that are all heads' values: C = N * value_dim."""
-    value_dim = key_dim * geometry.VALUES_PER_KEY[design.keys]
+def _heads_of(architecture: Architecture, value_dim: int) -> Architecture:
+    """Heads with values of this size, and widths that are all heads' values: C = N * value_dim."""
     stages = tuple(
         replace(stage, width=stage.num_heads * value_dim, value_dim=None)
         for stage in architecture.stages
@@ -124,19 +136,11 @@ def _heads_of(architecture: Architecture, design: Design, key_dim: int) -> Archi
     return replace(architecture, value_dim=value_dim, stages=stages)
 
 
-def _widths_scaled(architecture: Architecture, factor: int) -> Architecture:
-    stages = tuple(
-        replace(s, width=max(1, round(s.width * factor / STEPS))) for s in architecture.stages
-    )
-    return replace(architecture, stages=stages)
-
-
-def _scaled(architecture: Architecture, design: Design, factor: int) -> Architecture:
-    """Widths and the size of a head times factor / STEPS."""
-    step = geometry.VALUES_PER_KEY[design.keys]
+def _scaled(architecture: Architecture, ratio: int, factor: int) -> Architecture:
+    """Widths and the size of a head times factor / STEPS, with keys of whole size."""
 
     def scaled(value_dim: int) -> int:
-        return step * max(1, round(value_dim * factor / STEPS / step))
+        return ratio * max(1, round(value_dim * factor / STEPS / ratio))
 
     wider = _widths_scaled(architecture, factor)
     stages = tuple(
@@ -144,3 +148,105 @@ def _scaled(architecture: Architecture, design: Design, factor: int) -> Architec
         for stage in wider.stages
     )
     return replace(wider, value_dim=scaled(architecture.value_dim), stages=stages)
+
+
+def _widths_scaled(architecture: Architecture, factor: int) -> Architecture:
+    widths = (max(1, round(stage.width * factor / STEPS)) for stage in architecture.stages)
+    return _of_widths(architecture, widths)
+
+
+def _of_widths(architecture: Architecture, widths: Iterable[int]) -> Architecture:
+    stages = tuple(
+        replace(stage, width=width)
+        for stage, width in zip(architecture.stages, widths, strict=True)
+    )
+    return replace(architecture, stages=stages)
+
+
+# Within a budget.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The most that a network may cost, for one image and with one head; None: any cost."""
+
+    flops: int | None = None
+    """Multiply-adds."""
+    params: int | None = None
+    """Parameters."""
+
+    def share(self, architecture: Architecture, design: Design, images: Images) -> float:
+        """Cost over budget, of whichever is nearer to it or further beyond; 0 without a budget."""
+        cost = costs(architecture, design, images).total
+        limits = {"flops": self.flops, "params": self.params}
+        return max((getattr(cost, k) / most for k, most in limits.items() if most), default=0.0)
+
+
+def within(
+    architecture: Architecture,
+    design: Design,
+    images: Images,
+    budget: Budget,
+    widths: Sequence[Sequence[int]],
+    *,
+    widen: bool,
+) -> Architecture | None:
+    """The architecture with other widths, none of whose costs is beyond the budget.
+
+    All widths are scaled by one factor, each to the nearest of its list that is not above; then
+    single stages are widened by a step while the budget holds.
+
+    Args:
+        architecture: where it starts; depths, heads and keys stay.
+        design: the design choices, which change the cost.
+        images: what the network is built for.
+        budget: the limits.
+        widths: for every stage those that it may have, ascending.
+        widen: bring a network that is cheaper than the budget near to it as well.
+
+    Returns None where the narrowest is beyond the budget.
+    """
+
+    @cache
+    def share(member: Architecture) -> float:
+        return budget.share(member, design, images)
+
+    own = share(architecture)
+    if own <= 1 and (not widen or own >= NEAR or own == 0):
+        return architecture
+
+    def scaled(factor: int) -> Architecture:
+        chosen = []
+        for stage, allowed in zip(architecture.stages, widths, strict=True):
+            most = stage.width * factor / BUDGET_STEPS
+            chosen.append(max((width for width in allowed if width <= most), default=allowed[0]))
+        return _of_widths(architecture, chosen)
+
+    widest = _of_widths(architecture, (allowed[-1] for allowed in widths))
+    if share(scaled(0)) > 1:
+        return None
+    if share(widest) <= 1:
+        return widest
+    factor = _first_beyond(lambda factor: share(scaled(factor)) <= 1, BUDGET_STEPS) - 1
+    return _filled(scaled(factor), share, widths)
+
+
+def _filled(
+    architecture: Architecture,
+    share: Callable[[Architecture], float],
+    widths: Sequence[Sequence[int]],
+) -> Architecture:
+    """Widen one stage at a time to the next width of its list, as long as that fits."""
+    while True:
+        own = [stage.width for stage in architecture.stages]
+        wider = []
+        for index, allowed in enumerate(widths):
+            if larger := [width for width in allowed if width > own[index]]:
+                wider.append(_of_widths(architecture, [*own[:index], larger[0], *own[index + 1 :]]))
+        fitting = [member for member in wider if share(member) <= 1]
+        if not fitting:
+            return architecture
+        nearest = max(fitting, key=share)
+        if share(nearest) <= share(architecture):
+            return architecture  # a stage that the design leaves out
+        architecture = nearest

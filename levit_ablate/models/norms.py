@@ -1,12 +1,13 @@
 """Norms as kits: a kit makes every layer that a norm belongs to, so one swap reaches everywhere.
 
-Shapes: B images, N tokens, C channels, H x W the grid of patches.
+Shapes: B images, N tokens, C channels, H x W the grid of patches, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +31,36 @@ LINEAR_INITS: dict[str, LinearInit] = {
 }
 
 
-class NormKit(Protocol):
-    """The layers of a network that carry its norm. `zero` makes one that starts by giving zero."""
+class NormKit(NamedTuple):
+    """Makers of the layers that carry a network's norm."""
 
-    def convolution(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
-    ) -> nn.Module: ...
-    def linear(self, in_features: int, out_features: int, *, zero: bool = False) -> nn.Module: ...
-    def before_block(self, width: int) -> nn.Module: ...
-    def head(self, width: int, num_classes: int) -> nn.Module: ...
+    convolution: Callable[..., nn.Module]
+    """(in_channels, out_channels, kernel, stride, padding)"""
+    linear: Callable[..., nn.Module]
+    """(in_features, out_features, *, zero=False); with `zero` it starts by giving zero."""
+    before_block: Callable[[int], nn.Module]
+    """(width)"""
+    head: Callable[[int, int], nn.Module]
+    """(width, num_classes)"""
+
+
+class Head(nn.Module):
+    """A norm, then a linear classifier (weights truncated normal, std 0.02). (B, C) → (B, K)."""
+
+    def __init__(self, norm: type[nn.Module], width: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = norm(width)
+        self.layer = nn.Linear(width, num_classes)
+
+    def reset_parameters(self) -> None:
+        truncated_normal(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layer(self.norm(features))
+
+
+# LeViT's norm: BatchNorm after every convolution and linear layer (paper 4.2).
 
 
 class ConvolutionBatchNorm(nn.Module):
@@ -62,7 +84,7 @@ class LinearBatchNorm(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, init: LinearInit, *, zero: bool = False
+        self, init: LinearInit, in_features: int, out_features: int, *, zero: bool = False
     ) -> None:
         super().__init__()
         self.layer = nn.Linear(in_features, out_features, bias=False)
@@ -79,41 +101,17 @@ class LinearBatchNorm(nn.Module):
         return self.norm(tokens.flatten(0, 1)).view_as(tokens)
 
 
-class Head(nn.Module):
-    """A norm, then a linear classifier (weights truncated normal, std 0.02). (B, C) → (B, K)."""
-
-    def __init__(self, norm: nn.Module, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.norm = norm
-        self.layer = nn.Linear(width, num_classes)
-
-    def reset_parameters(self) -> None:
-        truncated_normal(self.layer.weight)
-        nn.init.zeros_(self.layer.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.layer(self.norm(features))
+def batch_norm_kit(init: LinearInit) -> NormKit:
+    """BatchNorm in every layer, and none before a block."""
+    return NormKit(
+        convolution=ConvolutionBatchNorm,
+        linear=partial(LinearBatchNorm, init),
+        before_block=nn.Identity,
+        head=partial(Head, nn.BatchNorm1d),
+    )
 
 
-class BatchNormKit:
-    """LeViT's norm: BatchNorm after every convolution and linear layer (paper 4.2)."""
-
-    def __init__(self, init: LinearInit) -> None:
-        self.init = init
-
-    def convolution(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
-    ) -> nn.Module:
-        return ConvolutionBatchNorm(in_channels, out_channels, kernel, stride, padding)
-
-    def linear(self, in_features: int, out_features: int, *, zero: bool = False) -> nn.Module:
-        return LinearBatchNorm(in_features, out_features, self.init, zero=zero)
-
-    def before_block(self, width: int) -> nn.Module:
-        return nn.Identity()
-
-    def head(self, width: int, num_classes: int) -> nn.Module:
-        return Head(nn.BatchNorm1d(width), width, num_classes)
+# The transformer's norm (row A3): LayerNorm before every block, in the stem and in the head.
 
 
 class ConvolutionLayerNorm(nn.Module):
@@ -134,10 +132,11 @@ class BiasedLinear(nn.Module):
     """Linear with bias, and no norm of its own; the bias starts at zero (as in ViT and DeiT).
 
     With `zero` the weights start at zero too, as at the end of LeViT's residual branches.
+    (B, N, C) → (B, N, C').
     """
 
     def __init__(
-        self, in_features: int, out_features: int, init: LinearInit, *, zero: bool = False
+        self, init: LinearInit, in_features: int, out_features: int, *, zero: bool = False
     ) -> None:
         super().__init__()
         self.layer = nn.Linear(in_features, out_features)
@@ -154,8 +153,8 @@ class BiasedLinear(nn.Module):
         return self.layer(tokens)
 
 
-class LayerNormKit:
-    """The transformer's norm (row A3): LayerNorm before every block, in the stem and in the head.
+def layer_norm_kit(init: LinearInit) -> NormKit:
+    """LayerNorm before every block, and biases in the linear layers.
 
     The paper says "LayerNorm before each block, as ViT" and nothing of stem and head. Here no
     BatchNorm is left anywhere: the stem's convolutions get a bias and a LayerNorm over channels,
@@ -164,26 +163,15 @@ class LayerNormKit:
     either, and without a BatchNorm behind them it matters more: as in the official code, or as in
     ViT (`linear_init: truncated_normal`). Biases start at zero in both.
     """
-
-    def __init__(self, init: LinearInit) -> None:
-        self.init = init
-
-    def convolution(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int
-    ) -> nn.Module:
-        return ConvolutionLayerNorm(in_channels, out_channels, kernel, stride, padding)
-
-    def linear(self, in_features: int, out_features: int, *, zero: bool = False) -> nn.Module:
-        return BiasedLinear(in_features, out_features, self.init, zero=zero)
-
-    def before_block(self, width: int) -> nn.Module:
-        return nn.LayerNorm(width)
-
-    def head(self, width: int, num_classes: int) -> nn.Module:
-        return Head(nn.LayerNorm(width), width, num_classes)
+    return NormKit(
+        convolution=ConvolutionLayerNorm,
+        linear=partial(BiasedLinear, init),
+        before_block=nn.LayerNorm,
+        head=partial(Head, nn.LayerNorm),
+    )
 
 
 NORM_KITS: dict[str, Callable[[LinearInit], NormKit]] = {
-    "batch": BatchNormKit,
-    "layer": LayerNormKit,
+    "batch": batch_norm_kit,
+    "layer": layer_norm_kit,
 }

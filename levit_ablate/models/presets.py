@@ -1,29 +1,41 @@
-"""The networks by name: LeViT's five of paper Table 2, two small ones, and those of your files.
+"""Networks by name: LeViT's five of paper Table 2, two small ones, and those of the user's files.
 
 A file in ./ablations/models comes before what ships under its name, as with ablations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from levit_ablate import library
 from levit_ablate.config import Architecture, Images, Stage
 from levit_ablate.errors import UserError, closest
+from levit_ablate.library import MODELS, line, part_of
 from levit_ablate.schema import config_from, merge, read_yaml
+
+IMAGENET = Images(channels=3, height=224, width=224, num_classes=1000)
+CIFAR = Images(channels=3, height=32, width=32, num_classes=10)
+DIGITS = Images(channels=1, height=32, width=32, num_classes=10)
+
+
+def _architecture(said: Any, key: str) -> Architecture:
+    return config_from(Architecture, part_of(Architecture)(said, key), "", key)
+
+
+def _images(said: Any, key: str) -> Images:
+    return config_from(Images, merge(asdict(IMAGENET), part_of(Images)(said, key)), "", key)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """A named geometry and the images that it was made for."""
 
-    architecture: Architecture
-    images: Images
+    architecture: Annotated[Architecture, _architecture]
+    images: Annotated[Images, _images]
     """What `show` and `LeViTModule` build for, unless told otherwise; a run's are its dataset's."""
-    summary: str
+    summary: Annotated[str, line("what it is")]
     """What it is, in a line."""
 
 
@@ -35,10 +47,6 @@ def _stages(
         for width, depth, heads in zip(widths, depths, num_heads, strict=True)
     )
 
-
-IMAGENET = Images(channels=3, height=224, width=224, num_classes=1000)
-CIFAR = Images(channels=3, height=32, width=32, num_classes=10)
-DIGITS = Images(channels=1, height=32, width=32, num_classes=10)
 
 # D = value_dim / 2: 16 for the 128s, 32 for the others. Shrinking blocks have C / D heads, as in
 # the released weights; the paper's table prints 18 for LeViT-384's second, where the code has 16.
@@ -95,22 +103,11 @@ PRESETS = {
 }
 
 
-KEYS = ("summary", "architecture", "images")
-"""What a model's file may say."""
-
-
-def files() -> dict[str, Path]:
-    """Every model that a file says, by its name."""
-    return library.named_files([folder / "models" for folder in library.folders()])
-
-
 def preset(name: str) -> Preset:
-    """The model of this name, or in this file. Raises UserError, with the closest name."""
-    if name.endswith(library.SUFFIXES):
-        return read_file(Path(name))
-    own = files()
-    if name in own:
-        return read_file(own[name])
+    """Return the model of this name, or in this file. Raises UserError, with the closest name."""
+    own = {} if name.endswith(library.SUFFIXES) else library.names(MODELS)
+    if name in own or name.endswith(library.SUFFIXES):
+        return read_file(own.get(name, Path(name)))
     if name not in PRESETS:
         raise UserError(f"model: no preset is called {name!r}; {closest(name, {**PRESETS, **own})}")
     return PRESETS[name]
@@ -118,19 +115,5 @@ def preset(name: str) -> Preset:
 
 def read_file(path: Path) -> Preset:
     """Read a model's file and check every key in it. Raises UserError with file and key."""
-    content = read_yaml(path)
-    for key in content:
-        if key not in KEYS:
-            raise UserError(f"{path}: unknown key {key}; {closest(key, KEYS)}")
-    sections: dict[str, Mapping[str, Any]] = {}
-    for key in ("architecture", "images"):
-        section = {} if content.get(key) is None else content[key]
-        if not isinstance(section, Mapping):
-            raise UserError(f"{path}: {key}: {section!r} is no mapping of keys to values")
-        sections[key] = section
-    images = merge(asdict(IMAGENET), sections["images"])
-    return Preset(
-        summary=library.summary_of(content, str(path), "what it is"),
-        architecture=config_from(Architecture, sections["architecture"], str(path), "architecture"),
-        images=config_from(Images, images, str(path), "images"),
-    )
+    absent = dict.fromkeys(("summary", "architecture", "images"))
+    return config_from(Preset, {**absent, **read_yaml(path)}, str(path))

@@ -1,70 +1,68 @@
-"""A search from its plan to its trials: workers that ask, train and tell until there are enough."""
+"""Runs a search: enqueues, trains trials until there are enough, and writes its report."""
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import tempfile
-import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna import Study
 
-from levit_ablate.errors import RunError
-from levit_ablate.searches import enqueued, trials
-from levit_ablate.searches.display import SearchDisplay
-from levit_ablate.searches.latency import measuring_alone
+from levit_ablate.errors import RunError, UserError
+from levit_ablate.runner import loop
+from levit_ablate.runner.loop import Launcher
+from levit_ablate.runner.progress import Display
+from levit_ablate.runtime import lock_of
+from levit_ablate.searches import trials
+from levit_ablate.searches.display import TrialLines
+from levit_ablate.searches.jobs import SearchJobs
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.recorded import write_asked
 from levit_ablate.searches.report import Report, as_json, pictures_of
 from levit_ablate.searches.report_tables import as_text
 from levit_ablate.searches.results import Found, complete_of, counts_of
+from levit_ablate.searches.sampling import enqueue, points_of_named
 from levit_ablate.searches.storage import reading_the_trials, study_of
-from levit_ablate.searches.worker import Worker, is_done, is_hopeless
-from levit_ablate.studies.orders import Event, Launcher, Outcome
-from levit_ablate.studies.sweep import Signals, counting_signals
-from levit_ablate.tracking import parents
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking import parent_run
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
+from levit_ablate.tracking.tags import hardware
 from levit_ablate.tracking.uris import without_password
-from levit_ablate.training.conditions import check_conditions, report_horizon
+from levit_ablate.training.conditions import check_conditions
+from levit_ablate.training.fit import report_horizon
 
-TICK = 0.5
-"""Seconds between two looks at the workers."""
-LOOKS = 2.0
-"""Seconds between two looks at the trials."""
-MOST_DEATHS = 3
-"""Workers that may die one after the other without a trial that ends."""
+MEASURED_ON = "measured_on"
+"""User attribute of Optuna's study: the kind of machine that measured latency."""
 
 
 def check(planned: SearchPlan) -> None:
-    """Refuse a search whose networks could not be trained here. Raises UserError."""
-    enqueued.points_of_named(planned)
+    """Raise UserError for a search whose networks could not be trained here."""
+    points_of_named(planned)
     experiment = planned.baseline.experiment
     report_horizon(experiment, check_conditions(experiment))
 
 
-def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> list[Found]:
-    """Do the trials that a search lacks, recorded in the open store; all its trials.
+def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[Found]:
+    """Do the trials that a search lacks, recorded in the open store; return all its trials.
 
     Args:
         planned: the search, checked.
-        storage: the URL of the trials; empty for a journal in the work folder.
-        launcher: starts the workers.
+        storage: URL of the trials; empty for a journal in the work folder.
+        launcher: starts the trainings.
 
-    Raises UserError where latency would be measured beside others, or elsewhere; RunError where
-    record or trials are out of reach, or workers die again and again; KeyboardInterrupt where it
-    was interrupted.
+    Raises UserError where latency would be measured beside other work, or on another kind of
+    machine; RunError where the store or the trials are out of reach, or workers die again and
+    again; KeyboardInterrupt where it was interrupted.
     """
     deliver_pending(planned.work_dir)
     study = study_of(planned, storage)
-    with reading_the_record():
-        experiment = experiment_id(planned.whole.experiment)
-    settle(search("attributes.status = 'RUNNING'", [experiment]))
+    _settle_orphans(planned)
 
     def describe(parent: Run, was_there: bool) -> None:
         write_asked(planned, without_password(storage), parent)
@@ -72,35 +70,55 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher[Worker]) -> li
 
     def is_complete(parent: Run) -> bool:
         there = study.get_trials(deepcopy=False)
-        is_over = is_done(study, planned) and not trials.at_work(there)
+        is_over = trials.is_done(study, planned) and not trials.at_work(there)
         return is_over and not failure_of(planned, study)
 
     with (
         measuring_alone(planned, study, launcher.places),
-        parents.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent,
+        parent_run.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent,
     ):
-        with reading_the_trials(storage), trials.asking(planned):
-            number, said = enqueued.enqueue(study, planned)
-            found = trials.found_of(study.get_trials(deepcopy=False))
-        title = f"{planned.search.name} on {planned.dataset}"
-        with SearchDisplay(title, number, found) as display:
-            display.say(f"{title}: {_plan_of(planned, number, display.done, launcher.places)}")
-            for line in said:
-                display.say(line)
-            _Searching(planned, storage, study, parent, launcher, display).run()
+        _run(planned, storage, study, parent, launcher)
         found = trials.found_of(study.get_trials(deepcopy=False))
         link(planned, study, parent)
     return found
 
 
-def failure_of(planned: SearchPlan, study: Study) -> str:
-    """Why a search has failed, in a line; empty where it has not.
+def _run(planned: SearchPlan, storage: str, study: Study, parent: Run, launcher: Launcher) -> None:
+    """Train until there are enough trials that have ended, on whichever machine."""
+    with reading_the_trials(storage), trials.asking(planned):
+        number, lines = enqueue(study, planned)
+        found = trials.found_of(study.get_trials(deepcopy=False))
+    title = f"{planned.search.name} on {planned.dataset}"
+    done = sum(each.has_ended for each in found)
+    with Display(title, number, done) as display, trials.holding_a_lock(planned.work_dir) as life:
+        display.say(f"{title}: {_plan_of(planned, number, done, launcher.places)}")
+        for line in lines:
+            display.say(line)
+        source = SearchJobs(planned, storage, study, parent, TrialLines(display, found), life)
+        try:
+            is_interrupted = loop.run(source, launcher, display)
+        finally:
+            source.close()
+            with contextlib.suppress(RunError):
+                _settle_orphans(planned)
+        if is_interrupted:
+            raise KeyboardInterrupt
 
-    It ended before its time, as next to nothing that it draws is valid; or no network was trained
-    to its end.
+
+def _settle_orphans(planned: SearchPlan) -> None:
+    """End the runs of a search that are marked as running and whose processes are gone."""
+    with reading_the_record():
+        experiment = experiment_id(planned.whole.experiment)
+    settle(search("attributes.status = 'RUNNING'", [experiment]))
+
+
+def failure_of(planned: SearchPlan, study: Study) -> str:
+    """Return in a line why a search has failed; empty if it has not.
+
+    It has failed if next to nothing that it draws is valid, or no network was trained to its end.
     """
     found = trials.found_of(study.get_trials(deepcopy=False))
-    if is_hopeless(study, planned):
+    if trials.is_hopeless(study, planned):
         reasons = Counter(each.error for each in found if each.state == "invalid")
         ((reason, _),) = reasons.most_common(1)
         return (
@@ -120,7 +138,7 @@ def failure_of(planned: SearchPlan, study: Study) -> str:
 
 
 def link(planned: SearchPlan, study: Study, parent: Run) -> None:
-    """Put the runs of trials that were recorded elsewhere below the search too."""
+    """Put runs of trials that were recorded elsewhere below the search too."""
     there = study.get_trials(deepcopy=False)
     names = {each.number: each.name for each in trials.found_of(there)}
     networks = [
@@ -129,7 +147,7 @@ def link(planned: SearchPlan, study: Study, parent: Run) -> None:
         if each.values and trials.INVALID not in each.user_attrs
     ]
     jobs = {v.key: v for n in networks for v in map(n.at_seed, planned.search.seeds)}
-    parents.link_recorded(planned.whole, list(jobs.values()), parent, planned.work_dir)
+    parent_run.link_recorded(planned.whole, list(jobs.values()), parent, planned.work_dir)
 
 
 def _plan_of(planned: SearchPlan, number: int, done: int, places: int) -> str:
@@ -143,8 +161,8 @@ def _plan_of(planned: SearchPlan, number: int, done: int, places: int) -> str:
 
 @reading_the_record()
 def keep(planned: SearchPlan, report: Report) -> None:
-    """Write what a search has come to into its run: report, figures, plots."""
-    parent = parents.found(planned.whole)
+    """Write a search's report, figures and plots into its run."""
+    parent = parent_run.found(planned.whole)
     assert parent is not None  # it was searched
     client, run_id = MlflowClient(), parent.info.run_id
     for state, count in report.counts.items():
@@ -160,86 +178,37 @@ def keep(planned: SearchPlan, report: Report) -> None:
         client.log_artifacts(run_id, name)
 
 
-@dataclass
-class _Searching:
-    """The workers of this command, as they stand."""
+@contextlib.contextmanager
+def measuring_alone(planned: SearchPlan, study: Study, places: int) -> Iterator[None]:
+    """Hold the right to measure latency in this work folder, if the search measures it.
 
-    planned: SearchPlan
-    storage: str
-    study: Study
-    parent: Run
-    launcher: Launcher[Worker]
-    display: SearchDisplay
-    signals: Signals = field(default_factory=Signals)
-    deaths: int = 0
-    given_up: str = ""
-    """Of what workers die again and again; the others are told to end."""
-    looked_at: float = 0.0
+    Args:
+        planned: the search.
+        study: its trials.
+        places: jobs at once.
 
-    def run(self) -> None:
-        """Until there are enough trials that have ended, on whichever machine."""
-        while True:
-            with reading_the_trials(self.storage), trials.asking(self.planned):
-                trials.revive(self.study)
-            if not is_done(self.study, self.planned):
-                self._work()
-            elif others := trials.at_work(self.study.get_trials(deepcopy=False)):
-                self.display.say_once(f"others are at work; waiting for {', '.join(others)}")
-                time.sleep(LOOKS)
-                self._look()
-            else:
-                return
-
-    def _work(self) -> None:
-        """Keep workers at work until they find nothing more to ask for."""
-        with counting_signals(self.signals):
-            for number in range(self.launcher.places):
-                self._start(number + 1)
-            while self.launcher.running:
-                self.signals.pass_on(self.launcher, self.display)
-                for event in self.launcher.events(TICK):
-                    self._take(event)
-                if time.monotonic() > self.looked_at + LOOKS:
-                    self._look()
-            self._look()
-        if self.signals.came:
-            raise KeyboardInterrupt
-        if self.given_up:
-            raise RunError(f"workers die again and again; the last one: {self.given_up}")
-
-    def _start(self, number: int) -> None:
-        worker = Worker(
-            planned=self.planned,
-            storage=self.storage,
-            number=number,
-            parent=self.parent.info.run_id,
+    Raises UserError if the latencies would not be comparable, or another command measures.
+    """
+    if not planned.measures_latency:
+        yield
+        return
+    if places > 1:
+        raise UserError(
+            "latency is measured, which others at work would disturb: --workers 1, and one GPU"
         )
-        self.display.started(worker)
-        self.launcher.start(worker)
-
-    def _take(self, event: Event[Worker]) -> None:
-        if not isinstance(event.news, Outcome):
-            self.display.show(event.order, event.news)
-            return
-        error = event.news.error
-        is_ending = bool(self.signals.came or self.given_up)
-        self.display.ended(event.order, "" if is_ending else error)
-        if not error or is_ending:
-            return
-        self.deaths += 1
-        if self.deaths > MOST_DEATHS:
-            self.given_up = error
-            self.launcher.stop(at_once=False)  # the others leave a checkpoint
-        else:
-            self._start(event.order.number)  # it tries again what the dead one was at
-
-    def _look(self) -> None:
-        self.looked_at = time.monotonic()
-        before = self.display.done
-        try:
-            with reading_the_trials(self.storage):
-                self.display.found(trials.found_of(self.study.get_trials(deepcopy=False)))
-        except RunError as error:
-            print(error, file=sys.stderr)
-        if self.display.done > before:
-            self.deaths = 0
+    known = study.user_attrs.get(MEASURED_ON, hardware())
+    if known != hardware():
+        raise UserError(
+            f"{planned.search.name}: its latencies were measured on {known}, and this is "
+            f"{hardware()}; go on there, or begin another search"
+        )
+    lock = FileLock(lock_of(planned.work_dir / "searches" / "latency"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"another search measures latency in {planned.work_dir}; wait for its end"
+        ) from error
+    with lock:
+        study.set_user_attr(MEASURED_ON, hardware())
+        yield

@@ -1,17 +1,16 @@
-"""A network drawn from a space: whoever draws, only what has a meaning is asked for."""
+"""Draws networks from a space; settings without a meaning are not asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from levit_ablate.config import Architecture, Design, Stage
+from levit_ablate.config import Architecture, Design
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant
-from levit_ablate.models import geometry
-from levit_ablate.searches.setting import Setting
-from levit_ablate.searches.space import OF_STAGE, Space
+from levit_ablate.searches.numbers import STAGE_NUMBERS, Setting, architecture_of
+from levit_ablate.searches.space import Space
 
 Ask = Callable[[str, Setting], Any]
 """Gives the value of a setting, by its name."""
@@ -36,15 +35,15 @@ def sampled(ask: Ask, space: Space, baseline: Variant) -> tuple[Architecture, De
             chosen[name] = ask(f"design.{name}", setting)
     design = replace(baseline.experiment.design, **chosen)
     count = ask("num_stages", space.num_stages)
-    stem = None if space.stem_width is None else ask("stem_width", space.stem_width)
+    network = {name: ask(name, setting) for name, setting in space.network.items()}
     stages: list[dict[str, Any]] = []
     for index, settings in enumerate(space.stages[:count]):
-        asked = tuple(OF_STAGE) if design.pyramid or not index else ("depth",)
+        asked = tuple(STAGE_NUMBERS) if design.pyramid or not index else ("depth",)
         start = dict(stages[0]) if stages else {}
         for name in asked:
             start[name] = ask(f"{name}.{index + 1}", settings[name])
         stages.append(start)
-    return architecture_of(baseline.architecture, design, stages, stem), design
+    return architecture_of(baseline.architecture, design, stages, network), design
 
 
 def combinations_of(space: Space, baseline: Variant) -> list[dict[str, Any]]:
@@ -77,27 +76,3 @@ def combinations_of(space: Space, baseline: Variant) -> list[dict[str, Any]]:
                 f"settings (space.geometry fixed), or take another sampler"
             )
     return found
-
-
-def architecture_of(
-    base: Architecture,
-    design: Design,
-    stages: Sequence[Mapping[str, Any]],
-    stem_width: int | None,
-) -> Architecture:
-    """The geometry of these numbers: of each stage those of `space.OF_STAGE`."""
-    values_per_key = geometry.VALUES_PER_KEY[design.keys]
-    return replace(
-        base,
-        stages=tuple(
-            Stage(
-                depth=stage["depth"],
-                width=stage["width"],
-                num_heads=stage["num_heads"],
-                value_dim=stage["key_dim"] * values_per_key,
-                mlp_expansion=stage["mlp_expansion"],
-            )
-            for stage in stages
-        ),
-        stem_width=stem_width,
-    )

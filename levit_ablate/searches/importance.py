@@ -18,7 +18,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from levit_ablate.searches import trials
+from levit_ablate.searches import sampling, trials
 from levit_ablate.searches.search import Search
 
 FEWEST_TRIALS = 10
@@ -65,7 +65,7 @@ def importance_of(search: Search, found: Sequence[FrozenTrial]) -> Importance | 
         for trial in found
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
         and trials.INVALID not in trial.user_attrs
-        and not trial.user_attrs.get(trials.MOVED)
+        and not trial.user_attrs.get(sampling.MOVED)
     ]
     pruned = [trial for trial in trained if trial.state == TrialState.PRUNED]
     if not pruned:

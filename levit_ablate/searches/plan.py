@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 from levit_ablate import library
 from levit_ablate.config import Architecture, Design, differences
 from levit_ablate.errors import UserError
-from levit_ablate.experiment import Variant, conditions_of, explicit, identified
+from levit_ablate.experiment import Comparison, Variant, comparison, conditions_of
 from levit_ablate.keys import hashed
-from levit_ablate.library import Ablation
+from levit_ablate.library import BASELINE, Ablation
 from levit_ablate.models import geometry
-from levit_ablate.models.budget import Budget, within
+from levit_ablate.models.cost import costs
+from levit_ablate.models.matching import Budget, within
 from levit_ablate.schema import config_from, experiment_from, merge, plain, to_mapping
-from levit_ablate.searches.budgets import budget_of, check_budget, latency_of
 from levit_ablate.searches.drawing import combinations_of
+from levit_ablate.searches.numbers import SOLVED, architecture_of
 from levit_ablate.searches.search import Search
 from levit_ablate.searches.space import Space, space_from
 from levit_ablate.studies.plan import dataset_name
-from levit_ablate.tracking.parents import Whole
+from levit_ablate.tracking.parent_run import Whole
 from levit_ablate.tracking.tags import SEARCH
+
+MOST_DESIGNS = 256
+"""Combinations of design choices among which the smallest network is sought."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +38,18 @@ class SearchPlan:
     search: Search
     given: Mapping[str, Any]
     """The conditions of the full recipe."""
-    baseline: Variant
-    """LeViT under the conditions of a trial, at the first seed."""
+    compared: Comparison
+    """The conditions of a trial."""
     space: Space
     budget: Budget
     """In numbers, for a network with one head."""
     latency: float | None
     """The budget's, in seconds for an image."""
+
+    @cached_property
+    def baseline(self) -> Variant:
+        """LeViT under the conditions of a trial, at the first seed."""
+        return self.compared.baseline.at_seed(self.search.seeds[0])
 
     @property
     def dataset(self) -> str:
@@ -93,7 +103,7 @@ class SearchPlan:
     ) -> Variant:
         """A network of the search, as a trial trains it. Raises UserError if it has no meaning."""
         architecture, design = geometry.canonical(architecture, design)
-        return self._explicit(self.ablation(name, summary, architecture, design))
+        return self._at_seed(self.ablation(name, summary, architecture, design))
 
     def ablation(
         self, name: str, summary: str, architecture: Architecture, design: Design
@@ -118,13 +128,10 @@ class SearchPlan:
     def named(self, name: str) -> Variant:
         """An ablation under the conditions of a trial. Raises UserError where there is none."""
         own = library.read(name)
-        return self.baseline if name == self.baseline.name else self._explicit(own)
+        return self.baseline if name == self.baseline.name else self._at_seed(own)
 
-    def _explicit(self, own: Ablation) -> Variant:
-        base = self.baseline
-        mapping = merge(_shared(_of_trials(self.search, self.given)), own.changes())
-        found = explicit(own, mapping, reference=base, baseline=base)
-        return found.at_seed(base.experiment.seed)
+    def _at_seed(self, own: Ablation) -> Variant:
+        return self.compared.variant(own).at_seed(self.search.seeds[0])
 
     def fitted(self, architecture: Architecture, design: Design) -> Architecture | None:
         """With the widths that the budget allows; None where even the narrowest cost too much.
@@ -143,37 +150,39 @@ class SearchPlan:
 
 
 def plan(search: Search, given: Mapping[str, Any]) -> SearchPlan:
-    """A search made explicit and checked. Raises UserError before anything is trained.
+    """Make a search explicit and check it. Raises UserError before anything is trained.
 
     Design and architecture among what is given hold for every network unless the space says
-    otherwise. The images are looked at: `identified`.
+    otherwise.
 
     Args:
         search: what is searched.
         given: parts of an experiment, over those of the search's file.
     """
-    given = identified(merge(search.given, given))
+    given = merge(search.given, given)
     if given.get("match", "none") != "none":
         raise UserError("--match: a search has budgets: --budget.flops baseline")
-    levit = library.read(library.BASELINE)
-    baseline = explicit(levit, _shared(_of_trials(search, given))).at_seed(search.seeds[0])
-    # what is recorded of the search needs the model's file no more
+    trial = _of_trials(search, given)
+    compared = comparison(trial, {"design": trial.get("design")})
+    baseline = compared.baseline
+    # what is recorded of the search needs the model's file no more, and refuses other images
+    found = {"fingerprint": baseline.experiment.data.fingerprint}
     given = merge(given, {"architecture": plain(baseline.geometry)})
-    design = baseline.experiment.design
-    space = space_from(search.space, baseline.architecture, design)
+    if all(found.values()):
+        given = merge(given, {"data": found})
     planned = SearchPlan(
         search=search,
         given=given,
-        baseline=baseline,
-        space=space,
-        budget=budget_of(search, baseline),
-        latency=latency_of(search),
+        compared=compared,
+        space=space_from(search.space, baseline.architecture, baseline.experiment.design),
+        budget=_budget_of(search, baseline),
+        latency=float(search.budget["latency"]) if "latency" in search.budget else None,
     )
-    if not space.varied():
+    if not planned.space.varied():
         raise UserError(
             f"{search.name}: everything in its space is fixed: there is nothing to search"
         )
-    check_budget(search, planned.budget, space, baseline)
+    _check_budget(planned)
     for name in search.enqueue:
         planned.named(name)
     if search.sampler == "grid":
@@ -196,8 +205,62 @@ def _of_trials(search: Search, given: Mapping[str, Any]) -> dict[str, Any]:
     return merge(given, search.trial, {"recipe": {"warmup_epochs": warmup}})
 
 
-def _shared(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """What holds for every network: the baseline's changes, the conditions, a given design."""
-    design = {"design": conditions["design"]} if conditions.get("design") else {}
-    changes = library.read(library.BASELINE).changes()
-    return merge(changes, conditions_of(conditions), design)
+def _budget_of(search: Search, baseline: Variant) -> Budget:
+    """The budget in numbers, for the solver."""
+
+    def limit(cost: str) -> int | None:
+        most = search.budget.get(cost)
+        own: int = getattr(baseline.cost, cost)
+        return own if most == BASELINE else None if most is None else int(most)
+
+    return Budget(flops=limit("flops"), params=limit("params"))
+
+
+def _check_budget(planned: SearchPlan) -> None:
+    """Refuse a budget below the cheapest network of the space, and `solved` without one."""
+    search, budget = planned.search, planned.budget
+    if budget == Budget() or len(search.objectives) > 1:
+        _refuse_solved(search)
+    if budget == Budget():
+        return
+    least = _least(planned.space, planned.baseline)
+    for name, limit in (("flops", budget.flops), ("params", budget.params)):
+        if limit is not None and least.get(name, 0) > limit:
+            raise UserError(
+                f"budget.{name}: {limit:,} is impossible: the smallest network of the space costs "
+                f"{least[name]:,}; raise it, or let the space go lower"
+            )
+
+
+def _refuse_solved(search: Search) -> None:
+    """Refuse `solved` widths where networks are not brought up to a budget."""
+    said = search.space.get("width")
+    for width in said.values() if isinstance(said, Mapping) else [said]:
+        if width == SOLVED:
+            raise UserError(
+                "space.width: solved: by a budget, in a search for accuracy alone; give "
+                "--budget.flops or --budget.params, or a range"
+            )
+
+
+def _least(space: Space, baseline: Variant) -> dict[str, int]:
+    """The fewest multiply-adds and the fewest parameters of any network of the space."""
+    count = space.num_stages.options[0]
+    stages = [
+        {k: s.options[0] for k, s in stage.items()} | {"width": space.widths(index)[0]}
+        for index, stage in enumerate(space.stages[:count])
+    ]
+    network = {name: setting.options[0] for name, setting in space.network.items()}
+    own = baseline.experiment.design
+    least: dict[str, int] = {}
+    choices = product(*(setting.options for setting in space.design.values()))
+    for chosen in islice(choices, MOST_DESIGNS):
+        try:
+            design = replace(own, **dict(zip(space.design, chosen, strict=True)))
+            smallest = architecture_of(baseline.architecture, design, stages, network)
+            cost = costs(smallest, design, baseline.images).total
+        except UserError:  # choices that have no meaning together
+            continue
+        for name in ("flops", "params"):
+            least[name] = min(getattr(cost, name), least.get(name, getattr(cost, name)))
+    return least

@@ -1,4 +1,4 @@
-"""How a search was asked for, recorded with it: it is read without being asked for again."""
+"""Record of how a search was asked for, by which it is reported without its options."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from mlflow.entities import Run
 from levit_ablate.errors import DamagedError, UserError
 from levit_ablate.schema import plain
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.readers import amount_said
-from levit_ablate.searches.search import KEYS, Search, changed
+from levit_ablate.searches.search import KEYS, Search, amount_said, changed
 from levit_ablate.searches.storage import journal_of
-from levit_ablate.tracking import parents
+from levit_ablate.tracking import parent_run
 from levit_ablate.tracking.runs import read_json, reading_the_record
 from levit_ablate.tracking.runs import search as search_runs
 from levit_ablate.tracking.tags import DATASET, SEARCH
@@ -35,13 +34,13 @@ class Asked(NamedTuple):
 
 
 def write_asked(planned: SearchPlan, storage: str, parent: Run) -> None:
-    """Into the run of a search, with the URL of its trials, which holds no password."""
+    """Write it into the search's run, with the URL of the trials, which holds no password."""
     content = {"search": said_of(planned.search), "given": dict(planned.given), "storage": storage}
     MlflowClient().log_dict(parent.info.run_id, content, ASKED)
 
 
 def said_of(search: Search) -> dict[str, Any]:
-    """A search as a file would say it, with its name and path."""
+    """Return a search as its file would have it, with its name and path."""
     said = {field.name: plain(getattr(search, field.name)) for field in fields(Search)}
     budget = {cost: amount_said(most, cost) for cost, most in search.budget.items()}
     return said | {"path": str(search.path), "budget": budget}
@@ -49,9 +48,9 @@ def said_of(search: Search) -> dict[str, Any]:
 
 @reading_the_record()
 def latest(name: str) -> Asked | None:
-    """The latest search of this name in the open store; None where there is none.
+    """Return the latest search of this name in the open store, or None.
 
-    Raises UserError where it was recorded by another version, which asked otherwise.
+    Raises UserError if another version recorded it, with other settings.
     """
     runs = search_runs(f"tags.`{SEARCH}` = '{name}'")
     if not runs:
@@ -69,11 +68,11 @@ def latest(name: str) -> Asked | None:
 
 @reading_the_record()
 def storage_recorded(planned: SearchPlan) -> str:
-    """The URL of a search's trials in the open store; empty for the journal, or if it is new.
+    """Return the recorded URL of a search's trials; empty for the journal, or if it is new.
 
-    Raises DamagedError where it cannot be read and there is no journal.
+    Raises DamagedError if it cannot be read and there is no journal.
     """
-    run = parents.found(planned.whole)
+    run = parent_run.found(planned.whole)
     artifacts = MlflowClient().list_artifacts(run.info.run_id) if run else []
     if run is None or ASKED not in {each.path for each in artifacts}:
         return ""  # it is new, or was killed before it wrote that

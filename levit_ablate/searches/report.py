@@ -136,8 +136,7 @@ def stages_line(architecture: Architecture, design: Design) -> str:
 
     def line(stage: Stage) -> str:
         key_dim = geometry.key_dim_of(architecture, design, stage)
-        own = stage.mlp_expansion
-        expansion = design.mlp_expansion if own is None else own
+        expansion = geometry.mlp_expansion_of(design, stage)
         return f"{stage.depth}x C{stage.width} N{stage.num_heads} D{key_dim} M{expansion:g}"
 
     return ", ".join(map(line, geometry.stages_of(architecture, design)))

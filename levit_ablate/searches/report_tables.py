@@ -14,11 +14,11 @@ from rich.markup import escape
 from levit_ablate.analysis.formats import captured, show_frame
 from levit_ablate.analysis.results import Row
 from levit_ablate.analysis.table import NONE, interval, millions, p_value, percent, points
-from levit_ablate.models.budget import NEAR, Budget
+from levit_ablate.library import BASELINE
 from levit_ablate.models.cost import costs
+from levit_ablate.models.matching import NEAR, Budget
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.searches.importance import limits
-from levit_ablate.searches.readers import BASELINE
 from levit_ablate.searches.report import SHOWN, Report, stages_line
 from levit_ablate.searches.results import Found
 

@@ -1,25 +1,106 @@
-"""A search is a file: what is searched, for what, within which budget, and how.
+"""Searches, which are files: what is searched, for what, within which budget, and how.
 
-The user's own `./ablations/searches` comes first, then those that ship with the package. Imports no
-torch.
+Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from levit_ablate import library
 from levit_ablate.errors import UserError, closest
-from levit_ablate.schema import merge, read_yaml
-from levit_ablate.searches.readers import READERS
+from levit_ablate.library import BASELINE, SEARCHES, conditions, line
+from levit_ablate.schema import Reader, fields_from, merge, named, read_word, read_yaml, seeds_from
 
 FEWEST_SEEDS = 5
 """With which Wilcoxon's test can reach Optuna's threshold of 0.1 before the last of them."""
 OTHERS = "others"
 """Stages that nothing else is said of, in a space."""
+COSTS = ("flops", "params", "latency")
+OBJECTIVES = ("accuracy", *COSTS)
+SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+
+
+def _amount(said: Any, cost: str, where: str) -> float | str:
+    text = str(read_word(said)).strip().lower()
+    if text == BASELINE and cost != "latency":
+        return BASELINE
+    units = SECONDS if cost == "latency" else SUFFIXES
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*([a-z]*)", text)
+    if isinstance(said, bool) or not match or match[2] not in units or float(match[1]) <= 0:
+        example = "5ms" if cost == "latency" else "305M, or baseline"
+        raise UserError(f"{where}: {said!r} is no amount; write {example}")
+    amount = float(match[1]) * units[match[2]]
+    if not math.isfinite(amount):
+        raise UserError(f"{where}: {said!r} is no amount that anything could cost")
+    return amount
+
+
+def amount_said(amount: float | str, cost: str) -> str:
+    """A budget as a file says it."""
+    return f"{amount}s" if cost == "latency" else str(amount)
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: {value!r} is no mapping of names to values")
+    return value
+
+
+def _space(value: Any, where: str) -> dict[str, Any]:
+    """Settings with the numbers of stages as text, which YAML has as numbers."""
+    return {
+        key: {str(stage): setting for stage, setting in said.items()}
+        if isinstance(said, Mapping)
+        else said
+        for key, said in _mapping(value, where).items()
+    }
+
+
+def _budget(value: Any, where: str) -> dict[str, float | str]:
+    """The most of each cost, in multiply-adds, parameters or seconds; or `baseline`."""
+    found: dict[str, float | str] = {}
+    for cost, most in _mapping(value, where).items():
+        if cost not in COSTS:
+            raise UserError(f"{where}.{cost}: unknown; {closest(cost, COSTS)}")
+        found[cost] = _amount(most, cost, f"{where}.{cost}")
+    return found
+
+
+def _objectives(value: Any, where: str) -> tuple[str, ...]:
+    words = _words(value, where)
+    for word in words:
+        if word not in OBJECTIVES:
+            raise UserError(f"{where}: {word!r}: {closest(word, OBJECTIVES)}")
+    if words[:1] != ("accuracy",) or len(words) > 2 or len(set(words)) < len(words):
+        raise UserError(f"{where}: accuracy, or accuracy and one cost ({', '.join(COSTS)})")
+    return words
+
+
+def _words(value: Any, where: str) -> tuple[str, ...]:
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, Sequence) or not all(isinstance(word, str) for word in listed):
+        raise UserError(f"{where}: {value!r} is no list of names")
+    return tuple(word.strip() for word in listed if word.strip())
+
+
+def _count(low: int) -> Reader:
+    def read(value: Any, where: str) -> int:
+        if type(value) is not int or value < low:
+            raise UserError(f"{where}: {value!r} is no whole number from {low} on")
+        return value
+
+    return read
+
+
+_seeds = partial(seeds_from, counted=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,29 +111,29 @@ class Search:
     """The file's name, without its suffix."""
     path: Path
     """The file."""
-    summary: str
+    summary: Annotated[str, line("what is searched")]
     """What it is about, in a line."""
-    space: Mapping[str, Any] = field(default_factory=dict)
-    """As said, for `space_from`."""
-    objectives: tuple[str, ...] = ("accuracy",)
+    space: Annotated[Mapping[str, Any], _space] = field(default_factory=dict)
+    """Settings, as `space_from` takes them."""
+    objectives: Annotated[tuple[str, ...], _objectives] = ("accuracy",)
     """Accuracy alone, or accuracy and a cost: then a front is looked for."""
-    budget: Mapping[str, float | str] = field(default_factory=dict)
-    """Of a cost the most, in multiply-adds, parameters or seconds; or `baseline`."""
-    sampler: str = "tpe"
-    pruner: str = "asha"
-    trials: int = 50
+    budget: Annotated[Mapping[str, float | str], _budget] = field(default_factory=dict)
+    """The most of a cost, in multiply-adds, parameters or seconds; or `baseline`."""
+    sampler: Literal["tpe", "nsga2", "gp", "random", "grid"] = "tpe"
+    pruner: Literal["none", "asha", "median", "wilcoxon"] = "asha"
+    trials: Annotated[int, _count(1)] = 50
     """How many networks are trained, those included that are given up early."""
-    seeds: tuple[int, ...] = (0,)
-    """Of the trainings of a trial, whose mean accuracy counts."""
-    enqueue: tuple[str, ...] = (library.BASELINE,)
+    seeds: Annotated[tuple[int, ...], _seeds] = (0,)
+    """Seeds of the trainings of a trial, whose mean accuracy counts."""
+    enqueue: Annotated[tuple[str, ...], _words] = (library.BASELINE,)
     """Ablations by name that are tried first, whatever the sampler would choose."""
-    given: Mapping[str, Any] = field(default_factory=dict)
+    given: Annotated[Mapping[str, Any], conditions("a search")] = field(default_factory=dict)
     """The conditions: parts of an experiment."""
-    trial: Mapping[str, Any] = field(default_factory=dict)
-    """In which a trial differs from them: fewer epochs."""
-    confirm: int = 3
+    trial: Annotated[Mapping[str, Any], conditions("a search")] = field(default_factory=dict)
+    """Parts of an experiment in which a trial differs from them: fewer epochs."""
+    confirm: Annotated[int, _count(0)] = 3
     """How many of the best are trained again, on fresh seeds and without what `trial` says."""
-    confirm_seeds: tuple[int, ...] = (101, 102, 103)
+    confirm_seeds: Annotated[tuple[int, ...], _seeds] = (101, 102, 103)
     """Fresh: no trial has them."""
 
     @property
@@ -64,46 +145,26 @@ class Search:
 KEYS = tuple(n for n in Search.__dataclass_fields__ if n not in ("name", "path"))
 
 
-def folders() -> list[Path]:
-    """Where searches are looked for, in this order."""
-    return [folder / "searches" for folder in library.folders()]
-
-
-def names() -> dict[str, Path]:
-    """Every search that can be named, and its file."""
-    return library.named_files(folders())
-
-
 def read(name: str) -> Search:
-    """The search of this name, or in this file. Raises UserError, with the closest name."""
-    if name.endswith(library.SUFFIXES):
-        return read_file(Path(name))
-    paths = names()
-    if name not in paths:
-        raise UserError(
-            f"search {name!r}: not in ./ablations/searches, nor shipped; {closest(name, paths)}"
-        )
-    return read_file(paths[name])
+    """Return the search of this name, or in this file. Raises UserError, with the closest name."""
+    return read_file(library.path_of(name, SEARCHES))
 
 
 def read_file(path: Path) -> Search:
     """Read one file and check what it says. Raises UserError with file and key."""
     content = read_yaml(path)
-    for key in content:
-        if key not in KEYS:
-            raise UserError(f"{path}: unknown key {key}; {closest(key, KEYS)}")
-    summary = library.summary_of(content, str(path), "what is searched")
-    plain = Search(name=path.stem, path=path, summary=summary)
-    said = {key: value for key, value in content.items() if key != "summary"}
-    return changed(plain, said, f"{path}: ")
+    with named(str(path)):
+        summary = line("what is searched")(content.get("summary"), "summary")
+        return changed(Search(name=path.stem, path=path, summary=summary), content, where="")
 
 
 def changed(search: Search, said: Mapping[str, Any], where: str = "--") -> Search:
-    """The search with what a file or the command line says in place of its own.
+    """Return the search with what a file or the command line says in place of its own.
 
     Mappings are laid over each other. Raises UserError; `where` stands before the key in it.
     """
-    values = {k: READERS[k](v, f"{where}{k}") for k, v in said.items() if v is not None}
+    given = {key: value for key, value in said.items() if value is not None}
+    values = fields_from(Search, given, "", where, without=("name", "path"))
     values["space"] = _over(search.space, values.get("space", {}))
     for key in ("budget", "given", "trial"):
         values[key] = merge(getattr(search, key), values.get(key, {}))

@@ -1,4 +1,4 @@
-"""What is searched: the values that every number of the geometry, and any choice, may take.
+"""The space of a search: the values that each number of the geometry, and any choice, may take.
 
 Every setting is finite: a fixed value, a range with a step, or a list. Imports no torch.
 """
@@ -11,37 +11,29 @@ from typing import Any
 
 from levit_ablate.config import Architecture, Design
 from levit_ablate.errors import UserError, closest
-from levit_ablate.models import geometry
 from levit_ablate.schema import check_keys, plain, read_word
+from levit_ablate.searches.numbers import (
+    NETWORK_NUMBERS,
+    NUM_STAGES,
+    STAGE_NUMBERS,
+    Setting,
+    Value,
+    setting_from,
+)
 from levit_ablate.searches.search import OTHERS
-from levit_ablate.searches.setting import Kind, Number, Setting, near, setting_from, span
-
-OF_STAGE = {
-    "depth": Kind(type=int, step=1, low=1, high=64),
-    "width": Kind(type=int, step=8, low=1, high=4096, is_width=True),
-    "num_heads": Kind(type=int, step=1, low=1, high=256),
-    "key_dim": Kind(type=int, step=4, low=1, high=1024),
-    "mlp_expansion": Kind(type=float, step=0.5, low=0.05, high=32),
-}
-"""What each stage has of its own."""
-OF_NETWORK = {
-    "num_stages": Kind(type=int, step=1, low=1, high=6),
-    "stem_width": Kind(type=int, step=8, low=1, high=4096),
-}
-KEYS = (*OF_NETWORK, *OF_STAGE, "design", "geometry")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """What a search may choose."""
+    """The settings that a search chooses from."""
 
     num_stages: Setting
     stages: tuple[Mapping[str, Setting], ...]
-    """Of each stage, as many as there may be, the settings of `OF_STAGE`."""
-    stem_width: Setting | None
-    """None: the width of the first stage, whatever that is."""
+    """The settings of `STAGE_NUMBERS` for each stage, as many as there may be."""
+    network: Mapping[str, Setting] = field(default_factory=dict)
+    """The settings of those of `NETWORK_NUMBERS` that are searched."""
     design: Mapping[str, Setting] = field(default_factory=dict)
-    """Of the choices that are not the baseline's."""
+    """The settings of the design choices that are searched."""
 
     def widths(self, index: int) -> tuple[int, ...]:
         """The widths that the solver may give a stage."""
@@ -49,10 +41,9 @@ class Space:
         return setting.solver or setting.options
 
     def settings(self) -> Iterator[tuple[str, Setting]]:
-        """Everything by its name: num_stages, stem_width, depth.1 (of the first stage), design."""
+        """Every setting by its name: num_stages, depth.1 (of the first stage), design.norm."""
         yield "num_stages", self.num_stages
-        if self.stem_width:
-            yield "stem_width", self.stem_width
+        yield from self.network.items()
         for number, stage in enumerate(self.stages, start=1):
             for name, setting in stage.items():
                 yield f"{name}.{number}", setting
@@ -60,24 +51,25 @@ class Space:
             yield f"design.{name}", setting
 
     def varied(self) -> dict[str, Setting]:
-        """What is not fixed."""
+        """The settings that are not fixed."""
         return {name: setting for name, setting in self.settings() if not setting.is_fixed}
 
     def described(self) -> dict[str, Any]:
-        """All of it as plain data."""
+        """All settings as plain data."""
         return {name: plain(setting) for name, setting in self.settings()}
 
 
 def space_from(
     said: Mapping[str, Any], architecture: Architecture, design: Design, where: str = ""
 ) -> Space:
-    """The space that a mapping describes; what it leaves out is a neighbourhood of a network.
+    """Return the space that a mapping describes; what it leaves out is around a network.
 
     A setting is a value (4), a range (2:5, or 64:256:16 with its step), or a list; of a number of
     the stages also a mapping from a stage, counted from 1, to its setting.
 
     Args:
-        said: settings under the names of `KEYS`.
+        said: settings of num_stages, the numbers in the tables, and design; `geometry: fixed` keeps
+            what is left out as the network has it.
         architecture: the network whose neighbourhood it is.
         design: that network's choices.
         where: the file, for errors.
@@ -85,28 +77,33 @@ def space_from(
     Raises UserError where a name is unknown, a range empty, or a value does not fit.
     """
     prefix = f"{where}: space." if where else "space."
+    names = ("num_stages", *NETWORK_NUMBERS, *STAGE_NUMBERS, "design", "geometry")
     for key in said:
-        if key not in KEYS:
-            raise UserError(f"{prefix}{key}: unknown; {closest(key, KEYS)}")
-    number = said.get("num_stages", len(architecture.stages))
-    num_stages = setting_from(number, OF_NETWORK["num_stages"], f"{prefix}num_stages")
+        if key not in names:
+            raise UserError(f"{prefix}{key}: unknown; {closest(key, names)}")
+    count = said.get("num_stages", len(architecture.stages))
+    num_stages = setting_from(count, NUM_STAGES, f"{prefix}num_stages")
     most = int(num_stages.options[-1])
     if said.get("geometry", "around") not in ("around", "fixed"):
         raise UserError(f"{prefix}geometry: {said['geometry']!r}: around, or fixed")
-    start = _as_it_is if said.get("geometry") == "fixed" else _around
-    base = [start(number, architecture, design) for number in range(most)]
-    for name, kind in OF_STAGE.items():
-        for number, setting in _by_stage(said.get(name), most, f"{prefix}{name}").items():
-            where_it_is = f"{prefix}{name}.{number + 1}" if most > 1 else f"{prefix}{name}"
-            own = _numbers(number, architecture, design)[name]
-            base[number][name] = setting_from(setting, kind, where_it_is, own)
-    stem = said.get("stem_width")
+    is_fixed = said.get("geometry") == "fixed"
+    stages: list[dict[str, Setting]] = [{} for _ in range(most)]
+    for name, number in STAGE_NUMBERS.items():
+        settings = _by_stage(said.get(name), most, f"{prefix}{name}")
+        for index, stage in enumerate(stages):
+            own = _own(name, index, architecture, design)
+            place = f"{prefix}{name}.{index + 1}" if most > 1 else f"{prefix}{name}"
+            stage[name] = Setting(options=(own,)) if is_fixed else number.around(own)
+            if index in settings:
+                stage[name] = setting_from(settings[index], number, place, own)
     return Space(
         num_stages=num_stages,
-        stages=tuple(base),
-        stem_width=stem
-        if stem is None
-        else setting_from(stem, OF_NETWORK["stem_width"], f"{prefix}stem_width"),
+        stages=tuple(stages),
+        network={
+            name: setting_from(said[name], number, f"{prefix}{name}")
+            for name, number in NETWORK_NUMBERS.items()
+            if said.get(name) is not None
+        },
         design=_choices(said.get("design"), f"{prefix}design"),
     )
 
@@ -124,37 +121,12 @@ def _by_stage(said: Any, most: int, where: str) -> dict[int, Any]:
     return found | {int(stage) - 1: each for stage, each in said.items() if stage != OTHERS}
 
 
-def _numbers(number: int, architecture: Architecture, design: Design) -> dict[str, Number]:
-    """What a stage has; one beyond the last goes on as the last two do."""
-    stages = architecture.stages
-    stage = stages[min(number, len(stages) - 1)]
-    step = stages[-1].width - stages[-2].width if len(stages) > 1 else stages[0].width
-    expansion = design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion
-    return {
-        "depth": stage.depth,
-        "width": stage.width + step * max(0, number + 1 - len(stages)),
-        "num_heads": stage.num_heads,
-        "key_dim": geometry.key_dim_of(architecture, design, stage),
-        "mlp_expansion": float(expansion),
-    }
-
-
-def _as_it_is(number: int, architecture: Architecture, design: Design) -> dict[str, Setting]:
-    numbers = _numbers(number, architecture, design)
-    return {name: Setting(options=(value,)) for name, value in numbers.items()}
-
-
-def _around(number: int, architecture: Architecture, design: Design) -> dict[str, Setting]:
-    """About half to one and a half of what a stage has."""
-    own = _numbers(number, architecture, design)
-    depth, heads = int(own["depth"]), int(own["num_heads"])
-    return {
-        "depth": span(max(1, depth - 1), depth + 2, 1),
-        "width": near(int(own["width"]), 8),
-        "num_heads": span(max(1, heads - heads // 2), heads + max(1, heads // 2), 1),
-        "key_dim": near(int(own["key_dim"]), 4),
-        "mlp_expansion": span(1.0, 4.0, 0.5),
-    }
+def _own(name: str, index: int, architecture: Architecture, design: Design) -> Value:
+    """A number that a stage has; widths beyond the last stage go on as the last two do."""
+    stages, number = architecture.stages, STAGE_NUMBERS[name]
+    own = number.of(architecture, design, stages[min(index, len(stages) - 1)])
+    before = number.of(architecture, design, stages[-2]) if len(stages) > 1 else 0
+    return own + (own - before) * max(0, index + 1 - len(stages)) if number.is_width else own
 
 
 def _choices(said: Any, where: str) -> dict[str, Setting]:
@@ -164,7 +136,7 @@ def _choices(said: Any, where: str) -> dict[str, Setting]:
         raise UserError(f"{where}: {said!r} is no mapping of design choices to values")
     found = {}
     for name, value in said.items():
-        if name == "mlp_expansion":
+        if name in STAGE_NUMBERS:
             raise UserError(f"{where}.{name}: is a number of the stages; set space.{name}")
         listed = value.split(",") if isinstance(value, str) else value
         options = tuple(map(read_word, listed if isinstance(listed, Sequence) else [listed]))

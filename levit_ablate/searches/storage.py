@@ -1,53 +1,58 @@
-"""Where a search keeps its trials: a journal on this machine, a database, or a proxy before one."""
+"""Storage of a search's trials: a journal on this machine, a database, or a gRPC proxy before one.
+
+The journal is Optuna's, with another lock: Optuna's is a symbolic link, which stays behind when its
+process is killed. A line cut by a full disk or a power loss is removed before the next is written.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
-import platform
+import os
 import socket
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import Any
 
 import optuna
+from filelock import FileLock, Timeout
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.samplers import (
-    BaseSampler,
-    GPSampler,
-    NSGAIISampler,
-    RandomSampler,
-    TPESampler,
-)
 from optuna.storages import (
     BaseStorage,
     GrpcStorageProxy,
+    JournalStorage,
     RDBStorage,
     run_grpc_proxy_server,
 )
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
-from levit_ablate.errors import RunError, UserError
-from levit_ablate.keys import hashed
+from levit_ablate.errors import DamagedError, RunError, UserError
+from levit_ablate.runtime import lock_of
 from levit_ablate.searches import trials
-from levit_ablate.searches.journal import journal_storage
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.pruning import pruner_of
+from levit_ablate.searches.sampling import pruner_of, sampler_of
 from levit_ablate.tracking.uris import reason, without_password
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 GRPC_PORT = 13000
+PATIENCE = 10.0
+"""Seconds that a process waits in silence for another one that writes the journal."""
 
 
 def storage_of(url: str, planned: SearchPlan) -> BaseStorage:
-    """The storage at a URL; where it is empty, a journal in the work folder.
+    """Return the storage at a URL; the journal in the work folder if the URL is empty.
 
-    `postgresql://`, `mysql://` and other databases that SQLAlchemy reaches, for many hosts; and
-    `grpc://HOST:PORT`, a proxy that `serve` runs. Raises UserError, in a line, where it cannot be
-    had; RunError where the journal cannot be read.
+    A URL is of a database that SQLAlchemy knows (`postgresql://`, `mysql://`), or of a proxy that
+    `serve` runs (`grpc://HOST:PORT`). Raises UserError if it cannot be opened, RunError if the
+    journal cannot be read.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -61,7 +66,7 @@ def storage_of(url: str, planned: SearchPlan) -> BaseStorage:
 
 
 def database(url: str) -> RDBStorage:
-    """A database with heartbeats: the trial of a machine that is gone is tried again."""
+    """Return a database with heartbeats, by which trials of a lost machine are tried again."""
     shown = without_password(url)
     scheme, _, rest = url.partition("://")
     if scheme == "postgresql" and not find_spec("psycopg2"):
@@ -95,7 +100,7 @@ def _proxy(url: str) -> BaseStorage:
 
 
 def serve(url: str, address: str) -> None:
-    """Run a proxy before a database, for thousands of workers, until it is interrupted."""
+    """Run a gRPC proxy before a database, for thousands of workers, until it is interrupted."""
     host, port = _address(address, "--serve")
     storage = database(url)
     try:
@@ -116,7 +121,7 @@ def _address(said: str, option: str) -> tuple[str, int]:
 
 
 def study_of(planned: SearchPlan, url: str) -> Study:
-    """The study of a search at its storage's URL, made where it is missing.
+    """Return Optuna's study of a search, made where it is missing.
 
     Raises RunError if the storage is away, and what `storage_of` raises.
     """
@@ -136,10 +141,7 @@ def study_of(planned: SearchPlan, url: str) -> Study:
 
 
 def existing(planned: SearchPlan, url: str) -> Study:
-    """The study of a search that was begun, at its storage's URL; empty for the journal.
-
-    Raises UserError where there is none.
-    """
+    """Return Optuna's study of a search that was begun. Raises UserError if there is none."""
     try:
         if url or journal_of(planned).exists():
             with reading_the_trials(url):
@@ -152,13 +154,13 @@ def existing(planned: SearchPlan, url: str) -> Study:
 
 
 def journal_of(planned: SearchPlan) -> Path:
-    """The file of a search's trials, where they are in no database."""
+    """Return the file of a search's trials, if they are in no database."""
     return planned.work_dir / "searches" / f"{planned.search.name}.{planned.key}.journal"
 
 
 @contextlib.contextmanager
 def reading_the_trials(url: str) -> Iterator[None]:
-    """The storage at a URL that cannot be read or written is a RunError, in a line."""
+    """Turn errors of the storage at a URL into a RunError of one line."""
     try:
         yield
     except STORAGE_ERRORS as error:
@@ -167,20 +169,91 @@ def reading_the_trials(url: str) -> Iterator[None]:
         ) from error
 
 
-def sampler_of(planned: SearchPlan, number: int) -> BaseSampler:
-    """The sampler for the trial of this number, on this machine: it draws what no other draws.
+def journal_storage(path: Path) -> JournalStorage:
+    """Return the storage in a file, made where it is missing.
 
-    On one machine a search that goes on draws what it would have drawn.
+    Raises DamagedError, with the line, if the file is damaged; OSError if it cannot be opened.
     """
-    seed = int(hashed({"search": planned.key, "host": platform.node()})[:7], 16) + number
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        makers: dict[str, Callable[[], BaseSampler]] = {
-            # grouped: parts of the space that depend on a choice are modelled for themselves
-            "tpe": lambda: TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True),
-            "nsga2": lambda: NSGAIISampler(seed=seed, population_size=20),
-            "gp": lambda: GPSampler(seed=seed, warn_independent_sampling=False),
-            "random": lambda: RandomSampler(seed=seed),
-            "grid": lambda: RandomSampler(seed=seed),  # all is enqueued: `trials.enqueue`
-        }
-        return makers[planned.search.sampler]()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    journal = Journal(path)
+    try:
+        return JournalStorage(journal)
+    except (DamagedError, OSError):
+        raise
+    except Exception as error:  # Optuna raises whatever comes up on a line with something missing
+        raise journal.damaged() from error
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal with a lock that ends with its process, and errors that name the line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.line = 0
+        super().__init__(str(path), lock_obj=JournalLock(path))  # type: ignore[arg-type]
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Return the changes from this one on, without a last line that is cut or damaged."""
+        self.line = log_number_from + 1  # the one that is read next, or at work
+        try:
+            for log in super().read_logs(log_number_from):
+                yield log
+                self.line += 1
+        except ValueError as error:
+            raise self.damaged() from error
+
+    def damaged(self) -> DamagedError:
+        """Return the error for the line that was read last."""
+        kept = self.line - 1
+        return DamagedError(
+            f"{self.path}:{self.line}: the line is damaged; restore the file from a copy, or keep "
+            f"the lines before it (head -n {kept}): the search goes on from there, and trains "
+            f"nothing again that MLflow has"
+        )
+
+
+class JournalLock:
+    """Lock of a process that appends, of the operating system: it goes with the process.
+
+    Has the two methods of Optuna's locks, whose base class is not public.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # not FILE.lock: Optuna's link of that name may still be there, and lead to the journal
+        self.lock = FileLock(lock_of(path.with_suffix(".append")))
+
+    def acquire(self) -> bool:
+        """Wait for the lock, and cut off a line that a process left unfinished."""
+        try:
+            self.lock.acquire(timeout=PATIENCE, poll_interval=0.005)
+        except Timeout:
+            print(f"{self.path}: another process writes it; waiting for it", file=sys.stderr)
+            self.lock.acquire()
+        try:
+            _cut_to_whole_lines(self.path)
+        except BaseException:
+            self.lock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Release the lock."""
+        self.lock.release()
+
+
+def _cut_to_whole_lines(path: Path) -> None:
+    """Cut off the end of a file if it is no whole line of JSON."""
+    with path.open("r+b") as file:
+        if not (size := file.seek(0, os.SEEK_END)):
+            return
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            end = content.rfind(b"\n") + 1
+            start = content.rfind(b"\n", 0, max(end - 1, 0)) + 1
+            last = content[start:end]
+        try:
+            json.loads(last or "0")
+        except ValueError:
+            end = start
+        if end < size:
+            file.truncate(end)

@@ -1,4 +1,4 @@
-"""The life of trials: whose process is gone is tried again, and none is lost or counted twice."""
+"""The life of trials: dead ones are retried, and none is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -18,46 +18,48 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from levit_ablate.experiment import Variant
-from levit_ablate.locks import is_held, lock_of
+from levit_ablate.runtime import is_held, lock_of
 from levit_ablate.schema import plain
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.results import Found
-from levit_ablate.searches.sampling import NAME
+from levit_ablate.searches.sampling import COMBINATION, MOVED, NAME
 
 # user attributes of a trial
 HOST, LOCK = "host", "lock"
-"""The machine that works on it, and the lock that its process holds."""
+"""Machine of the driver at work on it, and the lock that the driver holds."""
 INVALID, ERROR = "invalid", "error"
-"""Why it was not trained; why its training failed."""
+"""Reason why it was not trained; why its training failed."""
 KEY, FLOPS, PARAMS, LATENCY, SECONDS = "key", "flops", "params", "latency", "seconds"
 ARCHITECTURE, DESIGN = "architecture", "design"
 """Its network, as it was fitted to the budget."""
-MOVED = "moved"
-"""Of one that was enqueued: in what the sampler sees it elsewhere than it is."""
-COMBINATION = "combination"
-"""Of a trial of a grid: which of its combinations."""
 RETRY_OF = "retry_of"
-"""The number of the trial whose process was gone, or was interrupted, that it is in place of."""
+"""Number of the trial that it retries, which died or was interrupted."""
 DEATHS = "deaths"
-"""How many processes have died of its network."""
+"""Number of workers that died training its network."""
 
 MOST_DEATHS = 3
-"""Of a network, after which it has failed: it may be what they die of."""
+"""Deaths after which a network has failed: it may be their cause."""
+MOST_INVALID = 20
+"""Invalid samples for each trial that is wanted, after which a search ends."""
 HEARTBEAT = 60
-"""Seconds between two signs of life of a trial, in a database."""
+"""Seconds between two heartbeats of a trial, in a database."""
 SILENCE = 5 * HEARTBEAT
-"""Seconds without one after which a trial of another machine is taken for dead, and tried again."""
+"""Seconds without a heartbeat after which a trial of another machine is retried."""
+
+
+class DuplicateError(Exception):
+    """A trial is another's duplicate. That is not its network's fault: the sampler is not told."""
 
 
 @contextmanager
 def holding_a_lock(work_dir: Path) -> Iterator[dict[str, str]]:
-    """Within, this process holds a lock, by which others of this machine know that it lives.
+    """Hold a lock within the block, by which others of this machine know that we live.
 
-    Gives the user attributes that tell it.
+    Gives the user attributes that name it.
     """
     folder = work_dir / "searches"
     folder.mkdir(parents=True, exist_ok=True)
-    path = lock_of(folder / f"worker.{uuid4().hex}")  # process numbers come again
+    path = lock_of(folder / f"driver.{uuid4().hex}")  # process IDs are used again
     try:
         with FileLock(path):
             yield {HOST: platform.node(), LOCK: str(path.absolute())}
@@ -66,9 +68,9 @@ def holding_a_lock(work_dir: Path) -> Iterator[dict[str, str]]:
 
 
 def asking(planned: SearchPlan) -> FileLock:
-    """Held by the one process of this machine that may ask for a trial of the search now.
+    """Return the lock of the one process of this machine that may ask for a trial now.
 
-    So that none is one too many, and none that has just begun seems to be dead.
+    It keeps the number of trials exact, and a trial that has just begun from seeming dead.
     """
     folder = planned.work_dir / "searches"
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,11 +78,10 @@ def asking(planned: SearchPlan) -> FileLock:
 
 
 def revive(study: Study) -> list[int]:
-    """Try again what was left unfinished: interrupted, or by a process that is gone.
+    """Retry unfinished trials: interrupted ones, and those of drivers that are gone.
 
-    Processes of this machine are known by their locks; those of others by the heartbeats of the
-    database, for which Optuna calls `again`. To be called by the one process of this machine that
-    may ask for a trial now. Returns the numbers of those trials.
+    Drivers of this machine are known by their locks, others by heartbeats in the database, for
+    which Optuna calls `again`. Call it with the lock of `asking`. Returns the trials' numbers.
     """
     fail_stale_trials(study)
     trials = study.get_trials(deepcopy=False)
@@ -101,7 +102,7 @@ def _was_left(trial: FrozenTrial) -> bool:
 
 
 def _is_dead(trial: FrozenTrial, on_one_host: bool) -> bool:
-    """Whether the process of a trial is gone, as far as this machine can tell."""
+    """Return whether the driver of a trial is gone, as far as this machine can tell."""
     lock = trial.user_attrs.get(LOCK)
     if lock is None:  # it died before it said who it is, or is about to, on another machine
         begun = trial.datetime_start or datetime.now()
@@ -115,7 +116,7 @@ def _is_dead(trial: FrozenTrial, on_one_host: bool) -> bool:
 
 
 def _fail(study: Study, trial: FrozenTrial) -> bool:
-    """End a trial as failed; whether it was this process that did."""
+    """End a trial as failed; return whether it was this process that did."""
     try:
         study.tell(trial.number, state=TrialState.FAIL)
     except (ValueError, UpdateFinishedTrialError):  # another was faster
@@ -124,14 +125,12 @@ def _fail(study: Study, trial: FrozenTrial) -> bool:
 
 
 def again(study: Study, trial: FrozenTrial, died: bool = True) -> None:
-    """Put the same network before what the sampler chooses next, or end it as failed.
-
-    Without the mark of the process that is gone, by which it would seem dead from the start.
+    """Enqueue the network of an unfinished trial again, or end it as failed after `MOST_DEATHS`.
 
     Args:
-        study: the search's.
-        trial: what was left unfinished.
-        died: whether its process died, and was not told to end.
+        study: the trials.
+        trial: the unfinished trial.
+        died: whether its worker or driver died, rather than being told to stop.
     """
     kept = (NAME, MOVED, COMBINATION)
     attributes = {key: value for key, value in trial.user_attrs.items() if key in kept}
@@ -155,16 +154,13 @@ def again(study: Study, trial: FrozenTrial, died: bool = True) -> None:
 
 
 def _fixed(trial: FrozenTrial) -> dict[str, Any]:
-    """What a trial was enqueued with, of which one that died may not have asked all."""
+    """Return what a trial was enqueued with; one that died may not have asked for all of it."""
     fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
     return fixed
 
 
 def counted(trials: Sequence[FrozenTrial]) -> int:
-    """The trials that count towards the number that was asked for.
-
-    Not the invalid ones, which cost nothing, nor those that are tried again.
-    """
+    """Return how many trials count: not the invalid ones, nor those that are retried."""
     return sum(
         INVALID not in trial.user_attrs
         and (
@@ -176,7 +172,7 @@ def counted(trials: Sequence[FrozenTrial]) -> int:
 
 
 def worst(study: Study) -> list[float]:
-    """What an invalid trial is said to have come to: no better than any that was trained."""
+    """Return the values of an invalid trial: no better than any that was trained."""
     there = study.get_trials(deepcopy=False)
     valid = [t.values for t in there if t.values and INVALID not in t.user_attrs]
     return [
@@ -188,29 +184,65 @@ def worst(study: Study) -> list[float]:
 
 
 def describe(trial: Trial, variant: Variant) -> None:
-    """Say of a trial which network it is."""
+    """Record the network of a trial in its attributes."""
     cost = variant.cost
-    said = {
+    attributes = {
         KEY: variant.key,
         FLOPS: cost.flops,
         PARAMS: cost.params,
         ARCHITECTURE: plain(variant.architecture),
         DESIGN: plain(variant.experiment.design),
     }
-    for name, value in said.items():
+    for name, value in attributes.items():
         trial.set_user_attr(name, value)
 
 
 def at_work(trials: Sequence[FrozenTrial]) -> list[str]:
-    """The trials that run, wherever, in words."""
+    """Return the trials at work anywhere, in words."""
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     return [f"trial {t.number} on {t.user_attrs.get(HOST, 'a machine')}" for t in running]
 
 
-def settings_of(trial: FrozenTrial) -> dict[str, Any]:
-    """The settings of a network that was drawn; its widths as they were fitted to the budget.
+def check_first(trial: Trial) -> None:
+    """Raise DuplicateError if another machine enqueued or retried the same trial before."""
+    marks = (NAME, COMBINATION, RETRY_OF)
+    own = {mark: trial.user_attrs[mark] for mark in marks if mark in trial.user_attrs}
+    for other in trial.study.get_trials(deepcopy=False) if own else []:
+        is_earlier = other.number < trial.number and other.state != TrialState.FAIL
+        if is_earlier and {m: other.user_attrs.get(m) for m in own} == own:
+            raise DuplicateError(f"it was enqueued already, as trial {other.number}")
 
-    A width that the space does not vary is no setting: it follows from the others.
+
+def given_up_before(trial: Trial, key: str) -> FrozenTrial | None:
+    """Return an earlier trial whose network, of this key, was given up; it is not trained again."""
+    pruned = trial.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    same = (each for each in pruned if each.user_attrs.get(KEY) == key)
+    return next((each for each in same if each.number != trial.number), None)
+
+
+def is_done(study: Study, planned: SearchPlan) -> bool:
+    """Return whether as many trials as asked for have begun or ended, and none is enqueued."""
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return False
+    if planned.search.sampler == "grid":
+        return bool(trials)
+    return counted(trials) >= planned.search.trials or is_hopeless(study, planned)
+
+
+def is_hopeless(study: Study, planned: SearchPlan) -> bool:
+    """Return whether so many samples were invalid that next to nothing in the space fits."""
+    if planned.search.sampler == "grid":
+        return False
+    trials, wanted = study.get_trials(deepcopy=False), planned.search.trials
+    invalid = sum(INVALID in trial.user_attrs for trial in trials)
+    return counted(trials) < wanted and invalid >= MOST_INVALID * wanted
+
+
+def settings_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the settings of a sampled network, its widths as they were fitted to the budget.
+
+    A width that the space does not vary is left out: it follows from the others.
     """
     stages = trial.user_attrs.get(ARCHITECTURE, {}).get("stages", [])
     widths = {f"width.{number}": stage["width"] for number, stage in enumerate(stages, start=1)}
@@ -218,7 +250,7 @@ def settings_of(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def found_of(trials: Sequence[FrozenTrial]) -> list[Found]:
-    """The trials as a report needs them, in the order of their numbers."""
+    """Return the trials as a report needs them, in the order of their numbers."""
     return [_found(trial) for trial in sorted(trials, key=lambda trial: trial.number)]
 
 

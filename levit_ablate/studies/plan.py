@@ -1,4 +1,4 @@
-"""What a study runs under given conditions: every variant at every seed, checked and keyed."""
+"""A study under given conditions: every variant at every seed, checked and keyed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from levit_ablate import library
-from levit_ablate.config import Data
+from levit_ablate.config import VARIANT_KEYS, Data
 from levit_ablate.errors import UserError
-from levit_ablate.experiment import Variant, conditions_of, explicit, identified
+from levit_ablate.experiment import Variant, comparison
 from levit_ablate.keys import hashed
-from levit_ablate.library import Ablation
 from levit_ablate.schema import merge, to_mapping
 from levit_ablate.studies.study import Study
-from levit_ablate.tracking.parents import Whole
+from levit_ablate.tracking.parent_run import Whole
 from levit_ablate.tracking.tags import STUDY
 from levit_ablate.validity import check_changes
 
@@ -29,7 +27,7 @@ class Plan:
     variants: tuple[Variant, ...]
     """The baseline first; each at the first seed, the others are `Variant.at_seed`."""
     match: str
-    """What was asked for in place of the ablations' own matching; empty where nothing was."""
+    """Cost that all are matched to in place of the ablations' own; empty where none was given."""
 
     @property
     def baseline(self) -> Variant:
@@ -41,12 +39,12 @@ class Plan:
 
     @property
     def dataset(self) -> str:
-        """The dataset's name; of a folder its own."""
+        """Name of the dataset, or of its folder."""
         return dataset_name(self.baseline.experiment.data)
 
     @cached_property
     def key(self) -> str:
-        """By which a study is found again under the same conditions, with other seeds too."""
+        """Key under which the study is found again, the same for all seeds."""
         return hashed(
             {
                 "study": self.study.name,
@@ -57,7 +55,7 @@ class Plan:
 
     @cached_property
     def whole(self) -> Whole:
-        """What its own run is of."""
+        """What its own run in MLflow says."""
         return Whole(
             kind=STUDY,
             name=self.study.name,
@@ -69,7 +67,7 @@ class Plan:
 
     @cached_property
     def networks(self) -> dict[str, str]:
-        """Of every variant a key that tells its network from others of the same name."""
+        """Variant name → key at seed 0, which tells its network from others of the name."""
         return {variant.name: variant.at_seed(0).key for variant in self.variants}
 
     @cached_property
@@ -83,7 +81,7 @@ class Plan:
         return (*(self.baseline.at_seed(seed) for seed in self.seeds), *others)
 
     def described(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """All that a table needs to know of it beside the runs, as plain data.
+        """Return all that a table needs beside the runs, as plain data.
 
         Args:
             earlier: what was said of the study before. Its variants and seeds stay: a sweep of
@@ -116,48 +114,35 @@ class Plan:
 
 
 def dataset_name(data: Data) -> str:
-    """The dataset's name; of a folder its own."""
+    """Return the name of the dataset, or of its folder."""
     root = Path(data.root)
     return (root.name or root.resolve().name) if data.name == "folder" else data.name
 
 
 def plan(study: Study, given: Mapping[str, Any]) -> Plan:
-    """Every variant of a study made explicit and checked: `check_changes`.
+    """Make every variant of a study explicit and check that it changes something.
 
     Design and architecture among what is given hold for all variants, the baseline too, unless a
     variant says otherwise; match takes the place of the ablations' own. The cost that variants are
     matched to is that of the project's baseline, under the same conditions.
 
-    The images are looked at: `identified`. Raises UserError, naming the variant, before anything is
-    trained.
+    Raises UserError, naming the variant, before anything is trained.
     """
-    given = identified(merge(study.given, given))
-    conditions = conditions_of(given)
-    common = {"design": given["design"]} if given.get("design") else {}
-    match = {"match": given["match"]} if given.get("match") else {}
-    levit = library.read(library.BASELINE)
-    reference = explicit(levit, merge(levit.changes(), conditions, common))
-
-    def resolved(ablation: Ablation, baseline: Variant | None = None) -> Variant:
-        changes = ablation.changes() if baseline else {}
-        mapping = merge(study.baseline.changes(), conditions, common, changes, match)
+    given = merge(study.given, given)
+    common = {key: given[key] for key in VARIANT_KEYS if given.get(key)}
+    match = {key: common[key] for key in ("match",) if key in common}
+    compared = comparison(given, common, study.baseline)
+    variants = [compared.baseline.at_seed(study.seeds[0])]
+    for ablation in study.variants:
         try:
-            own = explicit(ablation, mapping, reference=reference, baseline=baseline)
+            own = compared.variant(ablation, match)
             check_changes(own)
         except UserError as error:
             known = str(error).removeprefix(f"{ablation.name}: ")
             raise UserError(f"{study.name}: {ablation.name}: {known}") from error
-        return own
-
-    baseline = resolved(study.baseline)
-    variants = [baseline, *(resolved(ablation, baseline) for ablation in study.variants)]
-    planned = Plan(
-        study=study,
-        variants=tuple(variant.at_seed(study.seeds[0]) for variant in variants),
-        match=str(match.get("match", "")),
-    )
-    _check_distinct(study, planned.variants)
-    return planned
+        variants.append(own.at_seed(study.seeds[0]))
+    _check_distinct(study, variants)
+    return Plan(study=study, variants=tuple(variants), match=str(match.get("match", "")))
 
 
 def _check_distinct(study: Study, variants: Sequence[Variant]) -> None:

@@ -1,7 +1,6 @@
-"""A study is a file: which variants are compared with which baseline, over which seeds.
+"""Studies, which are files: variants that are compared with a baseline over seeds.
 
-The user's own `./ablations/studies` comes first, then those that ship with the package. Imports no
-torch.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -10,17 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 from levit_ablate import library
-from levit_ablate.config import Experiment, Match
+from levit_ablate.config import Match
 from levit_ablate.errors import UserError, closest
-from levit_ablate.library import Ablation
-from levit_ablate.schema import check_keys, merge, read_yaml
+from levit_ablate.library import STUDIES, Ablation, conditions, line
+from levit_ablate.schema import config_from, merge, read_yaml, seeds_from
 
-KEYS = ("summary", "baseline", "variants", "steps", "pairs", "seeds", "match", "given")
 LISTS = ("variants", "steps", "pairs")
-"""How the variants of a study are told; one study may use several."""
+"""Keys of a study's file that list variants; one study may use several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,39 +36,49 @@ class Study:
     variants: tuple[Ablation, ...]
     """Each a difference from the baseline."""
     parts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Of a variant that is two others at once: which."""
+    """The two names of each variant that is a pair."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the runs of every variant."""
+    """Seeds of the runs of every variant."""
     given: Mapping[str, Any] = field(default_factory=dict)
     """The parts of an experiment that hold unless the command line says otherwise."""
 
 
-def folders() -> list[Path]:
-    """Where studies are looked for, in this order."""
-    return [folder / "studies" for folder in library.folders()]
+def _listed(said: Any, key: str) -> list[Any]:
+    if said is not None and not isinstance(said, list):
+        raise UserError(f"{key}: {said!r} is no list of ablations")
+    return said or []
 
 
-def names() -> dict[str, Path]:
-    """Every study that can be named, and its file."""
-    return library.named_files(folders())
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A study's file. An ablation in it is a name or, in place, what its file would say, named."""
+
+    summary: Annotated[str, line("what is studied")]
+    baseline: Annotated[Any, lambda said, _: said] = library.BASELINE
+    """An ablation."""
+    variants: Annotated[list[Any], _listed] = field(default_factory=list)
+    """Ablations."""
+    steps: Annotated[list[Any], _listed] = field(default_factory=list)
+    """Ablations, each added to those before it."""
+    pairs: Annotated[list[Any], _listed] = field(default_factory=list)
+    """Ablations, each a variant, and every two together."""
+    seeds: Annotated[tuple[int, ...], seeds_from] = (0, 1, 2)
+    """How many, or which."""
+    match: Match | None = None
+    """In place of the ablations' own."""
+    given: Annotated[Mapping[str, Any], conditions("a study")] = field(default_factory=dict)
+    """Parts of an experiment."""
 
 
 def read(name: str) -> Study:
-    """The study of this name, or in this file. Raises UserError, with the closest name."""
-    if name.endswith(library.SUFFIXES):
-        return read_file(Path(name))
-    paths = names()
-    if name not in paths:
-        raise UserError(
-            f"study {name!r}: not in ./ablations/studies, nor shipped; {closest(name, paths)}"
-        )
-    return read_file(paths[name])
+    """Return the study of this name, or in this file. Raises UserError, with the closest name."""
+    return read_file(library.path_of(name, STUDIES))
 
 
 def narrowed(
     study: Study, variants: Sequence[str], seeds: Sequence[int], baseline: str | None = None
 ) -> Study:
-    """The study with what the command line says in place of the file; what is empty stays.
+    """Return the study with what the command line says in place of the file; what is empty stays.
 
     Raises UserError where a name is not one of the study's variants, or no ablation's.
     """
@@ -88,19 +96,12 @@ def narrowed(
 
 
 def read_file(path: Path) -> Study:
-    """Read one file and check all that it says. Raises UserError with file and key.
-
-    Its keys: `summary`; `baseline`, an ablation; `variants`, ablations; `steps`, ablations of which
-    each is added to those before it; `pairs`, ablations of which each is a variant and every two
-    together; `seeds`, how many or which; `match`, in place of the ablations' own; `given`, parts of
-    an experiment. An ablation is a name or, in place, what its file would say, with a name.
-    """
-    content = read_yaml(path)
-    for key in content:
-        if key not in KEYS:
-            raise UserError(f"{path}: unknown key {key}; {closest(key, KEYS)}")
-    summary = library.summary_of(content, str(path), "what is studied")
-    listed = {key: _ablations(content.get(key) or [], path, key) for key in LISTS}
+    """Read one file, as `_File` has it, and check all of it. Raises UserError with file and key."""
+    said = config_from(_File, {"summary": None, **read_yaml(path)}, str(path))
+    listed = {
+        key: [_ablation(each, path, f"{key}[{n}]") for n, each in enumerate(getattr(said, key))]
+        for key in LISTS
+    }
     pairs = [
         (_together(*pair, path), (pair[0].name, pair[1].name))
         for pair in combinations(listed["pairs"], 2)
@@ -111,68 +112,32 @@ def read_file(path: Path) -> Study:
         *listed["pairs"],
         *(both for both, _ in pairs),
     )
-    baseline = _ablation(content.get("baseline", library.BASELINE), path, "baseline")
-    found = [baseline.name, *(variant.name for variant in variants)]
-    if twice := sorted({name for name in found if found.count(name) > 1}):
+    baseline = _ablation(said.baseline, path, "baseline")
+    names = [baseline.name, *(variant.name for variant in variants)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: {twice[0]}: is there twice; give every variant a name of its own")
     if not variants:
         raise UserError(f"{path}: has no variants; list them under {', '.join(LISTS)}")
-    given = _given(content, path)
     return Study(
         name=path.stem,
         path=path,
-        summary=summary,
+        summary=said.summary,
         baseline=baseline,
         variants=variants,
         parts={both.name: names for both, names in pairs},
-        seeds=_seeds(content.get("seeds", 3), f"{path}: seeds"),
-        given=given,
+        seeds=said.seeds,
+        given=merge(said.given, {"match": said.match} if said.match else {}),
     )
 
 
-def _given(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """The parts of an experiment that a study sets, its matching among them."""
-    given = content.get("given") or {}
-    if not isinstance(given, Mapping):
-        raise UserError(f"{path}: given: {given!r} is no mapping of parts of an experiment")
-    check_keys(given, Experiment, str(path), "given.")
-    if "seed" in given:
-        raise UserError(f"{path}: given.seed: a study has seeds of its own")
-    if "match" not in content:
-        return given
-    if content["match"] not in get_args(Match):
-        known = closest(str(content["match"]), get_args(Match))
-        raise UserError(f"{path}: match: {content['match']!r}: {known}")
-    return merge(given, {"match": content["match"]})
-
-
-def _seeds(said: Any, where: str) -> tuple[int, ...]:
-    """How many, from 0 on, or which."""
-    listed = said if isinstance(said, list) else []
-    seeds = tuple(range(said)) if type(said) is int else tuple(listed)
-    whole = all(type(seed) is int and seed >= 0 for seed in seeds)
-    if not seeds or not whole or len(set(seeds)) < len(seeds):
-        raise UserError(f"{where}: {said!r} is neither how many seeds, nor a list of them")
-    return seeds
-
-
-def _ablations(said: Any, path: Path, key: str) -> tuple[Ablation, ...]:
-    if not isinstance(said, list):
-        raise UserError(f"{path}: {key}: {said!r} is no list of ablations")
-    return tuple(_ablation(each, path, f"{key}[{number}]") for number, each in enumerate(said))
-
-
-def _ablation(said: Any, path: Path, where: str) -> Ablation:
+def _ablation(said: Any, path: Path, key: str) -> Ablation:
     """An ablation that is named, or written out."""
     if isinstance(said, str):
         return library.read(said)
     if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
-        raise UserError(f"{path}: {where}: {said!r} is neither a name nor an ablation with a name")
-    content = {key: value for key, value in said.items() if key != "name"}
-    try:
-        return library.from_mapping(content, said["name"], path)
-    except UserError as error:
-        raise UserError(f"{path}: {where}: {str(error).removeprefix(f'{path}: ')}") from error
+        raise UserError(f"{path}: {key}: {said!r} is neither a name nor an ablation with a name")
+    content = {word: value for word, value in said.items() if word != "name"}
+    return library.from_mapping(content, said["name"], path, f"{path}: {key}")
 
 
 def _steps(listed: Sequence[Ablation]) -> list[Ablation]:

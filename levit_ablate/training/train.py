@@ -1,82 +1,109 @@
-"""Train one experiment, once: what was recorded before is read back in place of trained again."""
+"""Train one experiment, or read back its result where it is recorded already."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
+from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import is_first_process, own_threads, settle_rank
-from levit_ablate.interrupts import raise_if_interrupted
-from levit_ablate.locks import one_at_a_time
+from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
+from levit_ablate.signals import raise_if_interrupted
 from levit_ablate.tracking.record import GivenUpError, Recorder, record
 from levit_ablate.tracking.runs import TakenError, find, is_alive, reading_the_record
 from levit_ablate.tracking.tags import HOST
-from levit_ablate.training import answers
-from levit_ablate.training.callbacks import AskTeacher, RecordEpochs
+from levit_ablate.training.callbacks import RecordEpochs
 from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import BEST, fit, tested
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.progress import Bar, Tell, TellProgress
-from levit_ablate.training.teaching import ensure_teacher
+from levit_ablate.training.teacher import ask_teacher, ensure_teacher
 
 SMALL_FLOPS = 10_000_000
 """Multiply-adds below which a second CPU thread was measured to be no gain."""
 POLL = 5.0
 """Seconds between two looks at a run of another machine."""
+GoOn = Callable[[Sequence[float]], bool]
+"""Decides whether to go on, from the validation accuracy after each epoch so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run came to."""
+    """Result of a run."""
 
     variant: Variant
     run_id: str
-    """MLflow's name of it."""
+    """MLflow's ID of the run."""
     trained: bool
-    """Whether it was trained now; else it was found recorded."""
+    """True if it was trained now, false if it was recorded before."""
     accuracy: float
-    """On the test images, from 0 to 1."""
+    """Accuracy on the test images, 0 to 1."""
     loss: float
     """Cross-entropy on the test images."""
     seconds: float
-    """Of the training, validation included."""
+    """Seconds of training, validation included."""
+    curve: tuple[float, ...]
+    """Validation accuracy after each epoch, 0 to 1."""
+    best_epoch: int
+    """Epoch of the lowest validation loss, from 0, whose weights were kept."""
+
+    @property
+    def validation_accuracy(self) -> float:
+        """Validation accuracy of the weights that were kept, 0 to 1.
+
+        Raises RunError where the record lacks that epoch.
+        """
+        if not 0 <= self.best_epoch < len(self.curve):
+            raise RunError(
+                f"{self.variant.name}: MLflow lacks the curve of run {self.run_id}; delete that "
+                f"run there, and the network is trained again"
+            )
+        return self.curve[self.best_epoch]
 
 
+@reading_the_record()
 def recorded(variant: Variant) -> Result | None:
-    """The result of the variant's key in the open store; None if it is not there."""
-    run = find(variant.key)
-    return _result(variant, run.info.run_id, run.data.metrics, trained=False) if run else None
+    """Return the result of the variant's key from the open store, or None."""
+    run = find(*variant.keys)
+    if run is None:
+        return None
+    history = MlflowClient().get_metric_history(run.info.run_id, "val_accuracy")
+    by_epoch = {metric.step: float(metric.value) for metric in history}
+    is_whole = by_epoch.keys() == set(range(len(by_epoch)))
+    curve = [by_epoch[epoch] for epoch in sorted(by_epoch)] if is_whole else []
+    return _result(variant, run.info.run_id, run.data.metrics, curve, trained=False)
 
 
 def train(
     variant: Variant,
     parent: Run | None = None,
     tell: Tell | None = None,
-    callbacks: Sequence[Callback] = (),
+    go_on: GoOn | None = None,
 ) -> Result:
-    """Train, test and record one variant in the open store; a run that was killed goes on.
+    """Train, test and record one variant in the open store; a killed run goes on.
 
-    The test is that of the best checkpoint by validation loss, made once, at the end. What another
-    process trains is waited for. Raises UserError before there is a run where data or hardware do
-    not fit; KeyboardInterrupt on Ctrl-C and SIGTERM, the run marked KILLED; RunError where the loss
-    is no longer finite, or where the record is out of reach, `tracking.record.record`.
+    The best checkpoint by validation loss is tested, once, at the end. If another process trains
+    the same run, wait for it.
 
     Args:
-        variant: what is trained.
-        parent: the run of a study that the run stands below.
-        tell: is told how far it is; a bar on the terminal unless given.
-        callbacks: further ones; one that raises GivenUpError ends the training for good.
+        variant: the variant to train.
+        parent: the parent run, of a study or a search.
+        tell: called with the progress; a bar on the terminal by default.
+        go_on: called after each epoch but the last; false gives the training up.
+
+    Raises UserError before there is a run where data or hardware do not fit; KeyboardInterrupt on
+    Ctrl-C and SIGTERM, the run marked KILLED; GivenUpError where `go_on` said no; RunError if the
+    loss is not finite, or the store is out of reach (`tracking.record.record`).
     """
     tell = tell or Bar()
     settle_rank(variant.experiment.hardware)
@@ -84,7 +111,7 @@ def train(
     folder = run_folder(variant)
     with one_at_a_time(folder, "trains it"):
         while True:
-            if result := recorded(variant):  # meanwhile, by the process that was waited for
+            if result := recorded(variant):  # by the process that was waited for
                 return result
             raise_if_interrupted()
             weights = ensure_teacher(variant, tell)
@@ -92,7 +119,7 @@ def train(
             torch.set_num_threads(num_threads(variant))
             try:
                 with record(variant, folder, parent) as recorder:
-                    metrics = _train(variant, data, folder, weights, recorder, tell, callbacks)
+                    metrics, curve = _train(variant, data, folder, weights, recorder, tell, go_on)
                     recorder.metrics(metrics)
             except TakenError as taken:
                 _wait_for(taken.run)
@@ -101,11 +128,11 @@ def train(
                 _forget(folder)
                 raise
             _forget(folder)
-            return _result(variant, recorder.run_id, metrics, trained=True)
+            return _result(variant, recorder.run_id, metrics, curve, trained=True)
 
 
 def run_folder(variant: Variant) -> Path:
-    """Where an unfinished run keeps what it needs to go on; its lock lies beside it."""
+    """Return the folder of an unfinished run's checkpoints; its lock lies beside it."""
     return Path(variant.experiment.hardware.work_dir) / "runs" / variant.key
 
 
@@ -115,7 +142,7 @@ def _forget(folder: Path) -> None:
 
 
 def _wait_for(run: Run) -> None:
-    """Until a run of another machine or folder has ended, or its process has."""
+    """Wait until a run of another machine or work folder has ended, or its process is gone."""
     host = run.data.tags.get(HOST, "another machine")
     print(f"{run.info.run_name}: {host} trains it; waiting for it", file=sys.stderr)
     while is_alive(run):
@@ -124,7 +151,13 @@ def _wait_for(run: Run) -> None:
             run = MlflowClient().get_run(run.info.run_id)
 
 
-def _result(variant: Variant, run_id: str, metrics: Mapping[str, float], trained: bool) -> Result:
+def _result(
+    variant: Variant,
+    run_id: str,
+    metrics: Mapping[str, float],
+    curve: Sequence[float],
+    trained: bool,
+) -> Result:
     return Result(
         variant=variant,
         run_id=run_id,
@@ -132,14 +165,59 @@ def _result(variant: Variant, run_id: str, metrics: Mapping[str, float], trained
         accuracy=metrics["test_accuracy"],
         loss=metrics["test_loss"],
         seconds=metrics["train_seconds"],
+        curve=tuple(curve),
+        best_epoch=int(metrics.get("best_epoch", -1)),
     )
 
 
 def num_threads(variant: Variant) -> int:
-    """Of the pair: by the baseline's cost, so that an ablation trains as its baseline does."""
+    """Return the CPU threads, by the baseline's cost: an ablation trains as its baseline does."""
     base = variant.baseline or variant
     automatic = 1 if base.cost.flops < SMALL_FLOPS else own_threads()
     return variant.experiment.hardware.num_threads or automatic
+
+
+def module_of(variant: Variant) -> LeViTModule:
+    """Return the variant's network as it is before its training."""
+    experiment = variant.experiment
+    return LeViTModule(
+        design=experiment.design,
+        model=experiment.model,
+        architecture=variant.architecture,
+        images=variant.images,
+        recipe=experiment.recipe,
+        seed=experiment.seed,
+    )
+
+
+class GiveUp(Callback):
+    """Ends a training with GivenUpError when it is not to go on.
+
+    Args:
+        record: has the metrics of all epochs, those before a restart included.
+        go_on: decides.
+    """
+
+    def __init__(self, record: RecordEpochs, go_on: GoOn) -> None:
+        self.record = record
+        self.go_on = go_on
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask also where a training is taken up: it may have been killed before it asked."""
+        self._ask(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ask(trainer)
+
+    def _ask(self, trainer: Trainer) -> None:
+        curve = validation_curve(self.record)
+        if 0 < len(curve) < (trainer.max_epochs or 0) and not self.go_on(curve):
+            raise GivenUpError(len(curve))
+
+
+def validation_curve(record: RecordEpochs) -> list[float]:
+    """Return the validation accuracy after each epoch so far."""
+    return [metrics["val_accuracy"] for metrics in record.history]
 
 
 def _train(
@@ -149,24 +227,17 @@ def _train(
     weights: Path | None,
     recorder: Recorder,
     tell: Tell,
-    further: Sequence[Callback],
-) -> dict[str, float]:
+    go_on: GoOn | None,
+) -> tuple[dict[str, float], list[float]]:
+    """Train and test; return the metrics of the best epoch and the validation curve."""
     experiment = variant.experiment
-    module = LeViTModule(
-        design=experiment.design,
-        model=experiment.model,
-        architecture=variant.architecture,
-        images=variant.images,
-        recipe=experiment.recipe,
-        seed=experiment.seed,
-    )
+    module = module_of(variant)
     record = RecordEpochs(recorder)
-    callbacks: list[Callback] = [record, TellProgress(variant.name, tell), *further]
+    callbacks: list[Callback] = [record, TellProgress(variant.name, tell)]
+    if go_on:
+        callbacks.append(GiveUp(record, go_on))
     if experiment.design.distillation != "none":  # before its epoch is timed
-        folder_of_answers = answers.folder_of(experiment)
-        answers.describe(folder_of_answers, experiment)
-        asks = AskTeacher(experiment, variant.images, weights, folder_of_answers)
-        callbacks.insert(0, asks)
+        callbacks.insert(0, ask_teacher(experiment, variant.images, weights))
     trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, callbacks)
     best = torch.load(folder / BEST, map_location="cpu", weights_only=False)
     module.load_state_dict(best["state_dict"])
@@ -175,4 +246,5 @@ def _train(
     network = module.evaluated.requires_grad_().eval()  # an average was frozen
     recorder.model(network.cpu(), variant.images)
     trainer.strategy.barrier()
-    return {**figures, "best_epoch": best["epoch"], "train_seconds": record.seconds}
+    metrics = {**figures, "best_epoch": best["epoch"], "train_seconds": record.seconds}
+    return metrics, validation_curve(record)

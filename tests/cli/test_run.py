@@ -115,7 +115,8 @@ def test_the_recorded_experiment_runs_again_to_the_same_numbers(tmp_path, monkey
         monkeypatch.chdir(tmp_path / folder)
         if results:
             run_id = results[0]["run_id"]
-            MlflowClient().download_artifacts(run_id, "experiment.yaml", str(tmp_path / folder))
+            client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'a' / 'mlflow.db'}")
+            client.download_artifacts(run_id, "experiment.yaml", str(tmp_path / folder))
         uri = f"sqlite:///{tmp_path / folder / 'mlflow.db'}"
         run = ["run", *arguments, "--no-baseline", "--format", "json", "--tracking-uri", uri]
         assert run_command(run) == 0

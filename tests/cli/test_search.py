@@ -40,7 +40,7 @@ from levit_ablate.cli.search import dotted, search_options
 def test_a_mistake_is_one_line_and_leaves_nothing(words, expected, capsys, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # of an earlier test
     monkeypatch.setattr(
-        "levit_ablate.studies.local.LocalLauncher.prepare", staticmethod(lambda work: None)
+        "levit_ablate.runner.local.LocalLauncher.prepare", staticmethod(lambda work: None)
     )
     assert run_command(["search", *words.split()]) == 2
     error = capsys.readouterr().err.strip().splitlines()

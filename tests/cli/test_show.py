@@ -272,3 +272,11 @@ def test_with_a_dataset_it_shows_what_run_would_train(capsys):
         assert run_command([command, *given]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] != ""
+
+
+@pytest.mark.parametrize("command", ["show", "run"])
+def test_what_only_shows_looks_at_no_image(command, capsys):
+    """None is there, and none could be downloaded."""
+    run_command([command, "baseline", "--data", "fashion_mnist", "--print_config"])
+    assert "fingerprint: ''" in capsys.readouterr().out
+    assert not Path("data").exists()

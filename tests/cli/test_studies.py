@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from levit_ablate.cli.launching import check_places
+from levit_ablate.api.launch import check_places
 from levit_ablate.cli.main import main, run_command
 from levit_ablate.cli.study_options import study_options
 from levit_ablate.errors import UserError
-from levit_ablate.studies.local import LocalLauncher
-from levit_ablate.studies.orders import Station
-from levit_ablate.studies.worker import work
+from levit_ablate.runner.job import Station, work
+from levit_ablate.runner.local import LocalLauncher
 
 NO_TEACHER = ["--design.distillation", "none"]
 

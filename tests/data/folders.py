@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy
 from PIL import Image
 
-from levit_ablate.data.index import Index
+from levit_ablate.data.folder_index import Index
 
 
 def draw(path: Path, width: int = 9, height: int = 8) -> None:

@@ -12,10 +12,10 @@ from PIL import Image
 from torchvision.datasets.folder import default_loader
 
 from levit_ablate.config import Data, Hardware, Recipe
-from levit_ablate.data import indexing, sources
+from levit_ablate.data import folder_index, splits
+from levit_ablate.data.datamodule import ImageData
 from levit_ablate.data.decoding import decoded, in_rgb, pixels
-from levit_ablate.data.index import open_index
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.folder_index import open_index
 from levit_ablate.errors import RunError
 
 DEEP = numpy.random.default_rng(0).integers(0, 2**16, (12, 16), dtype=numpy.uint16)
@@ -113,15 +113,15 @@ def test_what_was_kept_of_deep_images_when_they_were_clipped_is_not_used_again(
         return open_index(Path(root), tmp_path / "cache")
 
     with monkeypatch.context() as before:
-        before.setattr(indexing, "FORMAT", 2)
-        before.setattr("levit_ablate.data.verify.is_deep", lambda _: False)
+        before.setattr(folder_index, "FORMAT", 2)
+        before.setattr("levit_ablate.data.decoding.is_deep", lambda _: False)
         before.setattr("levit_ablate.data.decoding.in_rgb", lambda image: image.convert("RGB"))
         old, old_of_copies = opened(data.root), opened(data_of_copies.root)
-        clipped = sources.small_folder(old, data).test.images
+        clipped = splits.small_folder(old, data).test.images
         assert (clipped == 255).all()
     new = opened(data.root)
     assert new.fingerprint != old.fingerprint
-    assert not sources.small_folder(new, data).test.images.equal(clipped)
+    assert not splits.small_folder(new, data).test.images.equal(clipped)
     assert opened(data_of_copies.root).fingerprint == old_of_copies.fingerprint
 
 

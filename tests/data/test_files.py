@@ -13,9 +13,9 @@ from sklearn.datasets import load_sample_images
 from timm.data import auto_augment
 
 from levit_ablate.config import Data, Hardware, Recipe
+from levit_ablate.data.datamodule import ImageData, served
 from levit_ablate.data.files import OnDisk
-from levit_ablate.data.index import open_index
-from levit_ablate.data.module import ImageData, served
+from levit_ablate.data.folder_index import open_index
 from levit_ablate.errors import RunError
 
 PAPER = Recipe(

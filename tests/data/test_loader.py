@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from levit_ablate.data import loader as module
 from levit_ablate.data.loader import Loader
 from levit_ablate.errors import RunError
-from levit_ablate.interrupts import waited
+from levit_ablate.signals import waited
 
 CPU = torch.device("cpu")
 CANNOT = 77
@@ -33,7 +33,7 @@ if any(subprocess.run(each).returncode for each in (["mount", "--make-rprivate",
 SERVE = """
 import hashlib, sys, torch
 from levit_ablate.config import Data, Hardware, Recipe
-from levit_ablate.data.module import ImageData
+from levit_ablate.data.datamodule import ImageData
 data = Data(name="folder", root="set", image_size=96)
 images = ImageData(data, Recipe(batch_size=16), Hardware(num_workers=int(sys.argv[1])), seed=1)
 images.setup()
@@ -98,13 +98,13 @@ class Answers(Dataset[tuple[torch.Tensor, int]]):
 
 
 def test_a_worker_that_does_not_answer_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ANSWER_WITHIN", 2.0)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     loader = Loader(Answers(pipe.read_bytes), CPU, num_workers=2, batch_size=2)
     batches = iter(loader)
     assert [next(batches)[1].tolist() for _ in range(3)] == [[0, 1], [2, 3], [4, 5]]
-    with pytest.raises(RunError, match=r"^hardware\.num_workers: no batch came .* for 2 s; look"):
+    monkeypatch.setattr(loader.loader._iterator, "_timeout", 0.1)  # without it 600 s
+    with pytest.raises(RunError, match=r"^hardware\.num_workers: no batch came .* for 600 s; look"):
         next(batches)
     pipe.open("wb").close()  # the worker goes on
     assert waited() == 0
@@ -121,11 +121,15 @@ def test_a_worker_that_dies_is_an_error():
 @pytest.mark.parametrize("kind", [EOFError, ConnectionResetError, FileNotFoundError])
 def test_a_worker_that_dies_before_its_batch_is_read_is_an_error(kind):
     """Which of these it is depends on how far the worker had come: they cannot be had at will."""
-    with (
-        pytest.raises(RunError, match=r"^hardware\.num_workers: a DataLoader worker died before"),
-        module._answering(hands_over=True),
-    ):
+
+    def batches():
+        yield "one"
         raise kind
+
+    received = module._received(batches(), 1, module.SETTING, module._fewer)
+    assert next(received) == "one"
+    with pytest.raises(RunError, match=r"^hardware\.num_workers: a DataLoader worker died before"):
+        next(received)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

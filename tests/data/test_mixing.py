@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from timm.data import mixup as timm_mixup
 
-from levit_ablate.data.mixing import mixed
+from levit_ablate.data.batches import mixed
 from levit_ablate.data.stream import Mixing
 
 IMAGES = torch.rand(6, 3, 16, 12, generator=torch.Generator().manual_seed(0))

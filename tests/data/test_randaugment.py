@@ -7,8 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from timm.data import auto_augment
 
-from levit_ablate.data.operations import OPERATIONS, Strength
-from levit_ablate.data.randaugment import RandAugment
+from levit_ablate.data.randaugment import OPERATIONS, RandAugment, Strength
 from levit_ablate.errors import UserError
 
 FILL = (124, 116, 104)

@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from levit_ablate.config import Design, Images
-from levit_ablate.models.attention import AttentionBias, Subsample
-from levit_ablate.models.layers import PatchConvolution
 from levit_ablate.models.norms import (
     NORM_KITS,
     torch_default,
 )
+from levit_ablate.models.parts import AttentionBias, PatchConvolution, Subsample
 
 
 def naive_bias(biases, grid, stride, num_class_tokens):

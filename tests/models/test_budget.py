@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from levit_ablate.config import Architecture, Design, Images, Stage
-from levit_ablate.models.budget import Budget, within
 from levit_ablate.models.cost import costs
+from levit_ablate.models.matching import Budget, within
 
 IMAGES = Images(channels=3, height=32, width=32, num_classes=10)
 BASE = Architecture(

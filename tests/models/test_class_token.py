@@ -15,8 +15,8 @@ from designs import (
 )
 
 from levit_ablate.config import Design
-from levit_ablate.models.attention import Attention
-from levit_ablate.models.layers import ClassToken
+from levit_ablate.models.levit import Attention
+from levit_ablate.models.parts import ClassToken
 
 
 @every_design(pooling="average")

@@ -20,13 +20,12 @@ from designs import (
 )
 
 from levit_ablate.config import Design, differences
-from levit_ablate.models.attention import AttentionBias
-from levit_ablate.models.layers import Residual
-from levit_ablate.models.levit import initialize
+from levit_ablate.models.levit import Residual, initialize
 from levit_ablate.models.norms import (
     BiasedLinear,
     LinearBatchNorm,
 )
+from levit_ablate.models.parts import AttentionBias
 
 # Zero start.
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from levit_ablate import library
 from levit_ablate.config import Architecture, Images, Stage
 from levit_ablate.errors import UserError
-from levit_ablate.models.presets import PRESETS, files, preset
+from levit_ablate.models.presets import PRESETS, preset
 
 NAMES = "levit_128, levit_128s, levit_192, levit_256, levit_384, levit_micro, levit_nano"
 
@@ -79,7 +80,7 @@ def test_a_model_in_a_file_is_found_by_its_name_and_by_its_path():
         assert found.images == Images(channels=3, height=48, width=64, num_classes=7)
         stages = (Stage(depth=1, width=24, num_heads=2),)
         assert found.architecture == Architecture(stages=stages, value_dim=16)
-    assert files() == {"mine": path}
+    assert library.names(library.MODELS) == {"mine": path}
 
 
 def test_a_model_in_a_file_is_for_imagenets_images_unless_it_says_otherwise():

@@ -18,9 +18,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from levit_ablate.config import Design, Recipe
 from levit_ablate.errors import UserError
-from levit_ablate.models.attention import AttentionBias
 from levit_ablate.models.folding import fold_batch_norms
 from levit_ablate.models.levit import LeViT
+from levit_ablate.models.parts import AttentionBias
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.models.weights import (
     RELEASED,

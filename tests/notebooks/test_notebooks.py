@@ -1,7 +1,9 @@
 """Every notebook runs from top to bottom, and is committed as it ran, without a machine's paths."""
 
+import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -10,16 +12,27 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
+import levit_ablate
+
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+SMOKE = '"recipe": "smoke", "design": {"distillation": "none"}'
 QUICK = {
-    "02_reading_a_study": 'OPTIONS = "--variants no_pyramid --seeds 2 --recipe smoke --design.distillation none"',
-    "03_reading_a_search": 'OPTIONS = "--trials 5 --recipe smoke --design.distillation none --confirm 1 --confirm-seeds 7,8 --pruner none"',
-    "01_reading_a_run": 'SETTINGS = {"recipe": {"epochs": 1, "warmup_epochs": 0.5}, "seed": 1, "teacher": {"recipe": {"epochs": 1, "warmup_epochs": 0.5}}}',
+    "01_reading_a_run": """SETTINGS = {
+        "recipe": {"epochs": 1, "warmup_epochs": 0.5},
+        "seed": 1,
+        "teacher": {"recipe": {"epochs": 1, "warmup_epochs": 0.5}},
+    }""",
+    "02_reading_a_study": f'SETTINGS = {{"variants": ["no_pyramid"], "seeds": 2, {SMOKE}}}',
+    "03_reading_a_search": f"""SETTINGS = {{
+        "trials": 5, "confirm": 1, "confirm_seeds": [7, 8], "pruner": "none", {SMOKE}
+    }}""",
 }
 """What is set after a notebook's cell tagged `parameters`, so that it takes seconds."""
 OF_A_MACHINE = re.compile(r"(?<!\w)/(home|root|work|tmp|opt|Users|private/var)\b|[A-Z]:\\\\")
 """A path of some machine, in JSON, where a backslash is two."""
 LARGEST = 600_000
+PLOTTING = {"IPython", "matplotlib", "pandas", "scipy", "seaborn", "torch"}
+"""What a notebook imports beside the standard library and the package's public names."""
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
@@ -90,6 +103,52 @@ def test_the_committed_notebook_names_no_path_of_a_machine(path):
     for output in outputs(notebook):
         output.get("data", {}).pop("image/png", None)  # base64 has slashes too
     assert not OF_A_MACHINE.search(json.dumps(notebook, ensure_ascii=False))
+
+
+@each_notebook
+def test_a_notebook_uses_public_names_alone_and_starts_no_process(path):
+    cells = code_cells(nbformat.read(path, as_version=4))
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source))]
+    imported = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {
+        name
+        for node in imported
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
+    }
+    assert "levit_ablate" in modules
+    others = {name.partition(".")[0] for name in modules - {"levit_ablate"}}
+    assert others <= (sys.stdlib_module_names | PLOTTING) - {"subprocess", "os"}
+    own = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+    assert {node.attr for node in own if node.value.id == "la"} <= set(levit_ablate.__all__)
+    assert not [n.attr for n in nodes if isinstance(n, ast.Attribute) and n.attr.startswith("_")]
+
+
+BARS = """
+from rich.progress import BarColumn
+from levit_ablate.api.session import talking
+from levit_ablate.bars import bars, error_console
+def show(progress):
+    with talking(progress), bars(error_console(), "{task.description}", BarColumn()) as shown:
+        task = shown.add_task("training", total=10)
+        for _ in range(10):
+            shown.advance(task)
+            shown.update(task, completed=10)
+"""
+
+
+def test_a_bar_in_jupyter_is_one_output_and_what_is_not_asked_for_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    captured = (
+        "from levit_ablate.analysis.formats import captured; _ = captured(lambda c: c.print(1))"
+    )
+    sources = [f"{BARS}\n{captured}", "show(True)", "show(False)"]
+    notebook = nbformat.v4.new_notebook(cells=[new_code_cell(source) for source in sources])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    nothing, asked, quiet = notebook.cells
+    [bar] = asked.outputs
+    assert "training" in bar.data["text/plain"] and not nothing.outputs + quiet.outputs
 
 
 def test_there_is_a_notebook():

@@ -14,12 +14,12 @@ from processes import Started, result_of, wait_for
 from searching import search
 
 from levit_ablate.errors import RunError
-from levit_ablate.searches.journal import journal_storage
+from levit_ablate.searches.storage import journal_storage
 
 APPENDS_FOR_EVER = """
 import sys, time
 from pathlib import Path
-from levit_ablate.searches.journal import Journal
+from levit_ablate.searches.storage import Journal
 journal = Journal(Path(sys.argv[1]))
 journal._lock.acquire()
 with open(sys.argv[1], "ab") as file:
@@ -187,7 +187,7 @@ def test_a_process_that_waits_for_long_says_so_and_goes_on_when_the_other_is_gon
             said.append(text)
             holder.kill()
 
-    monkeypatch.setattr("levit_ablate.searches.journal.PATIENCE", 0.01)
+    monkeypatch.setattr("levit_ablate.searches.storage.PATIENCE", 0.01)
     monkeypatch.setattr("sys.stderr", Screen())
     try:
         study_in(path)

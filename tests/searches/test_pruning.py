@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
-from levit_ablate.searches.pruning import Asha, pruner_of
+from levit_ablate.searches.sampling import Asha, pruner_of
 
 CURVES = st.lists(
     st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=9, max_size=9),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from levit_ablate import library
 from levit_ablate.errors import UserError
-from levit_ablate.searches import search as searches
-from levit_ablate.searches.enqueued import points_of_named
 from levit_ablate.searches.plan import plan
 from levit_ablate.searches.recorded import said_of
+from levit_ablate.searches.sampling import points_of_named
 from levit_ablate.searches.search import KEYS, Search, changed, read, read_file
 
 
@@ -20,7 +20,7 @@ def written(text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", searches.names())
+@pytest.mark.parametrize("name", library.names(library.SEARCHES))
 def test_every_shipped_search_can_be_read(name):
     assert read(name).summary
 

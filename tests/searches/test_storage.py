@@ -26,18 +26,18 @@ def server() -> Iterator[str]:
 
 
 def test_four_workers_of_which_one_is_killed_lose_no_trial_and_do_none_twice(server, tmp_path):
-    words = (*LONG, "--trials", "6", "--workers", "4", "--storage", server)
+    words = (*LONG, "--trials", "4", "--workers", "4", "--storage", server)
     process = search(tmp_path, *words)
     wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) >= 2, process)
     os.killpg(os.getpgid(workers_of(process)[0]), signal.SIGKILL)
     printed = result_of(process)
-    assert printed["counts"] == {"complete": 6}
-    assert len(trained(tmp_path)) == 6 and set(trained(tmp_path).values()) == {1}
+    assert printed["counts"] == {"complete": 4}
+    assert len(trained(tmp_path)) == 4 and set(trained(tmp_path).values()) == {1}
     assert not [run for run in runs(tmp_path) if run.info.status == "RUNNING"]
     (name,) = optuna.get_all_study_names(database(server))
     study = optuna.load_study(study_name=name, storage=database(server))
     states = [trial.state.name for trial in study.get_trials()]
-    assert states.count("COMPLETE") == 6 and states.count("FAIL") == 1 and len(states) == 7
+    assert states.count("COMPLETE") == 4 and states.count("FAIL") == 1 and len(states) == 5
 
 
 def test_two_commands_at_once_join_one_search(server, tmp_path):

@@ -7,15 +7,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.pruners import ThresholdPruner
 from optuna.trial import TrialState
 from searching import small
 
 from levit_ablate.errors import UserError
-from levit_ablate.searches import enqueued, trials
+from levit_ablate.searches import sampling, trials
 from levit_ablate.searches.sampling import variant_of
 from levit_ablate.searches.storage import study_of
-from levit_ablate.searches.worker import is_done, is_hopeless
+from levit_ablate.searches.trials import is_done, is_hopeless
 
 
 @pytest.fixture
@@ -186,7 +188,7 @@ def test_a_grid_is_every_combination_that_has_a_meaning_once(enqueue):
     }
     planned = small(sampler="grid", space=space, enqueue=enqueue, trials=1)
     study = study_of(planned, "")
-    assert enqueued.enqueue(study, planned)[0] == enqueued.enqueue(study, planned)[0] == 3
+    assert sampling.enqueue(study, planned)[0] == sampling.enqueue(study, planned)[0] == 3
     found = set()
     while not is_done(study, planned):
         trial = study.ask()
@@ -207,15 +209,27 @@ def test_named_ablations_are_enqueued_once_and_the_baseline_only_where_it_fits(s
         enqueue="baseline,no_attention_activation",
         space={"design": {"attention_activation": "same,none"}},
     )
-    assert enqueued.enqueue(study, planned) == enqueued.enqueue(study, planned) == (50, [])
+    assert sampling.enqueue(study, planned) == sampling.enqueue(study, planned) == (50, [])
     names = [trial.user_attrs[trials.NAME] for trial in study.get_trials()]
     assert names == ["baseline", "no_attention_activation"]
     elsewhere = small(space={"design": {"norm": "layer"}})
-    _, (said,) = enqueued.enqueue(study, elsewhere)
+    _, (said,) = sampling.enqueue(study, elsewhere)
     assert "trained for the confirmation alone" in said
     for name, why in (("no_batch_norm", "not in the space"), ("no_small_mlp", "times the budget")):
         with pytest.raises(UserError, match=why):
-            enqueued.points_of_named(small(enqueue=f"baseline,{name}"))
+            sampling.points_of_named(small(enqueue=f"baseline,{name}"))
+
+
+def test_a_network_that_was_given_up_is_known_by_its_key():
+    study = optuna.create_study(pruner=ThresholdPruner(lower=0.5))
+    first = study.ask()
+    first.set_user_attr(trials.KEY, "abc")
+    first.report(0.2, 1)
+    study.tell(first, state=TrialState.PRUNED)
+    other = study.ask()
+    assert trials.given_up_before(other, "def") is None
+    earlier = trials.given_up_before(other, "abc")
+    assert earlier.number == 0 and earlier.intermediate_values == {1: 0.2}
 
 
 def test_a_lock_is_held_while_it_is_worked_and_gone_afterwards():

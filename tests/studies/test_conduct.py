@@ -9,12 +9,14 @@ from levit_ablate.analysis.results import description_of
 from levit_ablate.config import Experiment
 from levit_ablate.errors import DamagedError
 from levit_ablate.recipes import RECIPES
+from levit_ablate.runner.job import Job, Outcome
+from levit_ablate.runner.loop import Event
 from levit_ablate.schema import plain
 from levit_ablate.studies.conduct import conduct
-from levit_ablate.studies.orders import Event, Order, Outcome
-from levit_ablate.studies.parent import study_runs
 from levit_ablate.studies.plan import plan
+from levit_ablate.studies.record import study_runs
 from levit_ablate.studies.study import narrowed, read
+from levit_ablate.training.train import Result
 
 GIVEN = {
     "architecture": SMALL,
@@ -24,20 +26,36 @@ GIVEN = {
 }
 
 
+def made_up(job: Job) -> Result:
+    """The result of a job that was not trained."""
+    return Result(
+        variant=job.variant,
+        run_id="",
+        trained=True,
+        accuracy=0.9,
+        loss=1.0,
+        seconds=1.0,
+        curve=(0.9,),
+        best_epoch=0,
+    )
+
+
 class TrainsNothing:
     """A launcher whose jobs end at once, as if all were well."""
 
     places = 1
 
     def __init__(self) -> None:
-        self.running: list[Order] = []
+        self.running: list[Job] = []
 
-    def start(self, order: Order) -> None:
-        self.running.append(order)
+    def start(self, job: Job) -> None:
+        self.running.append(job)
 
-    def events(self, timeout: float) -> list[Event[Order]]:
+    def events(self, timeout: float) -> list[Event]:
         ended, self.running = self.running, []
-        return [Event(order, Outcome(seconds=1.0, accuracy=0.9)) for order in ended]
+        return [Event(job, Outcome(seconds=1.0, result=made_up(job))) for job in ended]
+
+    def answer(self, job: Job, go_on: bool) -> None: ...
 
     def stop(self, at_once: bool) -> None: ...
 

@@ -1,0 +1,112 @@
+"""Where the jobs of a study or a search run: processes of this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import torch
+
+from levit_ablate.config import Hardware
+from levit_ablate.errors import UserError
+from levit_ablate.runner.job import Driver, Job, Outcome, Station, Work
+from levit_ablate.runner.local import LocalLauncher
+from levit_ablate.runner.loop import Launcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """How many jobs run at once, and where."""
+
+    jobs: int = 0
+    """Jobs at once; 0: one, or the places of all GPUs."""
+    jobs_per_device: int = 1
+    """Jobs at once on a GPU."""
+    launcher: Literal["local", "ray"] = "local"
+    address: str | None = None
+    """Ray cluster: auto, or HOST:PORT; a new one unless given."""
+    word: str = "jobs"
+    """Name of the option that says how many, for errors."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense. Raises UserError."""
+        if self.jobs < 0:
+            raise UserError(f"--{self.word}: {self.jobs} must be at least 1")
+        if self.jobs_per_device < 1:
+            raise UserError(f"--jobs-per-device: {self.jobs_per_device} must be at least 1")
+        if self.launcher not in ("local", "ray"):
+            raise UserError(f"--launcher: {self.launcher!r} is not a choice; valid: local, ray")
+        if self.address and self.launcher != "ray":
+            raise UserError("--address: is of a Ray cluster; give --launcher ray with it")
+
+    def prepare(self, work: Work) -> None:
+        """Begin to load what local jobs need, beside whatever this process does next."""
+        if self.launcher == "local":
+            LocalLauncher.prepare(work)
+
+    def launch(self, work: Work, hardware: Hardware, uri: str) -> Launcher:
+        """Return what starts jobs. Raises UserError where there are no such places.
+
+        Args:
+            work: does a job.
+            hardware: what a job runs on.
+            uri: the MLflow store that jobs record in.
+        """
+        station = Station(uri=uri)
+        on_gpu = hardware.accelerator != "cpu"
+        jobs, per_device = self.jobs, self.jobs_per_device
+        if self.launcher == "ray":
+            from levit_ablate.runner.ray import RayLauncher  # an extra
+
+            return RayLauncher(work, station, self.address, jobs, per_device, on_gpu)
+        gpus = torch.cuda.device_count() if on_gpu else 0
+        check_places(jobs, per_device, gpus, self.word)
+        logs = Path(hardware.work_dir, "logs").absolute()
+        here = partial(_in_folder, Path.cwd(), work)
+        return _OwnMain(here, station, jobs, per_device, gpus, logs)
+
+
+def check_places(jobs: int, per_device: int, gpus: int, word: str) -> None:
+    """Refuse more at once on this machine than its GPUs have places for. Raises UserError."""
+    if gpus and jobs > gpus * per_device:
+        raise UserError(
+            f"--{word}: {gpus} GPUs have places for {gpus * per_device}, not for {jobs}; "
+            f"--jobs-per-device {math.ceil(jobs / gpus)} makes room"
+        )
+    if per_device > 1 and not gpus:
+        raise UserError(
+            f"--jobs-per-device: there is no GPU to be shared; --{word} says how many at once"
+        )
+
+
+class _OwnMain(LocalLauncher):
+    """Starts jobs that do not import the caller's script, which would run it once more."""
+
+    def start(self, job: Job) -> None:
+        with _without_main():
+            super().start(job)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Within, multiprocessing finds no script to import: jobs are functions of this package."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _in_folder(folder: Path, work: Work, job: Job, station: Station, driver: Driver) -> Outcome:
+    """Do a job in the folder of the caller, who may have changed it since the first job."""
+    os.chdir(folder)
+    return work(job, station, driver)

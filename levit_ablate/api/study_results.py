@@ -1,0 +1,168 @@
+"""A study as it was recorded: tidy frames, the table, plots."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from levit_ablate.analysis import formats, plots, table
+from levit_ablate.analysis.results import Results, curve_frame, run_frame
+from levit_ablate.api.session import opened
+from levit_ablate.errors import UserError, closest
+
+Format = Literal["text", "markdown", "latex", "csv", "html", "json"]
+
+
+class StudyPlots:
+    """Plots of a study, each a matplotlib Figure; UserError where there is nothing to draw."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def forest(self) -> Figure:
+        """Draw every variant's difference to the baseline, with its interval and the paper's."""
+        return self._drawn("differences")
+
+    def cost(self) -> Figure:
+        """Draw accuracy against multiply-adds."""
+        return self._drawn("accuracy_against_flops")
+
+    def latency(self) -> Figure:
+        """Draw accuracy against the measured latency of one image."""
+        return self._drawn("accuracy_against_latency")
+
+    def curves(self) -> Figure:
+        """Draw validation accuracy by epoch, a mean over seeds with a band."""
+        return self._drawn("learning_curves")
+
+    def _drawn(self, name: str) -> Figure:
+        study = self._study
+        with opened(study.tracking_uri, existing=True):
+            figure = plots.PLOTS[name](study.results)
+        return shown(figure, f"{study.name}: {name.replace('_', ' ')}")
+
+
+def shown(figure: Figure | None, what: str) -> Figure:
+    """Return a figure that Jupyter shows. Raises UserError where there is none."""
+    if figure is None:
+        raise UserError(f"{what}: there is no result to draw yet")
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:  # unless %matplotlib inline has done so
+        formatters = shell.display_formatter.formatters
+        if not any(Figure in each.type_printers for each in formatters.values()):
+            formatters["image/png"].for_type(Figure, plots.png)
+    return figure
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Study:
+    """A study as it was recorded when it was opened; `open_study` reads it anew."""
+
+    results: Results
+    """Rows, noise and agreement, as `analysis.results` reads them."""
+    run_id: str
+    """MLflow run of the study, the parent of its runs."""
+    tracking_uri: str
+    """MLflow store that holds it."""
+    failed: tuple[str, ...] = ()
+    """Jobs of the sweep that have no result, and why."""
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.results.study
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        return self.results.dataset
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of every variant."""
+        return self.results.seeds
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """A row for each variant and seed, the baseline first.
+
+        Columns: variant, seed, accuracy (on the test images, 0 to 1), difference (to the
+        baseline's of the same seed), run_id, error (why there is no accuracy). What is not there
+        is NaN, or empty text.
+        """
+        return run_frame(self.results)
+
+    @property
+    def variants(self) -> pd.DataFrame:
+        """A row for each variant, the baseline first: its costs, and its accuracies over seeds.
+
+        Columns: variant, summary, params, flops, n (seeds with a result), accuracy (mean, 0 to 1),
+        deviation (over seeds), difference (mean, to the baseline), low and high (95 % interval),
+        p_holm, throughput (images a second), latency (seconds an image).
+        """
+        rows = []
+        for row in self.results.rows:
+            low, high = (row.difference and row.difference.interval) or (None, None)
+            rows.append(
+                {
+                    "variant": row.name,
+                    "summary": row.summary,
+                    "params": row.params,
+                    "flops": row.flops,
+                    "n": len(row.accuracies),
+                    "accuracy": row.mean,
+                    "deviation": row.deviation,
+                    "difference": row.difference.mean if row.difference else None,
+                    "low": low,
+                    "high": high,
+                    "p_holm": row.p_holm,
+                    "throughput": row.throughput,
+                    "latency": row.latency,
+                }
+            )
+        frame = pd.DataFrame(rows)
+        return frame.astype(dict.fromkeys(frame.columns[5:], float))
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """A row for each variant, seed and epoch (from 1), with val_accuracy (0 to 1).
+
+        Raises RunError where the record cannot be read.
+        """
+        with opened(self.tracking_uri, existing=True):
+            return curve_frame(self.results)
+
+    @property
+    def plot(self) -> StudyPlots:
+        """Plots: .forest(), .cost(), .latency(), .curves(); each returns a matplotlib Figure."""
+        return StudyPlots(self)
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines below the table: noise, agreement with the paper, what is not comparable."""
+        return table.notes(self.results)
+
+    def table(self) -> pd.DataFrame:
+        """Return the table as it is printed, ours beside the paper's: text, a row a variant."""
+        return table.cells(self.results)
+
+    def to(self, kind: Format) -> str:
+        """Return the table as text, markdown, latex, csv, html (a page with the plots) or json."""
+        if kind == "html":
+            return formats.html(self.results, self.pictures())
+        if kind not in formats.FORMATS:
+            raise UserError(f"format: {kind!r} is not a choice; {closest(kind, formats.FORMATS)}")
+        return formats.FORMATS[kind](self.results)
+
+    def pictures(self) -> dict[str, bytes]:
+        """Return every plot that can be drawn, as PNG, by its name."""
+        with opened(self.tracking_uri, existing=True):
+            return plots.pictures(self.results)
+
+    def __repr__(self) -> str:
+        runs = f"{len(self.results.rows)} variants x {len(self.seeds)} seeds"
+        return f"<Study {self.name} on {self.dataset}: {runs}>"

@@ -1,0 +1,247 @@
+"""List an image folder of ImageNet's layout; say what is wrong with it, and what is not used.
+
+`train/CLASS/IMAGE`, and `val/` or `test/` beside it with the same classes. `val` may be called
+`valid` or `validation` too. Class names are compared in Unicode's normal form (NFC): a Mac writes
+an accent as a character of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from levit_ablate.errors import UserError
+
+VALIDATION = ("val", "valid", "validation")
+"""Names of the validation images' folder; a dataset has one of them."""
+PARTS = ("train", *VALIDATION, "test")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jfif", ".gif",
+)  # fmt: skip
+"""torchvision's, and two more; of an animation the first picture is used."""
+NAMED = 5
+"""How many of many bad things an error names."""
+
+
+class Listing(Sequence[Path]):
+    """The images of a part, ordered by class and name: the path of each and 12 bytes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = bytearray()
+        """All paths, relative to the root, joined."""
+        self.offsets = array("q", [0])
+        """Where each path begins, and the last one ends."""
+        self.labels = array("i")
+
+    def add(self, path: bytes, label: int) -> None:
+        """Append an image."""
+        self.paths += path
+        self.offsets.append(len(self.paths))
+        self.labels.append(label)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def relative(self, position: int) -> bytes:
+        """The path of an image, relative to the root."""
+        return bytes(self.paths[self.offsets[position] : self.offsets[position + 1]])
+
+    def __getitem__(self, position: int) -> Path:  # type: ignore[override] # no slices
+        return self.root / os.fsdecode(self.relative(position))
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """List the classes of a folder, which are the folders in its `train`. Raises UserError."""
+    with _reading_folders():
+        if not root.is_dir():
+            raise UserError(
+                f"data.root: there is no folder {root}; it is to hold train/CLASS/IMAGE"
+            )
+        if not (root / "train").is_dir():
+            raise UserError(f"data.root: {root} has no folder train; train/CLASS/IMAGE is needed")
+        names = list(_class_folders(root / "train").values())
+    if len(names) < 2:
+        found = f"only one class, {some(names)}" if names else "no class folders"
+        raise UserError(f"data.root: {root / 'train'} has {found}; at least two are needed")
+    return tuple(names)
+
+
+def folder_state(root: Path) -> list[list[Any]]:
+    """The times of the folders, which change when an image is added, removed or renamed.
+
+    Raises UserError where one cannot be read.
+    """
+
+    def times(folder: Path, names: Iterable[str]) -> list[list[Any]]:
+        return [[name, (folder / name).stat().st_mtime_ns] for name in names]
+
+    with _reading_folders():
+        parts = [part.name for part in _parts(root)]
+        return [times(root, parts), *(times(root / part, _folders(root / part)) for part in parts)]
+
+
+def list_parts(root: Path, classes: tuple[str, ...]) -> dict[str, Listing]:
+    """List the images of every part.
+
+    Raises UserError where there is neither val nor test, where a part has other classes than train,
+    where a class has no image, and where a folder cannot be read.
+    """
+    with _reading_folders():
+        parts = _parts(root)
+        if len(parts) < 2:
+            raise UserError(
+                f"data.root: {root} has neither val nor test beside train; one of them is needed, "
+                f"with the same classes"
+            )
+        return {part.name: _list_part(root, part.name, classes) for part in parts}
+
+
+def left_out(root: Path, parts: Iterable[str], classes: tuple[str, ...]) -> list[str]:
+    """Describe the folders and files that are not used: a line for each kind, none if all are used.
+
+    Raises UserError where a folder cannot be read.
+    """
+    with _reading_folders():
+        files: Counter[str] = Counter()
+        for part in parts:
+            files += _files_left_out(root / part)
+        unused = [
+            name
+            for name in _folders(root)
+            if name not in PARTS and any((root / name / each).is_dir() for each in classes)
+        ]
+    lines = []
+    if unused:
+        lines.append(
+            f"{some(unused)}: with classes of train, but not used: the parts are train, val (or "
+            f"valid, validation) and test"
+        )
+    if files:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(files.items()))
+        lines.append(
+            f"{files.total():,} files left out, as images are CLASS/IMAGE with a suffix of "
+            f"images: {counts}"
+        )
+    return [f"data.root: {root}: {line}" for line in lines]
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is an image's. A hidden file, such as a Mac's `._1.jpg`, is none."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def some(names: Iterable[str], separator: str = ", ") -> str:
+    """Join the first few names, and say how many more there are."""
+    every = [shown(name) for name in names]
+    more = f" and {len(every) - NAMED} more" if every[NAMED:] else ""
+    return separator.join(every[:NAMED]) + more
+
+
+def shown(name: str) -> str:
+    """Escape what cannot be printed in a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+@contextlib.contextmanager
+def _reading_folders() -> Iterator[None]:
+    """Raise UserError where a folder cannot be listed."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"data.root: {error.filename} cannot be read: {error.strerror}") from error
+
+
+def _parts(root: Path) -> list[Path]:
+    parts = [part for name in PARTS if (part := root / name).is_dir()]
+    several = [part.name for part in parts if part.name in VALIDATION]
+    if several[1:]:
+        raise UserError(
+            f"data.root: {root} has {' and '.join(several)}, which all are names of the validation "
+            f"images; keep one of them"
+        )
+    return parts
+
+
+def _folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _class_folders(folder: Path) -> dict[str, str]:
+    """Map the class names of a part (NFC) to the folders' names as written, sorted.
+
+    Raises UserError where two of them look the same.
+    """
+    names: dict[str, str] = {}
+    for name in _folders(folder):
+        other = names.setdefault(_nfc(name), name)
+        if other != name:
+            raise UserError(
+                f"data.root: {folder} has two class folders that look the same, {shown(name)}: "
+                f"their names differ in Unicode's normal form alone; merge them, or rename one"
+            )
+    return names
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _list_part(root: Path, part: str, classes: tuple[str, ...]) -> Listing:
+    own = _class_folders(root / part)
+    wanted = {_nfc(name) for name in classes}
+    for names, said in (
+        (own.keys() - wanted, "has classes that train has not"),
+        (wanted - own.keys(), "has not all classes of train, it lacks"),
+    ):
+        if names:
+            raise UserError(f"data.root: {root / part} {said}: {some(sorted(names))}")
+    listing, empty = Listing(root), []
+    for label, name in enumerate(own[_nfc(name)] for name in classes):
+        with os.scandir(root / part / name) as entries:
+            paths = sorted(
+                os.fsencode(f"{part}/{name}/{entry.name}")
+                for entry in entries
+                if is_image(entry.name) and not entry.is_dir(follow_symlinks=False)
+            )
+        for path in paths:
+            listing.add(path, label)
+        if not paths:
+            empty.append(name)
+    if empty:
+        raise UserError(
+            f"data.root: {root / part} has class folders without images: {some(empty)}; they lie "
+            f"directly in it, with a suffix of images ({', '.join(IMAGE_SUFFIXES)}); fill or "
+            f"remove them"
+        )
+    return listing
+
+
+def _files_left_out(part: Path) -> Counter[str]:
+    """Count the files that a part does not use, by kind."""
+    kinds: Counter[str] = Counter()
+    with os.scandir(part) as entries:
+        loose = [entry.name for entry in entries if entry.is_file()]
+    kinds["outside of class folders"] += sum(map(is_image, loose))
+    for name in _folders(part):
+        for folder, _, files in os.walk(part / name):
+            inside = Path(folder).relative_to(part / name).parts
+            hidden = any(each.startswith(".") for each in inside)
+            for file in files:
+                visible = file.lstrip(".")
+                if hidden or file != visible:
+                    kinds["hidden"] += is_image(visible.removeprefix("_"))
+                elif not is_image(file):
+                    suffix = Path(file).suffix.lower()
+                    kinds[shown(suffix) if suffix else "without a suffix"] += 1
+                elif inside:
+                    kinds["in folders below"] += 1
+    return +kinds  # without those of which there is none

@@ -1,0 +1,1 @@
+"""The engine: trains jobs of studies and searches in local processes or on a Ray cluster."""

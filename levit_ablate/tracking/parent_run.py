@@ -1,0 +1,211 @@
+"""The parent run of a study or a search, and copies of earlier runs below it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.tracking.context.registry import resolve_tags
+
+from levit_ablate.config import Hardware
+from levit_ablate.experiment import Variant
+from levit_ablate.runtime import lock_of, one_at_a_time, settle_rank
+from levit_ablate.schema import flat
+from levit_ablate.tracking.runs import (
+    children,
+    find,
+    heartbeat,
+    life_tags,
+    reading_the_record,
+    search,
+)
+from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
+from levit_ablate.tracking.tags import (
+    ALIVE,
+    DATASET,
+    KEY,
+    LOCK,
+    ORIGINAL,
+    PARENT,
+    machine_tags,
+    tags_of,
+)
+
+MOST_METRICS = 1000
+"""Metrics that MLflow takes in one write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A study or a search, as its parent run describes it."""
+
+    kind: str
+    """Tag of its name: `tags.STUDY` or `tags.SEARCH`."""
+    name: str
+    dataset: str
+    key: str
+    """Key by which its run is found again."""
+    summary: str
+    conditions: Mapping[str, Any]
+    """Settings that most runs below it share, as plain data: its params."""
+
+    @property
+    def experiment(self) -> str:
+        """Name of the MLflow experiment of its runs."""
+        return experiment_name(self.name, self.dataset)
+
+
+def experiment_name(name: str, dataset: str) -> str:
+    """Name of the MLflow experiment of a study or a search on a dataset."""
+    return f"{EXPERIMENT_NAME}/{name}/{dataset}"
+
+
+def key_tag(kind: str) -> str:
+    """Tag of the key, beside the tag of the name."""
+    return f"{kind}_key"
+
+
+@contextmanager
+def at_work(
+    whole: Whole,
+    work_dir: Path,
+    describe: Callable[[Run, bool], None],
+    is_complete: Callable[[Run], bool],
+) -> Iterator[Run]:
+    """Yield the parent run, created if it is missing; it is RUNNING until the block ends.
+
+    Its status is then FINISHED if it is complete, KILLED if it was interrupted, else FAILED. If
+    several processes work on it, the last to end decides. Raises RunError where the record cannot
+    be written.
+
+    Args:
+        whole: the study or search.
+        work_dir: folder of its lock.
+        describe: writes into the run what it is; its second argument: the run existed before.
+        is_complete: whether all is recorded.
+    """
+    settle_rank(Hardware())  # rank 0, whatever the environment says: srun may start several drivers
+    folder = work_dir / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / f"{whole.key}.{os.getpid()}"
+    with FileLock(lock_of(own)):
+        begins = one_at_a_time(folder / whole.key, "records what was trained before")
+        with reading_the_record(), begins:
+            earlier = found(whole)
+            parent = earlier or _made(whole)
+            _begin(parent, lock_of(own))
+            describe(parent, earlier is not None)
+        status = "FAILED"
+        try:
+            with heartbeat(parent.info.run_id):
+                yield parent
+            if is_complete(parent):
+                status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            with reading_the_record():
+                MlflowClient().set_terminated(parent.info.run_id, status)
+    lock_of(own).unlink(missing_ok=True)
+
+
+def found(whole: Whole) -> Run | None:
+    """Return its run in the open store, or None; of several the oldest, for all processes."""
+    runs = search(f"tags.`{key_tag(whole.kind)}` = '{whole.key}'")
+    return runs[-1] if runs else None
+
+
+def _made(whole: Whole) -> Run:
+    client = MlflowClient()
+    tags = {
+        whole.kind: whole.name,
+        key_tag(whole.kind): whole.key,
+        DATASET: whole.dataset,
+        "mlflow.note.content": whole.summary,
+    }
+    name = f"{whole.name} on {whole.dataset}"
+    experiment = experiment_id(whole.experiment)
+    run: Run = client.create_run(experiment, tags=resolve_tags(tags), run_name=name)
+    params = flat(whole.conditions)
+    client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+    return run
+
+
+def _begin(parent: Run, lock: Path) -> None:
+    client, run_id = MlflowClient(), parent.info.run_id
+    client.update_run(run_id, "RUNNING")
+    tags = {**machine_tags(), **life_tags(lock)}
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+@reading_the_record()
+def link_recorded(whole: Whole, jobs: Sequence[Variant], parent: Run, work_dir: Path) -> list[str]:
+    """Copy runs that were recorded elsewhere below the parent; return the keys recorded there.
+
+    MLflow keeps a run below one parent, so what another study or `run` trained is copied: params,
+    metrics, tags and artifacts, with a tag that names the original.
+    """
+    with one_at_a_time(work_dir / "studies" / whole.key, "records what was trained before"):
+        below = children(parent.info.run_id)
+        here = {run.data.tags.get(KEY) for run in below if run.info.status == "FINISHED"}
+        done = []
+        for job in jobs:
+            key = job.key
+            if key in here:
+                done.append(key)
+            elif original := find(*job.keys):
+                _copy(original, parent, tags_of(job))
+                done.append(key)
+    return done
+
+
+def _copy(original: Run, parent: Run, tags: Mapping[str, str]) -> None:
+    """Copy a run below the parent; the copy is FINISHED once all of it is there."""
+    client = MlflowClient()
+    own = {**original.data.tags, **tags, PARENT: parent.info.run_id, ORIGINAL: original.info.run_id}
+    own |= {LOCK: "", ALIVE: f"{time.time():.0f}"}  # alive, until the last artifact is copied
+    run = client.create_run(
+        parent.info.experiment_id,
+        start_time=original.info.start_time,
+        tags=own,
+        run_name=original.info.run_name,
+    )
+    run_id = run.info.run_id
+    try:
+        with heartbeat(run_id):
+            client.log_batch(run_id, params=[Param(k, v) for k, v in original.data.params.items()])
+            metrics: list[Metric] = [
+                metric
+                for name in original.data.metrics
+                for metric in client.get_metric_history(original.info.run_id, name)
+            ]
+            for start in range(0, len(metrics), MOST_METRICS):
+                client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
+            _copy_artifacts(client, original.info.run_id, run_id)
+        client.set_terminated(run_id, "FINISHED", original.info.end_time)
+    except BaseException:
+        with contextlib.suppress(*STORE_ERRORS):
+            client.delete_run(run_id)
+        raise
+
+
+def _copy_artifacts(client: MlflowClient, source: str, target: str, folder: str = "") -> None:
+    """Copy the artifacts of a run into another, file by file: checkpoints are large."""
+    for artifact in client.list_artifacts(source, folder or None):
+        if artifact.is_dir:
+            _copy_artifacts(client, source, target, artifact.path)
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            path = client.download_artifacts(source, artifact.path, name)
+            client.log_artifact(target, path, folder or None)

@@ -1,0 +1,286 @@
+"""What the driver of a search asks and tells Optuna; the trainings are made up here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from searching import GIVEN, small
+
+from levit_ablate.errors import RunError, UserError
+from levit_ablate.runner.job import Job, Outcome, Question
+from levit_ablate.runner.loop import Event
+from levit_ablate.searches import conduct, jobs
+from levit_ablate.searches.plan import plan
+from levit_ablate.searches.sampling import NAME, InvalidError, variant_of
+from levit_ablate.searches.search import changed, read
+from levit_ablate.searches.storage import study_of
+from levit_ablate.searches.trials import DEATHS, ERROR, INVALID, RETRY_OF
+from levit_ablate.tracking.store import open_store
+from levit_ablate.training.train import Result
+
+INVALID_FROM = 5
+"""Depth, of all stages together, from which on networks are taken to be invalid."""
+
+
+def depth(variant) -> int:
+    return sum(stage.depth for stage in variant.architecture.stages)
+
+
+def curve_of(job: Job) -> list[float]:
+    """Accuracy after each epoch: the deeper the network, the better."""
+    epochs = job.variant.experiment.recipe.epochs
+    return [depth(job.variant) / 10 * (epoch + 1) / epochs for epoch in range(epochs)]
+
+
+def ended(job: Job) -> Outcome:
+    """The outcome of a job that was trained to its end."""
+    curve = curve_of(job)
+    result = Result(
+        variant=job.variant,
+        run_id="",
+        trained=True,
+        accuracy=0.0,
+        loss=1.0,
+        seconds=1.0,
+        curve=tuple(curve),
+        best_epoch=len(curve) - 1,
+    )
+    return Outcome(seconds=1.0, result=result)
+
+
+class MadeUp:
+    """A launcher whose jobs end as `outcome` says, after asking about every epoch."""
+
+    def __init__(self, outcome: Callable[[Job], Outcome] = ended, places: int = 1) -> None:
+        self.outcome = outcome
+        self.places = places
+        self.running: list[Job] = []
+        self.started: list[Job] = []
+        self.answers: dict[int, list[bool]] = {}
+
+    def start(self, job: Job) -> None:
+        self.running.append(job)
+        self.started.append(job)
+        self.answers[job.number] = []
+
+    def events(self, timeout: float) -> list[Event]:
+        events = []
+        for job in list(self.running):
+            answers = self.answers[job.number]
+            curve = curve_of(job)[: len(answers) + 1]
+            if not all(answers):
+                outcome = Outcome(error="given up", given_up=True)
+            elif job.may_be_given_up and len(curve) < job.variant.experiment.recipe.epochs:
+                events.append(Event(job, Question(tuple(curve))))
+                continue
+            else:
+                outcome = self.outcome(job)
+            self.running.remove(job)
+            events.append(Event(job, outcome))
+        return events
+
+    def answer(self, job: Job, go_on: bool) -> None:
+        self.answers[job.number].append(go_on)
+
+    def stop(self, at_once: bool) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def pruning_search():
+    """A search of eight trials of four epochs each, which ASHA looks at after the first and third."""
+    search = changed(read("equal_flops"), {"trials": 8, "pruner": "asha", "sampler": "random"})
+    return plan(search, GIVEN | {"recipe": {**GIVEN["recipe"], "epochs": 4}})
+
+
+def done(planned, launcher=None, url=""):
+    """The trials of a search after this command has done them."""
+    conduct.conduct(planned, url, launcher or MadeUp())
+    return study_of(planned, url).get_trials()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _store(tmp_path_factory):
+    """One store for all: nothing is trained, and each test has its trials in its own folder."""
+    open_store(f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}")
+
+
+@pytest.fixture
+def some_invalid(monkeypatch):
+    """The deepest networks are invalid."""
+
+    def limited(trial, planned):
+        variant = variant_of(trial, planned)
+        if depth(variant) >= INVALID_FROM:
+            raise InvalidError("too deep")
+        return variant
+
+    monkeypatch.setattr(jobs, "variant_of", limited)
+
+
+@pytest.mark.parametrize("sampler", ["gp", "nsga2"])
+def test_the_sampler_learns_from_what_was_invalid(some_invalid, sampler):
+    found = done(small(trials=20, sampler=sampler, budget={}, enqueue=""))
+    invalid = [trial for trial in found if INVALID in trial.user_attrs]
+    assert 0 < len(invalid) < len(found) / 2 and len(found) - len(invalid) == 20
+    assert {trial.state for trial in found} == {TrialState.COMPLETE}
+    assert all(trial.constraints["valid"] > 0 for trial in invalid)
+    accurate = [trial.values[0] for trial in found if trial not in invalid]
+    assert all(trial.values[0] <= max(accurate) for trial in invalid)
+
+
+def test_what_was_enqueued_twice_is_done_once_and_no_fault_of_its_network():
+    planned = small(trials=3, sampler="random", enqueue="")
+    for _ in range(2):
+        study_of(planned, "").enqueue_trial(
+            {"depth.1": 1, "depth.2": 1}, user_attrs={NAME: "baseline"}
+        )
+    found = done(planned)
+    assert [trial.state.name for trial in found[:2]] == ["COMPLETE", "FAIL"]
+    assert found[1].user_attrs[INVALID] == "it was enqueued already, as trial 0"
+    assert not found[1].constraints
+
+
+def test_a_search_that_goes_on_draws_what_it_would_have_drawn(tmp_path, monkeypatch):
+    whole = [trial.params for trial in done(small(trials=4, sampler="tpe"))]
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    done(small(trials=2, sampler="tpe"))
+    assert [trial.params for trial in done(small(trials=4, sampler="tpe"))] == whole
+
+
+def test_a_trial_reports_every_epoch_and_is_given_up_by_the_driver():
+    planned = pruning_search()
+    launcher = MadeUp()
+    found = done(planned, launcher)
+    pruned = [trial for trial in found if trial.state == TrialState.PRUNED]
+    complete = [t for t in found if t.state == TrialState.COMPLETE and INVALID not in t.user_attrs]
+    assert pruned and complete and len(pruned) + len(complete) == 8
+    for trial in complete:
+        assert list(trial.intermediate_values) == [1, 2, 3, 4]
+        assert trial.values == [trial.intermediate_values[4]]
+    for trial in pruned:
+        assert launcher.answers[trial.number][-1] is False
+        assert len(trial.intermediate_values) == len(launcher.answers[trial.number]) < 4
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pruner", "seeds"), [("gp", "median", "0"), ("nsga2", "wilcoxon", "0,1,2,3,4")]
+)
+def test_a_search_with_other_samplers_and_pruners_does_its_trials(sampler, pruner, seeds):
+    planned = small(trials=8, sampler=sampler, pruner=pruner, seeds=seeds)
+    found = done(planned, MadeUp(places=2))
+    ends = (TrialState.COMPLETE, TrialState.PRUNED)
+    valid = [trial for trial in found if INVALID not in trial.user_attrs]
+    assert len(valid) == 8 and all(trial.state in ends for trial in valid)
+    assert all(len(trial.intermediate_values) >= 1 for trial in valid)
+
+
+def test_a_network_that_was_given_up_is_not_trained_again():
+    planned = pruning_search()
+    pruned = next(each for each in done(planned) if each.state == TrialState.PRUNED)
+    study_of(planned, "").enqueue_trial(pruned.params)
+    launcher = MadeUp()
+    again = done(planned, launcher)[-1]
+    assert not launcher.started and again.state == TrialState.PRUNED
+    assert again.intermediate_values == pruned.intermediate_values
+
+
+def test_a_line_is_said_for_every_trial_that_has_ended(capsys):
+    done(small(trials=3, sampler="random"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("equal_flops on digits: 0 of 3 trials done")
+    assert [line.split(":")[0].split(" (")[0] for line in lines[1:]] == [
+        f"[{number + 1}/3] trial {number}" for number in range(3)
+    ]
+
+
+def test_a_trial_is_told_after_its_last_seed():
+    launcher = MadeUp()
+    (trial,) = done(small(trials=1, seeds="3,4"), launcher)
+    assert [job.variant.experiment.seed for job in launcher.started] == [3, 4]
+    assert [job.title for job in launcher.started] == ["trial 0 seed 3", "trial 0 seed 4"]
+    assert trial.values == [pytest.approx(curve_of(launcher.started[0])[-1])]
+
+
+def test_a_trial_that_was_left_between_two_seeds_is_tried_again():
+    planned = small(trials=1, seeds="3,4")
+
+    def interrupted(job: Job) -> Outcome:
+        if job.variant.experiment.seed == 4 and job.number == 0:
+            return Outcome(error="interrupted", interrupted=True)
+        return ended(job)
+
+    first, second = done(planned, MadeUp(interrupted))
+    assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert ERROR not in first.user_attrs and second.user_attrs[RETRY_OF] == 0
+    assert second.user_attrs[DEATHS] == 0 and second.params == first.params
+
+
+def test_a_network_of_which_workers_die_has_failed_and_the_search_goes_on():
+    def dies(job: Job) -> Outcome:
+        return Outcome(error="killed", died=True) if job.number < 3 else ended(job)
+
+    launcher = MadeUp(dies)
+    found = done(small(trials=2), launcher)
+    assert [trial.state.name for trial in found] == ["FAIL"] * 4 + ["COMPLETE"]
+    assert len({job.variant.key for job in launcher.started[:3]}) == 1
+    assert found[3].user_attrs[ERROR] == "the process that trained it was killed 3 times"
+
+
+def test_workers_that_die_again_and_again_end_the_search():
+    launcher = MadeUp(lambda job: Outcome(error="killed", died=True))
+    with pytest.raises(RunError, match="workers die again and again; the last one: killed"):
+        done(small(trials=8), launcher)
+    assert len(launcher.started) == jobs.MOST_DEATHS + 1
+
+
+def test_a_training_that_failed_is_a_failed_trial_unless_the_store_is_away(monkeypatch):
+    there = iter([True, False, True])
+    monkeypatch.setattr(jobs, "answers", lambda: next(there, True))
+
+    def fails(job: Job) -> Outcome:
+        return Outcome(error="diverged", kind="RunError") if job.number < 2 else ended(job)
+
+    found = done(small(trials=2), MadeUp(fails))
+    assert [trial.state.name for trial in found] == ["FAIL", "FAIL", "COMPLETE"]
+    assert ERROR not in found[0].user_attrs and found[1].user_attrs[RETRY_OF] == 0
+    assert found[1].user_attrs[ERROR] == "RunError: diverged"
+
+
+def test_a_trial_in_a_database_has_heartbeats_while_it_is_at_work(tmp_path, monkeypatch):
+    beaten: list[int] = []
+    record = RDBStorage.record_heartbeat
+    monkeypatch.setattr(
+        RDBStorage, "record_heartbeat", lambda *args: (beaten.append(args[1]), record(*args))[1]
+    )
+    before = threading.active_count()
+    found = done(small(trials=2), url=f"sqlite:///{tmp_path}/trials.db")
+    assert sorted(beaten) == [trial._trial_id for trial in found]
+    assert threading.active_count() == before
+
+
+def test_latency_is_measured_by_one_command_on_one_kind_of_machine(monkeypatch):
+    planned = small("accuracy_and_flops", objectives="accuracy,latency")
+    study = study_of(planned, "")
+    refused = []
+
+    def other():
+        with pytest.raises(UserError) as caught, conduct.measuring_alone(planned, study, 1):
+            pass
+        refused.append(str(caught.value))
+
+    with conduct.measuring_alone(planned, study, 1):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    monkeypatch.setattr(conduct, "hardware", lambda: "another machine")
+    other()
+    assert "another search measures latency" in refused[0]
+    assert "this is another machine; go on there" in refused[1]
+    with pytest.raises(UserError, match="--workers 1"), conduct.measuring_alone(planned, study, 2):
+        pass
