@@ -58,8 +58,9 @@ def text(results: Results) -> str:
 
 def captured(show: Callable[[Console], None]) -> str:
     """Return what `show` prints to a console that is no terminal."""
-    plain = {"no_color": True, "force_terminal": False, "force_jupyter": False}
-    wide = Console(width=WIDTH, highlight=False, **plain)
+    wide = Console(
+        width=WIDTH, highlight=False, no_color=True, force_terminal=False, force_jupyter=False
+    )
     with wide.capture() as capture:
         show(wide)
     return capture.get()

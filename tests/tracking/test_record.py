@@ -143,12 +143,17 @@ def test_the_epochs_of_a_killed_run_that_its_store_missed_are_written_when_it_is
     own, folder = variant("baseline", {}), tmp_path / "work" / "runs" / "key"
     folder.mkdir(parents=True)
     epochs = [{"train_loss": 3.0}, {"train_loss": 2.0}]
-    with pytest.raises(KeyboardInterrupt), record(own, folder) as killed:
-        killed.metrics(epochs[0], epoch=0)
-        go_away(tmp_path / "mlflow.db")
-        killed.metrics(epochs[1], epoch=1)
-        assert not (folder / outbox.FILE).exists()  # they are in the checkpoint
-        raise KeyboardInterrupt
+
+    def train_until_killed() -> None:
+        with record(own, folder) as killed:
+            killed.metrics(epochs[0], epoch=0)
+            go_away(tmp_path / "mlflow.db")
+            killed.metrics(epochs[1], epoch=1)
+            assert not (folder / outbox.FILE).exists()  # they are in the checkpoint
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_until_killed()
     assert (folder / outbox.FILE).exists()  # how it ended
     come_back(tmp_path / "mlflow.db")
     with record(own, folder) as resumed:
