@@ -6,6 +6,7 @@ from dataclasses import asdict, make_dataclass, replace
 
 import pytest
 
+from levit_ablate import library
 from levit_ablate.config import Data, Design, Experiment, Recipe
 from levit_ablate.experiment import variant
 from levit_ablate.keys import changed, key_of, key_of_version_1, stream_key, teacher_key
@@ -45,6 +46,10 @@ DATA_KEYS = {
     "fashion_mnist": "b37cba5fe8105ae1",
 }
 WHY = "a key changed: results recorded under the old one are lost; if that is meant, raise VERSION"
+
+
+def test_every_shipped_ablation_has_its_key_above():
+    assert ABLATIONS.keys() == library.names().keys()
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

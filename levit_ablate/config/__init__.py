@@ -4,7 +4,7 @@ The texts under the fields are the help texts of the command line.
 """
 
 from levit_ablate.config.design import Architecture, Design, Images, Stage
-from levit_ablate.config.experiment import (
+from levit_ablate.config.training import (
     OWN_GEOMETRY,
     VARIANT_KEYS,
     Data,
