@@ -23,13 +23,13 @@ from levit_ablate.data.datasets import check_fingerprint, dataset_of, images_of,
 from levit_ablate.data.folder_index import UNREADABLE
 from levit_ablate.data.folder_layout import some
 from levit_ablate.errors import UserError
-from levit_ablate.hardware import best_precision
 from levit_ablate.keys import key_of, key_of_version_1
 from levit_ablate.library import Ablation, recorded_yaml
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs
 from levit_ablate.models.matching import match
 from levit_ablate.models.presets import preset
+from levit_ablate.runtime import best_precision
 from levit_ablate.schema import experiment_from, flat, merge, plain
 
 

@@ -1,7 +1,7 @@
-"""Whether a path that a user gave leads to a file or a folder.
+"""Checks of a path that a user gave.
 
-`Path.is_file` and `Path.is_dir` raise OSError for a name that is too long, and for a path through a
-folder that may not be read; these are false.
+`Path.is_file` and `Path.is_dir` raise OSError for a name that is too long and for a path through a
+folder that may not be read; these return false.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 
 
 def is_file(path: Path | str) -> bool:
-    """Whether there is a file; false where the name cannot be one."""
+    """Return whether a file is there; false where the name cannot be one."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def is_folder(path: Path | str) -> bool:
-    """Whether there is a folder; false where the name cannot be one."""
+    """Return whether a folder is there; false where the name cannot be one."""
     return os.path.isdir(path)  # noqa: PTH112

@@ -1,4 +1,4 @@
-"""Named streams of randomness: every use of a run's seed draws from a stream of its own."""
+"""Named random streams: each use of a run's seed has a stream of its own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 
 
 def stream_seed(seed: int, *names: str | int) -> int:
-    """A seed for torch or numpy (63 bits) that depends on the run's seed and the stream's name.
+    """Return the seed of a named stream, for torch or numpy (63 bits).
 
-    Streams with other names are independent, so drawing more from one never shifts another:
+    Streams are independent: drawing more from one never shifts another.
     `stream_seed(0, "initialization", "head.layer")` is the same in every variant with that layer.
     """
     text = "/".join(map(str, (seed, *names)))

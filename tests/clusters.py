@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from levit_ablate.training.signals import keeping_handlers
+from levit_ablate.signals import keeping_handlers
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -22,27 +23,37 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store with nothing in it: MLflow takes a second to make its tables."""
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Put a fresh SQLite store, `mlflow.db`, into a folder, and return its URI.
+
+    MLflow takes a second of CPU time to make one; copies of the first cost nothing.
+    """
     from levit_ablate.tracking.store import open_store
 
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    open_store(f"sqlite:///{path}")
-    return path
+    original = tmp_path_factory.mktemp("store") / "mlflow.db"
+    tracked = os.environ.get("MLFLOW_TRACKING_URI")
+    open_store(f"sqlite:///{original}")
+    if tracked is None:
+        del os.environ["MLFLOW_TRACKING_URI"]
+
+    def put(folder: Path) -> str:
+        copy = folder / "mlflow.db"
+        shutil.copy(original, copy)
+        with closing(sqlite3.connect(copy)) as connection, connection:
+            connection.execute(
+                "update experiments set artifact_location = replace(artifact_location, ?, ?)",
+                (str(original.parent), str(folder)),
+            )
+        return f"sqlite:///{copy}"
+
+    return put
 
 
 @pytest.fixture
-def store(tmp_path: Path, empty_database: Path) -> str:
+def store(tmp_path: Path, new_store: Callable[[Path], str]) -> str:
     """A fresh SQLite store, open for recording."""
     from levit_ablate.tracking.store import open_store
 
-    path = tmp_path / "mlflow.db"
-    shutil.copy(empty_database, path)
-    with closing(sqlite3.connect(path)) as database:
-        there = (str(empty_database.parent), str(tmp_path))
-        database.execute(
-            "update experiments set artifact_location = replace(artifact_location, ?, ?)", there
-        )
-        database.commit()
-    open_store(f"sqlite:///{path}")
-    return f"sqlite:///{path}"
+    uri = new_store(tmp_path)
+    open_store(uri)
+    return uri

@@ -16,13 +16,13 @@ import levit_ablate
 PACKAGE = Path(levit_ablate.__file__).parent
 # from the ground up; no part imports another of its own floor
 FLOORS = [
-    ["errors", "paths", "streams", "interrupts", "bars"],
+    ["errors", "paths", "streams", "signals", "bars"],
     ["config"],
     ["recipes"],
     ["schema"],
-    ["library", "keys", "hardware"],
+    ["library", "keys", "runtime"],
     ["models", "data"],
-    ["experiment", "locks"],
+    ["experiment"],
     ["timing", "tracking", "validity"],
     ["analysis"],
     ["training"],

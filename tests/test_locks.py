@@ -9,8 +9,8 @@ from pathlib import Path
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_only
 
-from levit_ablate.interrupts import waited
-from levit_ablate.locks import lock_of, one_at_a_time
+from levit_ablate.runtime import lock_of, one_at_a_time
+from levit_ablate.signals import waited
 
 
 def test_who_waits_for_another_is_known_to_wait_and_says_so(tmp_path: Path, monkeypatch, capsys):

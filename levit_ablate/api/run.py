@@ -19,20 +19,19 @@ from levit_ablate.api.settings import Settings, given_by
 from levit_ablate.config import Images
 from levit_ablate.experiment import Variant, hardware_of
 from levit_ablate.experiment import variant as resolved
-from levit_ablate.hardware import one_voice
 from levit_ablate.keys import teacher_key
 from levit_ablate.library import Ablation
 from levit_ablate.models.presets import preset
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.runtime import one_voice
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record
 from levit_ablate.training.conditions import (
     check_conditions,
     check_distilled,
-    ready_data,
-    report_horizon,
 )
+from levit_ablate.training.fit import ready_data, report_horizon
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.teaching import ensure_teacher, teacher_figures
+from levit_ablate.training.teacher import ensure_teacher, teacher_figures
 from levit_ablate.training.train import Result, recorded, train
 from levit_ablate.validity import check_changes
 

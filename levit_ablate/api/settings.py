@@ -36,7 +36,11 @@ SECTIONS: dict[str, type] = {
     "hardware": Hardware,
     "recipe": Recipe,
     "teacher": Teacher,
+    "teacher.recipe": Recipe,
 }
+"""The parts of an experiment that are mappings, and their configs."""
+SHOWN = 60
+"""Characters of a value in an error."""
 
 Words = str | Path | Mapping[str, Any]
 
@@ -78,24 +82,33 @@ def _section(key: str, value: Any) -> dict[str, Any]:
 
 def _fields(key: str, value: Any) -> Mapping[str, Any]:
     """Return one layer of a section as a mapping of fields."""
-    config, named = SECTIONS[key], NAMED.get(key, {})
+    config = SECTIONS[key]
     if isinstance(value, Mapping):
         own: Any = value.get("recipe") if key == "teacher" else None
         return value if own is None else {**value, "recipe": _section("recipe", own)}
     if isinstance(value, config):
         return _set_fields(value)
     if isinstance(value, str | Path):
-        word = str(value)
-        if word in named:
-            return named[word]
-        if word.endswith(SUFFIXES) or is_file(word):
-            mapping = read_yaml(Path(word))
-            check_keys(mapping, config, word, f"{key}.")
-            return mapping
-        kinds = f"neither a YAML file nor a name; {closest(word, named)}"
-        raise UserError(f"{key}: {word!r} is {kinds if named else 'no YAML file'}")
+        return from_word(key, str(value), key)
     names = ", ".join(field.name for field in fields(config))
     raise UserError(f"{key}: {value!r} is no mapping; keys: {names}")
+
+
+def from_word(key: str, word: str, label: str) -> Mapping[str, Any]:
+    """Return the fields of a section that a name or a YAML file stands for.
+
+    Raises UserError, which begins with `label`.
+    """
+    config, named = SECTIONS[key], NAMED.get(key, {})
+    if word in named:
+        return named[word]
+    if word.endswith(SUFFIXES) or is_file(word):
+        mapping = read_yaml(Path(word))
+        check_keys(mapping, config, word, f"{key}.")
+        return mapping
+    kinds = f"neither a YAML file nor a name; {closest(word, named)}"
+    shown = word if len(word) <= SHOWN else f"{word[:SHOWN]}…"
+    raise UserError(f"{label}: {shown!r} is {kinds if named else 'no YAML file'}")
 
 
 def _set_fields(config: Any) -> dict[str, Any]:

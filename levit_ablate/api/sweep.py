@@ -25,7 +25,7 @@ from levit_ablate.studies.plan import plan as planned_of
 from levit_ablate.studies.record import recorded_studies, study_runs
 from levit_ablate.studies.study import Study as StudyFile
 from levit_ablate.studies.study import narrowed, read
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.runs import children, settle
 from levit_ablate.tracking.tags import DATASET, STUDY_KEY
 from levit_ablate.tracking.uris import without_password

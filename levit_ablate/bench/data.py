@@ -28,7 +28,7 @@ from levit_ablate.data.folder_index import open_index
 from levit_ablate.data.memory import InMemory
 from levit_ablate.data.splits import Labelled, Splits
 from levit_ablate.data.stream import Stream
-from levit_ablate.hardware import has_gpu
+from levit_ablate.runtime import has_gpu
 from levit_ablate.timing import rates
 
 SMALL_SIDE, NUM_SMALL = 32, 12_800

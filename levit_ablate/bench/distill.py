@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,11 +14,11 @@ from lightning import Callback, LightningModule, Trainer
 
 from levit_ablate.experiment import Variant
 from levit_ablate.training.callbacks import AskTeacher
-from levit_ablate.training.conditions import check_conditions, ready_data
-from levit_ablate.training.fit import fit
+from levit_ablate.training.conditions import check_conditions
+from levit_ablate.training.fit import fit, ready_data
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.teacher import LiveTeacher, loaded
-from levit_ablate.training.teaching import ensure_teacher
+from levit_ablate.training.teacher import ensure_teacher, loaded
+from levit_ablate.training.teacher_cache import LiveTeacher
 from levit_ablate.training.train import num_threads
 
 EPOCHS = 2
@@ -63,9 +64,10 @@ def measure(distilled: Variant, plain: Variant, rounds: int) -> dict[str, float]
     seconds: dict[str, list[float]] = {"none": [], "stored": [], "live": [], "asking": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as name:
-            teacher = LiveTeacher(loaded(distilled.experiment, distilled.images, weights), 1)
+            load = partial(loaded, distilled.experiment, distilled.images, weights)
+            teacher = LiveTeacher(load(), 1)
             folder = Path(name)
-            asks = AskTeacher(distilled.experiment, distilled.images, weights, folder / "answers")
+            asks = AskTeacher(distilled.experiment, folder / "answers", load)
             seconds["none"] += _epochs(plain, folder / "none", [])
             seconds["stored"] += _epochs(distilled, folder / "stored", [asks])
             seconds["live"] += _epochs(distilled, folder / "live", [AskLive(teacher)])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from levit_ablate.cli.options import add_experiment, experiment_options, parse, parser_for
-from levit_ablate.errors import UserError, closest
+from levit_ablate.errors import UserError
 from levit_ablate.library import BASELINE, Ablation
 from levit_ablate.schema import merge
 from levit_ablate.studies import study
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         "Measure on this machine: data (the images), distill (the price of a teacher), sweep (the "
         "price of a study, and what several runs at once gain).",
     )
-    parser.add_argument("bench", help="data, distill or sweep.")
+    parser.add_argument("bench", type=Literal["data", "distill", "sweep"], help="What to measure.")
     add_experiment(parser)
     parser.add_argument(
         "--rounds", type=int, help="How often each way is timed (data, distill): 5."
@@ -57,10 +57,6 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--seeds", type=int, help="Seeds of a study (distill: 3, sweep: 1).")
     options = parse(parser, argv)
-    if options["bench"] not in COUNTS:
-        raise UserError(
-            f"bench: {options['bench']!r} is not known; {closest(options['bench'], COUNTS)}"
-        )
     options["name"] = options.get("name") or BASELINE
     ablation, given = experiment_options(options)
     if min(options.get(name, 1) for name in ("rounds", "variants", "seeds")) < 1:

@@ -1,10 +1,10 @@
-"""`levit-ablate list`: what can be run."""
+"""`levit-ablate list`: the ablations, studies, searches and models that can be named."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
 from rich.console import Console
@@ -12,14 +12,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from levit_ablate import library
-from levit_ablate.cli.options import Format, parse, parser_for
+from levit_ablate.cli.options import NAMES, Format, parse, parser_for
 from levit_ablate.errors import UserError
+from levit_ablate.library import Ablation
 from levit_ablate.models import presets
+from levit_ablate.searches import search
 from levit_ablate.studies import study
+
+NOTES = """
+row, paper: Table 4 of the paper, and its top-1 points against the base model's.
+Yours: put a file into ./ablations; a study, search or model into ./ablations/studies, searches or \
+models. levit-ablate show NAME explains an ablation, levit-ablate plan NAME a study."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print the ablations, the paper's rows first, with their summaries and published figures."""
+    """Print the ablations, the paper's rows first, then the studies, the searches and the models.
+
+    A file that cannot be read is a line on standard error.
+    """
     parser = parser_for("list", "The ablations that can be run.")
     parser.add_argument(
         "--format", type=Format, default="text", help="For people, or for machines."
@@ -31,59 +41,57 @@ def main(argv: Sequence[str]) -> None:
     if options.get("format") == "json":
         print(json.dumps([{**asdict(a), "path": str(a.path)} for a in found], indent=2))
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("ablation", no_wrap=True)
-    table.add_column("row")
-    table.add_column("paper", justify="right", no_wrap=True)
-    table.add_column("what it changes")
-    for ablation in found:
-        paper = ablation.paper
-        figure = f"{paper.difference:+.1f}" if paper and paper.difference else ""
-        row = paper.row if paper else "–"
-        cells = (ablation.name, row, figure.replace("-", "−"), ablation.summary)
-        table.add_row(*map(escape, cells))
     console = Console()
-    console.print(table)
-    console.print(_studies())
-    console.print(_models())
-    console.print(
-        "\nrow, paper: Table 4 of the paper, and its top-1 points against the base model's."
-        "\nYours: put a file into ./ablations, a study into ./ablations/studies, a model into "
-        "./ablations/models; levit-ablate show NAME explains an ablation, levit-ablate plan NAME a "
-        "study.",
-        style="dim",
-    )
+    console.print(_table("ablation", "row", "paper", "what it changes", rows=map(_ablation, found)))
+    for kind, heads, row in (
+        ("study", ("variants", "what it compares"), _study),
+        ("search", ("trials", "what it looks for"), _search),
+        ("model", ("images", "what it is: stages of depth x C width, N heads"), _model),
+    ):
+        console.print()
+        console.print(_table(kind, *heads, rows=_rows(NAMES[kind].find(), row)))
+    console.print(NOTES, style="dim")
 
 
-def _studies() -> Table:
-    """The studies that can be swept; what cannot be read is said on standard error."""
+def _table(*heads: str, rows: Iterable[Sequence[str]]) -> Table:
+    """A table of names; its last column holds text and wraps."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("\nstudy", no_wrap=True)
-    table.add_column("\nvariants", justify="right")
-    table.add_column("\nwhat it compares")
-    for name, path in library.names(library.STUDIES).items():
-        try:
-            found = study.read_file(path)
-        except UserError as error:
-            print(f"levit-ablate: {error}", file=sys.stderr)
-            continue
-        table.add_row(escape(name), str(len(found.variants)), escape(found.summary))
+    for head in heads:
+        number = head in ("paper", "variants", "trials")
+        table.add_column(head, no_wrap=head != heads[-1], justify="right" if number else "left")
+    for cells in rows:
+        table.add_row(*map(escape, cells))
     return table
 
 
-def _models() -> Table:
-    """The models that --model takes; what cannot be read is said on standard error."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("\nmodel", no_wrap=True)
-    table.add_column("\nimages", no_wrap=True)
-    table.add_column("\nwhat it is: stages of depth x C width, N heads")
-    for name in dict.fromkeys([*presets.PRESETS, *library.names(library.MODELS)]):
+def _rows(names: Iterable[str], row: Callable[[str], Sequence[str]]) -> Iterable[Sequence[str]]:
+    """Yield the row of every name whose file can be read."""
+    for name in names:
         try:
-            found = presets.preset(name)
+            yield name, *row(name)
         except UserError as error:
             print(f"levit-ablate: {error}", file=sys.stderr)
-            continue
-        images, stages = found.images, ", ".join(map(str, found.architecture.stages))
-        size = f"{images.channels}x{images.height}x{images.width}"
-        table.add_row(escape(name), size, escape(f"{found.summary}: {stages}"))
-    return table
+
+
+def _ablation(ablation: Ablation) -> tuple[str, str, str, str]:
+    paper = ablation.paper
+    figure = f"{paper.difference:+.1f}" if paper and paper.difference else ""
+    row = paper.row if paper else "–"
+    return ablation.name, row, figure.replace("-", "−"), ablation.summary
+
+
+def _study(name: str) -> tuple[str, str]:
+    found = study.read(name)
+    return str(len(found.variants)), found.summary
+
+
+def _search(name: str) -> tuple[str, str]:
+    found = search.read(name)
+    return str(found.trials), found.summary
+
+
+def _model(name: str) -> tuple[str, str]:
+    preset = presets.preset(name)
+    images, stages = preset.images, ", ".join(map(str, preset.architecture.stages))
+    size = f"{images.channels}x{images.height}x{images.width}"
+    return size, f"{preset.summary}: {stages}"

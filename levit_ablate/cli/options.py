@@ -1,80 +1,63 @@
-"""The options that describe an experiment, read by jsonargparse from the config dataclasses."""
+"""The options that describe an experiment, made from the config dataclasses."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from jsonargparse import (
-    ArgumentError,
-    ArgumentParser,
-    _loaders_dumpers,
-    set_parsing_settings,
-)
+from docstring_parser import parse_from_object
 
 from levit_ablate import library
-from levit_ablate.config import (
-    Architecture,
-    Data,
-    Design,
-    Experiment,
-    Hardware,
-    Recipe,
-    Teacher,
-)
+from levit_ablate.api.settings import NAMED, SECTIONS, from_word
+from levit_ablate.cli.parser import Names, Parser, nested
+from levit_ablate.config import Experiment
 from levit_ablate.errors import UserError, closest
 from levit_ablate.library import RECORDED, Ablation
-from levit_ablate.paths import is_file
-from levit_ablate.recipes import RECIPES
-from levit_ablate.schema import YamlLoader, check_keys, merge, read_yaml
-from levit_ablate.tracking.uris import without_password
+from levit_ablate.models import presets
+from levit_ablate.schema import check_keys, merge, read_yaml
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-# Options are read as files are. set_loader is not enough: jsonargparse reads int, float and bool
-# with this class, YAML 1.1 unless replaced, whatever the loader or the parser_mode.
-assert hasattr(_loaders_dumpers, "yaml_default_loader"), "jsonargparse reads words otherwise"
-_loaders_dumpers.yaml_default_loader = YamlLoader  # type: ignore[assignment]
+FIRST_PAGE = (
+    "model",
+    "seed",
+    "data",
+    "data.root",
+    "recipe",
+    "recipe.epochs",
+    "recipe.batch_size",
+    "design",
+)
+"""The settings of an experiment that the first page of the help shows."""
 
-NAMED: dict[str, Mapping[str, Mapping[str, Any]]] = {
-    "data": {name: {"name": name} for name in get_args(get_type_hints(Data)["name"])},
-    "recipe": {name: asdict(recipe) for name, recipe in RECIPES.items()},
-}
-"""Options that take a name: `--recipe smoke` is all its fields, `--data cifar10` the dataset."""
-
-SECTIONS = {
-    "data": Data,
-    "recipe": Recipe,
-    "design": Design,
-    "teacher": Teacher,
-    "teacher.recipe": Recipe,
-    "hardware": Hardware,
-    "architecture": Architecture,
-}
-"""Options that stand for a whole section: a name where there are any, or a YAML file."""
-
-SHOWN = 60
-"""Characters of a value in an error."""
 Format = Literal["text", "json"]
 
 
-def parser_for(command: str, description: str) -> ArgumentParser:
-    """A parser whose mistakes are raised, and whose options have no defaults to hide behind."""
-    return ArgumentParser(
-        prog=f"levit-ablate {command}",
-        description=description,
-        exit_on_error=False,
-        print_config=None,
-        allow_abbrev=False,
-    )
+def _named(plural: str, kind: library.Kind, shipped: Iterable[str] = ()) -> Names:
+    """Return the names of files of a kind, after those of `shipped`."""
+    folder = str(library.folders(kind)[0])
+    return Names(plural, lambda: dict.fromkeys([*shipped, *library.names(kind)]), folder)
 
 
-def add_experiment(parser: ArgumentParser) -> None:
-    """An ablation's name, and all that decides how it is run."""
+NAMES: dict[str, Names] = {
+    "name": _named("Ablations", library.ABLATIONS),
+    "study": _named("Studies", library.STUDIES),
+    "search": _named("Searches", library.SEARCHES),
+    "model": _named("Models", library.MODELS, presets.PRESETS),
+    "recipe": Names("Recipes", lambda: NAMED["recipe"]),
+    "data": Names("Datasets", lambda: NAMED["data"]),
+}
+"""Options that take a name, and the names."""
+
+
+def parser_for(command: str, description: str) -> Parser:
+    """Return a parser to which a command adds its options, and those below."""
+    return Parser(command, description, NAMES)
+
+
+def add_experiment(parser: Parser) -> None:
+    """Add an ablation's name, every setting of its run, and --print_config."""
     parser.add_argument("name", nargs="?", help="An ablation's name, or its YAML file.")
     add_conditions(parser)
     parser.add_argument(
@@ -84,55 +67,92 @@ def add_experiment(parser: ArgumentParser) -> None:
     )
 
 
-def add_conditions(parser: ArgumentParser, *without: str, formats: Any = Format) -> None:
-    """Config files, the format of what is printed, and every field of an experiment.
+def add_conditions(parser: Parser, *without: str, formats: Any = Format) -> None:
+    """Add config files, the format of the output, and every field of an experiment.
 
     Args:
         parser: is given the options.
-        without: fields that the command has a word of its own for.
-        formats: the `Literal` of what `--format` takes.
+        without: fields that the command has an option of its own for.
+        formats: the `Literal` that `--format` takes.
     """
+    parser.epilog = "A dataset brings a model, a recipe and a teacher in place of these defaults."
+    _add_fields(parser, Experiment, without)
     parser.add_argument(
         "--config",
         action="append",
-        type=str,
         metavar="FILE",
-        help="YAML with any of the options below, by section; a later file wins over an earlier, "
-        "options on the command line over both.",
+        help="YAML with any of these settings, by section; a later file wins over an earlier, "
+        "options over both.",
     )
     parser.add_argument(
         "--format", type=formats, default="text", help="For people, or for machines."
     )
-    parser.add_class_arguments(Experiment, skip={"architecture", *without})
-    parser.add_argument("--architecture", type=dict[str, Any])
-    for action in parser._actions:
-        if action.dest in SECTIONS:
-            names = f"{', '.join(NAMED[action.dest])}; or " if action.dest in NAMED else ""
-            action.metavar, action.help = (
-                "NAME" if names else "FILE",
-                f"The whole section: {names}a YAML file.",
+
+
+def _add_fields(parser: Parser, config: type, without: Sequence[str], section: str = "") -> None:
+    """Add an option for every field of a config, explained by the docstring under the field."""
+    documented = {p.arg_name: p.description or "" for p in parse_from_object(config).params}
+    hints = get_type_hints(config)
+    for field in fields(config):
+        name = f"{section}.{field.name}" if section else field.name
+        text = documented[field.name]
+        first_words = re.split(r"[.:]\s|\.$", text)[0]
+        if name in without:
+            continue
+        if name not in SECTIONS:
+            parser.add_argument(
+                f"--{name}",
+                type=hints[field.name],
+                default=None if field.default is MISSING else field.default,
+                help=text,
+                section=section or "experiment",
+                brief=f"{first_words}." if name in FIRST_PAGE else "",
             )
+            continue
+        named = NAMED.get(name, {})
+        text = f"{first_words}, {'by name or ' if named else ''}in a YAML file."
+        usual = asdict(SECTIONS[name]()).items() if named else set()
+        parser.add_argument(
+            f"--{name}",
+            nargs="?",  # so that without a value the names are listed
+            const="",
+            action="append",
+            metavar="NAME" if named else "FILE",
+            default=next((key for key, value in named.items() if value.items() <= usual), None),
+            help=text,
+            section=name,
+            brief=text if name in FIRST_PAGE else "",
+        )
+        _add_fields(parser, SECTIONS[name], without, name)
 
 
-def parse(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
-    """The options that the user gave, and no others, as nested mappings. Raises UserError."""
-    try:
-        return parser.parse_args(_named_first(argv), defaults=False).as_dict()
-    except (ArgumentError, argparse.ArgumentError) as error:
-        raise UserError(_explained(str(error), parser)) from error
+def parse(parser: Parser, argv: Sequence[str]) -> dict[str, Any]:
+    """Return the options that the user gave, and no others, as nested mappings.
+
+    A single field wins over its section, whichever comes first. Raises UserError.
+    """
+    given = parser.read(argv)
+    sections = [
+        nested({name: from_word(name, value, f"--{name}")})
+        for name in SECTIONS
+        for value in given.pop(name, [])
+    ]
+    options = merge(*sections, nested(given))
+    parser.check(options, {name: config for name, config in SECTIONS.items() if "." not in name})
+    return options
 
 
 def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any]]:
-    """The ablation and the parts of an experiment among the options, config files first.
+    """Return the ablation and the settings that the options give; options win over config files.
 
-    Without a name on the command line a config may name the ablation. A recorded experiment is the
-    ablation itself, whose geometry stays; beside another's name, it gives its conditions alone.
+    Without a name on the command line, a config file may name the ablation. A recorded experiment
+    is an ablation itself, whose geometry stays; beside another name, only its conditions count.
     Raises UserError.
     """
     ablation = library.read(options["name"]) if options.get("name") else None
     recorded: Ablation | None = None
     given: dict[str, Any] = {}
-    chosen = set(of_experiment(options))  # what nobody recorded
+    chosen = set(of_experiment(options))  # set by the user, not by a recorded experiment
     for path in map(Path, options.get("config", [])):
         mapping = read_config(path)
         if mapping.keys() >= {"name", "summary", "architecture"}:
@@ -155,13 +175,13 @@ def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any
 
 
 def of_experiment(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of an experiment among the options."""
+    """Return the settings of an experiment among the options."""
     keys = Experiment.__dataclass_fields__
     return {key: value for key, value in options.items() if key in keys}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config file's mapping, a named section as its fields. Raises UserError with the file."""
+    """Return a config file's mapping, a named section as its fields. Raises UserError."""
     mapping = read_yaml(path)
     for section, named in NAMED.items():
         value = mapping.get(section)
@@ -172,56 +192,3 @@ def read_config(path: Path) -> dict[str, Any]:
     experiment = {key: value for key, value in mapping.items() if key not in RECORDED}
     check_keys(experiment, Experiment, str(path))
     return mapping
-
-
-def _named_first(argv: Sequence[str]) -> list[str]:
-    """Put `--recipe NAME` before all else, as its fields: single fields win wherever they stand.
-
-    Sections in files are read here, so that their errors name the file and the key.
-    """
-    first, rest, words = [], [], list(argv)
-    while words:
-        word = words.pop(0)
-        option, _, value = word.partition("=")
-        section = option.removeprefix("--")
-        if not option.startswith("--") or section not in SECTIONS:
-            rest.append(word)
-            continue
-        value = value or (words.pop(0) if words else "")
-        named = NAMED.get(section, {})
-        if value in named:
-            mapping = dict(named[value])
-        elif value.endswith(library.SUFFIXES) or is_file(value):
-            mapping = read_yaml(Path(value))
-            check_keys(mapping, SECTIONS[section], value, f"{section}.")
-        else:
-            kinds = f"neither a YAML file nor a name; {closest(value, named)}"
-            shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
-            raise UserError(f"--{section}: {shown!r} is {kinds if named else 'no YAML file'}")
-        first += [f"--{section}", json.dumps(mapping)]
-    return first + rest
-
-
-def _explained(message: str, parser: ArgumentParser) -> str:
-    """A parser's complaint in one line, with the closest option where one is not known."""
-    words = plain(message).split()
-    line = " ".join(without_password(word) if "://" in word else word for word in words)
-    unknown = [word.partition("=")[0] for word in line.split() if word.startswith("--")]
-    if "unrecognized arguments" not in line or not unknown:
-        return f"{line}; see {parser.prog} --help"
-    known = [o for a in parser._actions for o in a.option_strings if o.startswith("--")]
-    match = closest(unknown[0], known).partition("valid: ")[0]
-    return f"unknown option {unknown[0]}; {match}see {parser.prog} --help"
-
-
-def plain(message: str) -> str:
-    """A jsonargparse message in one line, without its own vocabulary of types."""
-    line = " ".join(message.split()).replace("Parser key ", "").replace('"', "")
-    line = re.sub(r"<class '(\w+)'>", r"\1", line)
-    literal = r"^(.*?):? Expected a typing\.Literal\[(.*?)\]\. Got value: ?(.*)$"
-    if found := re.search(literal, line):
-        key, choices, value = found.groups()
-        valid = re.findall(r"[\w-]+", choices)
-        line = f"{key}: {value!r} is not a choice; {closest(value, valid)}"
-    line = re.sub(r"Expected an? (.*?)\. Got value: (.*)", r"\1 needed, not \2", line)
-    return f"{line}; write true or false" if ": bool needed" in line else line

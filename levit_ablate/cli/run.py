@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse(parser, argv)
     ablation, given = experiment_options(options)
     from levit_ablate.api import run as api  # loads torch, lightning and mlflow: seconds
-    from levit_ablate.hardware import is_first_process
+    from levit_ablate.runtime import is_first_process
     from levit_ablate.tracking.store import tracking_uri
 
     if options.get("print_config"):

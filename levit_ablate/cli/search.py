@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from levit_ablate.cli.launch_options import add_launcher, check_launcher, places
 from levit_ablate.cli.options import (
     add_conditions,
     of_experiment,
@@ -14,15 +13,19 @@ from levit_ablate.cli.options import (
     parser_for,
     read_config,
 )
+from levit_ablate.cli.study_options import add_launcher, check_launcher, places
 from levit_ablate.cli.table import write_pictures
 from levit_ablate.config import OWN_GEOMETRY, Experiment
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.library import SEARCHES, names
 from levit_ablate.schema import merge, read_word
+from levit_ablate.searches.numbers import NETWORK_NUMBERS, STAGE_NUMBERS
 from levit_ablate.searches.search import OTHERS, Search, changed, read
 
 DOTTED = ("space", "budget")
 """Options that are mappings: --space.design.norm batch,layer"""
+RARE = ("pruner", "confirm-seeds", "enqueue", "trial-epochs", "storage", "serve", "figures")
+"""Options that only `--help trials` explains."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -54,19 +57,24 @@ def main(argv: Sequence[str]) -> None:
         ("tracking-uri", "Where MLflow records; ./mlflow.db unless set."),
         ("figures", "A folder for the plots."),
     ):
-        parser.add_argument(f"--{name}", type=str, help=what)
+        section = "trials" if name in RARE else ""
+        parser.add_argument(f"--{name}", type=str, help=what, section=section)
     parser.add_argument("--report", action="store_true", help="Show what there is; train nothing.")
     parser.add_argument(
         "--export",
         nargs=2,
         metavar=("WHICH", "FILE"),
+        section="trials",
         help="Write a network (best, or a trial's number) as an ablation; train nothing.",
     )
     parser.add_argument(
         "--space.NAME",
         metavar="SETTING",
-        help="What is searched: depth, width, num_heads, key_dim, mlp_expansion (of all stages, or "
-        "width.2 of one), num_stages, stem_width, design.CHOICE; each a value, LOW:HIGH, "
+        section="space",
+        brief="What is searched, of all stages or of one: width, depth.2, design.CHOICE; a value, "
+        "LOW:HIGH, LOW:HIGH:STEP or a list with commas.",
+        help=f"What is searched: {', '.join(STAGE_NUMBERS)} (of all stages, or width.2 of one), "
+        f"num_stages, {', '.join(NETWORK_NUMBERS)}, design.CHOICE; each a value, LOW:HIGH, "
         "LOW:HIGH:STEP, or a list with commas. A width may be solved: what the budget leaves.",
     )
     parser.add_argument(

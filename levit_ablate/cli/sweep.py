@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from levit_ablate.cli.launch_options import add_launcher, check_launcher, places
 from levit_ablate.cli.options import parse, parser_for
-from levit_ablate.cli.study_options import add_study, study_options
+from levit_ablate.cli.study_options import (
+    add_launcher,
+    add_study,
+    check_launcher,
+    places,
+    study_options,
+)
 from levit_ablate.errors import RunError
 
 

@@ -8,7 +8,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from levit_ablate.cli.options import parse, parser_for
-from levit_ablate.cli.study_options import Format, add_study, study_options
+from levit_ablate.cli.study_options import TableFormat, add_study, study_options
 from levit_ablate.errors import UserError
 
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
         "table",
         "The table of a study as it is recorded: the latest, or that of the conditions given.",
     )
-    add_study(parser, formats=Format)
+    add_study(parser, formats=TableFormat)
     parser.add_argument("--figures", type=str, metavar="FOLDER", help="Write the plots there too.")
     options = parse(parser, argv)
     wanted = study_options(options)

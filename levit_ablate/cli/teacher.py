@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> None:
     options["name"] = options.get("name") or BASELINE
     ablation, given = experiment_options(options)
     from levit_ablate.api import run as api  # loads torch, lightning and mlflow: seconds
-    from levit_ablate.hardware import is_first_process
+    from levit_ablate.runtime import is_first_process
 
     if options.get("print_config"):
         print(api.variant(ablation, identify=False, **given).recorded_yaml, end="")

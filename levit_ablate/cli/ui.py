@@ -1,4 +1,4 @@
-"""`levit-ablate ui`: MLflow's own page on the recorded runs."""
+"""`levit-ablate ui`: serve MLflow's page on the recorded runs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from levit_ablate.cli.options import parse, parser_for
 from levit_ablate.errors import RunError, UserError
 
 HOST, DEFAULT_PORT = "127.0.0.1", 5000
-PATIENCE = 300.0
-"""Seconds in which MLflow's server is to serve its page; it takes about ten."""
-FAREWELL = 10.0
-"""Seconds in which it is to end when it is told to."""
+START_TIMEOUT = 300.0
+"""Seconds to wait for MLflow's page; it takes about ten."""
+STOP_TIMEOUT = 10.0
+"""Seconds to wait for the server to stop before it is killed."""
 ENDED = "MLflow's server has ended by itself; what it said stands above"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Serve MLflow's page on the store; for a server's address, say where its page is.
+    """Serve MLflow's page on the store until it is stopped, or print the address of a server.
 
-    Raises UserError where the store cannot be opened or the port is not to be had; RunError where
-    MLflow's server ends by itself.
+    Raises UserError if the store cannot be opened or the port is taken; RunError if MLflow's server
+    ends by itself.
     """
     parser = parser_for("ui", "Open MLflow's page on the recorded runs.")
     parser.add_argument("--tracking-uri", type=str, help="The store; ./mlflow.db unless set.")
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _check_port(port: int) -> None:
-    """Refuse a port that cannot be listened on. Raises UserError."""
+    """Raise UserError if the port does not exist or is taken."""
     if not 0 < port < 2**16:
         raise UserError(f"--port: {port} must be from 1 to 65535")
     with socket.socket() as probe:
@@ -64,31 +64,31 @@ def _check_port(port: int) -> None:
 
 @contextlib.contextmanager
 def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server on the store, which ends with the block."""
+    """Run MLflow's server on the store; stop it at the end of the block."""
     environment = {
         **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": uri,  # on its command line everyone could read the password
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a dozen processes that nothing here uses
+        "MLFLOW_BACKEND_STORE_URI": uri,  # an argument would show the password in ps
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves a dozen processes
     }
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--port", str(port)]
     server = subprocess.Popen(command, env=environment)
     try:
         yield server
     finally:
-        server.terminate()  # which it passes on
+        server.terminate()  # it stops its workers
         try:
-            server.wait(FAREWELL)
+            server.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             server.kill()
 
 
 def _wait_for_page(server: subprocess.Popen[bytes], port: int) -> None:
-    """Until the server listens. Raises RunError where it ends before, or does not for minutes."""
-    end = time.monotonic() + PATIENCE
+    """Wait until the server listens. Raises RunError if it ends first, or at START_TIMEOUT."""
+    end = time.monotonic() + START_TIMEOUT
     while time.monotonic() < end:
         if server.poll() is not None:
             raise RunError(ENDED)
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
             return
         time.sleep(0.2)
-    raise RunError(f"MLflow's server does not answer at {HOST}:{port} after {PATIENCE:.0f} s")
+    raise RunError(f"MLflow's server does not answer at {HOST}:{port} after {START_TIMEOUT:.0f} s")

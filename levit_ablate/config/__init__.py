@@ -1,4 +1,4 @@
-"""What an experiment is: frozen data, and nothing else. Imports no torch.
+"""All settings of an experiment, as frozen dataclasses. Imports no torch.
 
 The texts under the fields are the help texts of the command line.
 """
@@ -7,12 +7,14 @@ from levit_ablate.config.design import Architecture, Design, Images, Stage
 from levit_ablate.config.experiment import (
     OWN_GEOMETRY,
     VARIANT_KEYS,
+    Data,
     Experiment,
     Hardware,
     Match,
+    Recipe,
+    Teacher,
     differences,
 )
-from levit_ablate.config.training import Data, Recipe, Teacher
 
 __all__ = [
     "OWN_GEOMETRY",

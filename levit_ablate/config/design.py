@@ -5,14 +5,41 @@ The defaults of `Design` are LeViT itself, so an ablation is the fields that dif
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from levit_ablate.config.checks import check_literals, check_range
-from levit_ablate.errors import UserError
+from levit_ablate.errors import UserError, closest
 
 MOST = 2**16
-"""Of anything that has a size: beyond it torch could not even count the network."""
+"""The largest size of anything: beyond it torch could not even count the network."""
+
+
+def section(config: Any) -> str:
+    """The keys that lead to a config's fields in an experiment, with a dot after each."""
+    name = type(config).__name__.lower()
+    return "" if name == "experiment" else f"{name}."
+
+
+def check_literals(config: Any) -> None:
+    """Refuse a value outside its field's `Literal`, with the closest one. Raises UserError."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            choices = closest(value, get_args(hint))
+            raise UserError(f"{section(config)}{name}: {value!r} is not a choice; {choices}")
+
+
+def check_range(
+    config: Any, low: float, *names: str, above: bool = False, high: float = math.inf
+) -> None:
+    """Refuse a number below `low` (or equal to it, with `above`) or beyond `high`."""
+    for name in names:
+        value = getattr(config, name)
+        if not (low < value if above else low <= value) or not value <= high:
+            bound = f"{'above' if above else 'at least'} {low:,}"
+            bound += f" and at most {high:,}" if high < math.inf else ""
+            raise UserError(f"{section(config)}{name}: {value} must be {bound}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +185,7 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What a network is given and asked: the shape of its input and its number of classes."""
+    """Shape of a network's input, and its number of classes."""
 
     channels: int
     height: int

@@ -1,1 +1,1 @@
-"""The images."""
+"""Datasets, the data stream, augmentation."""

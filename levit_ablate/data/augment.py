@@ -1,7 +1,7 @@
-"""Augmentation of a batch of small images at once: crop, flip, colour, normalisation, erasing.
+"""Augment a batch of small images at once: crop, flip, colour, normalisation, erasing.
 
-Nothing here draws a random number: `draws` are uniform in [0, 1), a row an image, made by the
-stream that the batch comes from. An image's result depends on its row alone.
+No function draws a random number: `draws` come from the data stream, uniform in [0, 1), a row an
+image. An image's result depends on its row alone.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 CROP_DRAWS = 3
-"""Row, column, flip."""
+"""Uniform numbers an image: row, column, flip."""
 JITTER_DRAWS = 3
-"""Brightness, contrast, saturation."""
+"""Uniform numbers an image: brightness, contrast, saturation."""
 ERASE_CANDIDATES = 10
-"""Rectangles that are tried until one fits into the image, as in timm."""
+"""Rectangles to try until one fits into the image, as in timm."""
 ERASE_DRAWS = 2 + 4 * ERASE_CANDIDATES
-"""Whether at all, where in the noise; for each candidate area, aspect, row, column."""
+"""Uniform numbers an image: whether at all, where in the noise; area, aspect, row, column of each
+candidate."""
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_ASPECT = (0.3, 1 / 0.3)
 NOISE = 2**20
-"""Numbers of the noise that erasing takes its pixels from, at least."""
+"""Least size of the noise that erasing takes its pixels from."""
 GRAY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a pixel's brightness (ITU-R 601)."""
 
 
 class Store:
-    """A set of images, kept so that the random crops of a batch are two gathers.
+    """Images stored so that the random crops of a batch are two gathers.
 
     A pixel of three channels is one 32-bit word (its fourth byte is unused), a pixel of one channel
-    a byte; each image has one black pixel more, for everything that lies outside of it. A table has
-    the pixels of every crop: (2 · padding + 1)² · 2 · H · W · 8 bytes, 1.3 MB at 32 pixels.
+    a byte; each image has one black pixel more, for everything outside of it. A table holds the
+    pixels of every crop: (2 · padding + 1)² · 2 · H · W · 8 bytes, 1.3 MB at 32 pixels.
     """
 
     def __init__(self, images: Tensor, padding: int) -> None:
-        """Keep (N, C, H, W) uint8, C being 1 or 3: N · (H · W + 1) bytes, or four times that."""
+        """Store (N, C, H, W) uint8, C being 1 or 3: N · (H · W + 1) bytes, or four times that."""
         self.channels, self.height, self.width = images.shape[1:]
         self.padding = padding
         pixels = pad(images.flatten(2), (0, 1))  # (N, C, H·W + 1)
@@ -49,7 +50,7 @@ class Store:
         self.crops = self._crops().to(images.device)
 
     def _crops(self) -> Tensor:
-        """The pixels of every crop: (row offsets · column offsets · 2, H · W) int64."""
+        """Pixel numbers of every crop: (row offsets · column offsets · 2, H · W) int64."""
         offsets = torch.arange(-self.padding, self.padding + 1)
         rows = offsets[:, None] + torch.arange(self.height)
         columns = offsets[:, None] + torch.arange(self.width)
@@ -60,9 +61,9 @@ class Store:
         return places.reshape(-1, self.height * self.width)
 
     def crop_and_flip(self, indices: Tensor, draws: Tensor, flip: float) -> Tensor:
-        """Some images, each moved by up to the padding in both directions, and mirrored.
+        """Select images, move each by up to the padding in both directions, and mirror some.
 
-        torchvision's RandomCrop with its zero padding, then RandomHorizontalFlip of probability
+        As torchvision's RandomCrop with zero padding, then RandomHorizontalFlip of probability
         `flip`. (B,) int64, (B, CROP_DRAWS) → (B, C, H, W) uint8, in no particular memory order.
         """
         offsets = 2 * self.padding + 1
@@ -74,9 +75,9 @@ class Store:
 
 
 def color_jitter(images: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Brightness, contrast and saturation, each by a factor uniform in 1 ± strength, in this order.
+    """Change brightness, contrast and saturation, each by a factor uniform in 1 ± strength.
 
-    torchvision's ColorJitter, which takes them in a random order. (B, C, H, W) uint8, (B, 3) →
+    As torchvision's ColorJitter, but always in this order. (B, C, H, W) uint8, (B, 3) →
     uint8. One channel has no saturation.
     """
     factors = (1 + strength * (2 * draws - 1)).clamp(min=0)[:, :, None, None]  # (B, 3, 1, 1)
@@ -88,7 +89,7 @@ def color_jitter(images: Tensor, draws: Tensor, strength: float) -> Tensor:
 
 
 def gray(images: Tensor) -> Tensor:
-    """The brightness of every pixel, rounded down: (B, C, H, W) → (B, 1, H, W) float."""
+    """Brightness of every pixel, rounded down: (B, C, H, W) → (B, 1, H, W) float."""
     if images.shape[1] == 1:
         return images.float()
     weights = torch.tensor(GRAY, device=images.device)[:, None, None]
@@ -96,7 +97,7 @@ def gray(images: Tensor) -> Tensor:
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
-    """(x / 255 − mean) / deviation of every channel: (B, C, H, W) uint8 → float32."""
+    """Compute (x / 255 − mean) / deviation of every channel: (B, C, H, W) uint8 → float32."""
     scale = 1 / (255 * torch.tensor(deviation, device=images.device)[:, None, None])
     shift = torch.tensor(mean, device=images.device)[:, None, None] * 255 * scale
     normal = torch.empty(images.shape, device=images.device)
@@ -104,9 +105,11 @@ def normalize(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, .
 
 
 def noise_bank(seed: int, image: int) -> Tensor:
-    """Standard normal noise, one dimension, float32, drawn once; erasing takes its pixels from it.
+    """Draw the standard normal noise that erasing takes its pixels from: one dimension, float32.
 
-    `image` is the number of values of an image, of which the noise has several.
+    Args:
+        seed: of the generator.
+        image: number of values of an image; the noise has several times as many.
     """
     size = max(NOISE, 4 * image)
     return torch.randn(size, generator=torch.Generator().manual_seed(seed))
@@ -115,7 +118,7 @@ def noise_bank(seed: int, image: int) -> Tensor:
 def erase(images: Tensor, draws: Tensor, noise: Tensor, probability: float) -> Tensor:
     """Replace a random rectangle of some images by noise, in place (Zhong et al. 2020).
 
-    timm's RandomErasing in its mode `pixel`: an area of 2 to 33 %, an aspect log-uniform between
+    As timm's RandomErasing in its mode `pixel`: an area of 2 to 33 %, an aspect log-uniform between
     0.3 and 1 / 0.3, the first of ten rectangles that fits; none where none fits.
     (B, C, H, W) float32 normalised, (B, ERASE_DRAWS), `noise_bank` → the same images.
     """
@@ -129,7 +132,7 @@ def erase(images: Tensor, draws: Tensor, noise: Tensor, probability: float) -> T
     tall = (area * aspect).sqrt().round().long()
     wide = (area / aspect).sqrt().round().long()
     fits = (tall < height) & (wide < width)
-    first = fits.int().argmax(dim=1, keepdim=True)  # of the first that fits
+    first = fits.int().argmax(dim=1, keepdim=True)  # the first that fits
 
     def of_first(values: Tensor) -> Tensor:
         return values.gather(1, first)

@@ -1,7 +1,7 @@
-"""Training batches at every position of a stream, of images in memory or in files.
+"""Training batches at every position of a stream, from images in memory or in files.
 
 Both kinds of source give uint8 images, cropped, mirrored and recoloured; normalising, erasing and
-mixing are the same for both, on the device, a batch at a time.
+mixing follow here for both, on the device, a batch at a time.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from levit_ablate.data import augment
+from levit_ablate.data.loader import Loader
 from levit_ablate.data.stream import Mixing, Stream
 from levit_ablate.errors import UserError
 from levit_ablate.streams import stream_seed
 
 
 class Batch(NamedTuple):
-    """A shard's share of a step, B images."""
+    """A shard's part of a step, B images."""
 
     images: Tensor
     """(B, C, side, side) float32, normalised, erased, mixed."""
@@ -32,14 +33,11 @@ class Batch(NamedTuple):
     share: Tensor
     """(B,) float32: the weight of an image's own label; its partner's has the rest."""
     positions: Tensor
-    """(B,) int64, on the CPU: the positions in the epoch, by which a teacher's answers are kept."""
+    """(B,) int64, on the CPU: positions in the epoch, the keys of a teacher's cached answers."""
 
 
 def as_batch(given: Any) -> Batch:
-    """A batch as a `Batch`: itself, or made of (images, labels).
-
-    Raises UserError where it is neither.
-    """
+    """Convert (images, labels) to a `Batch`; return a `Batch` as it is. Raises UserError."""
     if isinstance(given, Batch):
         return given
     if not (
@@ -62,27 +60,27 @@ def as_batch(given: Any) -> Batch:
 
 
 Plan = Sequence[tuple[int, Tensor]]
-"""What is to be made, in turn: a step, and the places of its batch, (B,) int64."""
+"""Batches to make, in order: a step, and the places of its batch, (B,) int64."""
 
 
 class Source(Protocol):
-    """Where training images come from, augmented as far as it is done before normalising."""
+    """Training images, augmented as far as that is done before normalising."""
 
     def follow(self, epoch: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, C, h, w) uint8 and labels (B,) int64, on the device, as planned."""
+        """Yield the planned batches: (B, C, h, w) uint8 and labels (B,) int64, on the device."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalization:
-    """From uint8 to what a network is given: (x / 255 − mean) / deviation, at another side."""
+    """From uint8 to a network's input: (x / 255 − mean) / deviation, resized to `side`."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     side: int
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, C, h, w) uint8 → (B, C, side, side) float32; enlarged bilinearly where it differs."""
+        """(B, C, h, w) uint8 → (B, C, side, side) float32, bilinear where the side differs."""
         normal = augment.normalize(images, self.mean, self.deviation)
         if normal.shape[-1] == self.side and normal.shape[-2] == self.side:
             return normal
@@ -91,17 +89,16 @@ class Normalization:
 
 
 class TrainingBatches:
-    """The batches of a shard, from wherever in the stream the training stands.
+    """The batches of a shard, from any point of the stream.
 
     Args:
         source: where the images come from.
-        stream: what lies at every position.
+        stream: the order of the images and the random draws.
         normalization: from uint8 to the network's input.
         device: where the batches are made.
-        shard: this process's number, and how many there are.
-        parts: how many parts a process takes its share of a step in (accumulation).
-        position: tells the epoch and the number of batches of it that are done, when an epoch's
-            iteration begins.
+        shard: number of this process, and how many there are.
+        parts: batches a process takes its part of a step in (gradient accumulation).
+        position: returns the epoch and its number of batches done, when iteration begins.
     """
 
     def __init__(
@@ -126,15 +123,15 @@ class TrainingBatches:
         self.noise = augment.noise_bank(stream_seed(stream.seed, "noise"), image).to(device)
 
     def __len__(self) -> int:
-        """Batches of an epoch: a step has one for each part."""
+        """Number of batches in an epoch: steps times parts."""
         return self.stream.steps * self.parts
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches that remain of the epoch that `position` tells."""
+        """Yield the remaining batches of the epoch that `position` returns."""
         yield from self.epoch(*self.position())
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, without the first `done` ones, whole steps."""
+        """Yield the batches of an epoch, without the first `done` ones (whole steps)."""
         if done % self.parts:
             raise ValueError(f"{done} batches are no whole number of steps of {self.parts}")
         steps = range(done // self.parts, self.stream.steps)
@@ -159,12 +156,34 @@ class TrainingBatches:
         return Batch(finished, labels, partner_labels, share, positions)
 
 
-def mixed(images: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor]:
-    """Mix every image with its partner, the image as far from the other end of the batch.
+class EvaluationBatches:
+    """A shard's images in order: batches of (images (B, C, side, side) float32, labels (B,)).
 
-    (B, C, H, W) → the mixed images, and the share (B,) that each keeps of itself, and so of its
-    label. Cutmix's rectangle is timm's: its centre uniform, its sides √(1 − share) of the image's,
-    clipped to the image; the share is then the part of the image that it leaves.
+    Args:
+        batches: of (images (B, C, h, w) uint8, labels (B,)).
+        normalization: from uint8 to the network's input.
+    """
+
+    def __init__(
+        self, batches: list[tuple[Tensor, Tensor]] | Loader, normalization: Normalization
+    ) -> None:
+        self.batches = batches
+        self.normalization = normalization
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.batches:
+            yield self.normalization(images), labels
+
+
+def mixed(images: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor]:
+    """Mix a batch with its mirror image: mixup (Zhang et al. 2018), cutmix (Yun et al. 2019).
+
+    (B, C, H, W) → the mixed images, and the share (B,) that each keeps of itself and its label.
+    Cutmix's rectangle is timm's: its centre uniform, its sides √(1 − share) of the image's, clipped
+    to the image; the share is then the part of the image that it leaves.
     """
     height, width = images.shape[-2:]
     cut = _root(1 - mixing.share)
@@ -179,13 +198,13 @@ def mixed(images: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor]:
 
 
 def _root(value: Tensor) -> Tensor:
-    """The float32 next to the square root: torch's own is one beside it for a fifth of them."""
+    """Square root, rounded to the nearest float32: torch's own is not for a fifth of the values."""
     exact = torch.float32 if value.device.type == "mps" else torch.float64  # MPS has no other
     return value.to(exact).sqrt().float()
 
 
 def _inside(center: Tensor, cut: Tensor, side: int) -> Tensor:
-    """Which of `side` pixels the rectangles cover: (B,), (B,) → (B, side) bool."""
+    """Tell which of `side` pixels the rectangles cover: (B,), (B,) → (B, side) bool."""
     middle, length = (center * side).int()[:, None], (cut * side).int()[:, None]
     pixels = torch.arange(side, device=center.device)
     return (pixels >= middle - length // 2) & (pixels < middle + (length + 1) // 2)

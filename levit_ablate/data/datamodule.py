@@ -1,4 +1,4 @@
-"""The images of an experiment: loaded, split, served to a training at its place in the stream."""
+"""The LightningDataModule of an experiment: training and evaluation batches of its dataset."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from levit_ablate.data.memory import InMemory
 from levit_ablate.data.randaugment import RandAugment
 from levit_ablate.data.splits import load, small_folder
 from levit_ablate.data.stream import Stream
-from levit_ablate.hardware import num_cores
+from levit_ablate.runtime import num_cores
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Shard = tuple[int, int]
-"""The number of a process, and how many there are."""
+"""Number of a process, and how many there are."""
 
 
 class Served(Protocol):
@@ -41,11 +41,11 @@ class Served(Protocol):
 
 
 class ImageData(lightning.LightningDataModule):
-    """Serves a dataset: training batches by position of the stream, evaluation images in order.
+    """Training batches by position in the stream, evaluation images in order.
 
     Training batches are `batches.Batch`, evaluation batches (images (B, C, side, side), labels
-    (B,)), both on the trainer's device already. Under a trainer of several processes each is given
-    its shard. `setup` raises UserError where the data do not fit.
+    (B,)), both on the trainer's device. Each process of a trainer gets its shard. `setup` raises
+    UserError where the recipe does not fit the data.
     """
 
     def __init__(self, data: Data, recipe: Recipe, hardware: Hardware, seed: int) -> None:
@@ -63,7 +63,7 @@ class ImageData(lightning.LightningDataModule):
         if hasattr(self, "served"):
             return
         if self.recipe.rand_augment:
-            RandAugment(self.recipe.rand_augment, fill=(0,))  # refuses what is not supported
+            RandAugment(self.recipe.rand_augment, fill=(0,))  # raises UserError
         self.served: Served = served(replace(self.data, seed=None), self.hardware)
         self.stream = Stream(num_images=self.served.num_train, seed=self.seed, recipe=self.recipe)
         self.sources: dict[torch.device, Source] = {}
@@ -71,7 +71,7 @@ class ImageData(lightning.LightningDataModule):
     def training_batches(
         self, device: torch.device, shard: Shard, position: Callable[[], tuple[int, int]]
     ) -> TrainingBatches:
-        """The batches of a shard, from wherever `position` (epoch, batches done) says."""
+        """The batches of a shard, from the (epoch, batches done) that `position` returns."""
         if device not in self.sources:
             self.sources[device] = self.served.source(self.stream, device)
         return TrainingBatches(
@@ -99,7 +99,7 @@ class ImageData(lightning.LightningDataModule):
         return self.trainer.strategy.root_device, shard
 
     def _position(self) -> tuple[int, int]:
-        """Where the trainer stands: the epoch, and the batches of it that are done."""
+        """The trainer's epoch, and the batches of it that are done."""
         assert self.trainer is not None
         loop = self.trainer.fit_loop
         epoch = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
@@ -108,9 +108,9 @@ class ImageData(lightning.LightningDataModule):
 
 @lru_cache(maxsize=2)
 def served(data: Data, hardware: Hardware) -> Served:
-    """A dataset, in memory where its images are small, else from files. Raises UserError.
+    """Load a dataset: into memory where its images are small, else from files. Raises UserError.
 
-    A variant and its baseline share what is loaded.
+    A variant and its baseline share it (cached).
     """
     mean = dataset_of(data).mean
     if data.name != "folder":
@@ -122,7 +122,7 @@ def served(data: Data, hardware: Hardware) -> Served:
 
 
 def num_workers(hardware: Hardware) -> int:
-    """Processes of each device that decode: as given, or the cores divided among the devices."""
+    """Decoding processes of each device: as set, or the cores divided among the devices."""
     if hardware.num_workers >= 0:
         return hardware.num_workers
     return max(1, num_cores() // hardware.devices)

@@ -1,4 +1,4 @@
-"""What is known of every dataset without loading it. Imports no torch."""
+"""Facts and default settings of every dataset, without loading it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from levit_ablate.errors import UserError
 from levit_ablate.recipes import RECIPES
 
 IN_MEMORY_SIDE = 64
-"""Largest side in pixels of the images that are kept in memory."""
+"""Largest side, in pixels, of images that are held in memory."""
 IMAGENET_CLASSES = 1000
 WORDNET = re.compile(r"n\d{8}")
-"""The names of ImageNet's class folders, whose order is that of its labels."""
+"""Names of ImageNet's class folders, whose order is that of its labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A dataset's facts, and what it is trained with unless something else is asked for."""
+    """A dataset's facts, and its default settings."""
 
     mean: tuple[float, ...]
-    """Of the training images' channels, as shares of the highest value."""
+    """Mean of the training images' channels, 0 to 1."""
     deviation: tuple[float, ...]
     num_classes: int | None
-    """None where the folder says it."""
+    """None for a folder, which says it."""
     image_size: int
     model: str
     recipe: str
     teacher: str
-    """A model of timm's."""
+    """The teacher, a model of timm's."""
     teacher_recipe: Recipe | None = None
-    """How it is trained; None where it comes pretrained."""
+    """The teacher's recipe; None where it comes pretrained."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """Further defaults of `Data`."""
+    """Other defaults of `Data`."""
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The part of an experiment that the dataset brings along."""
+        """Default settings of an experiment on this dataset."""
         teacher: dict[str, Any] = {"model": self.teacher}
         if self.teacher_recipe:
             teacher["recipe"] = asdict(self.teacher_recipe)
@@ -109,7 +109,7 @@ IMAGENET = Dataset(
     teacher="regnety_160.deit_in1k",
     data={"validation": 0.02},
 )
-LARGE_FOLDER = replace(  # other classes than ImageNet's: no weights of timm's tell them apart
+LARGE_FOLDER = replace(  # other classes than ImageNet's: timm has no weights for them
     IMAGENET,
     teacher="regnety_016",
     teacher_recipe=replace(RECIPES["paper"], batch_size=256, repeats=1),
@@ -121,15 +121,15 @@ DATASETS = {
     "cifar100": CIFAR100,
     "fashion_mnist": FASHION_MNIST,
 }
-"""Those whose name says all; a folder's images decide what it is treated as: `dataset_of`."""
+"""The datasets with a name of their own; `dataset_of` knows folders too."""
 
 
 def dataset_of(data: Data) -> Dataset:
-    """The facts and defaults of a dataset. Raises UserError where a folder has none.
+    """Facts and defaults of a dataset. Raises UserError where a folder has no images.
 
-    A folder whose first image is small is treated as CIFAR-10, any other as ImageNet, but that its
-    teacher is trained here unless its classes are as many as ImageNet's and named as those are.
-    Mean and deviation are ImageNet's either way.
+    A folder whose first image is small is treated as CIFAR-10, any other as ImageNet; its teacher
+    is pretrained only if its classes are ImageNet's in number and name. Mean and deviation are
+    ImageNet's either way.
     """
     if data.name != "folder":
         return DATASETS[data.name]
@@ -143,7 +143,7 @@ def dataset_of(data: Data) -> Dataset:
 
 
 def images_of(data: Data) -> Images:
-    """The shape of a dataset's images as they are served, and its number of classes."""
+    """Shape of a dataset's images as a network gets them, and its number of classes."""
     dataset = dataset_of(data)
     num_classes = dataset.num_classes or len(class_names(Path(data.root)))
     side = data.image_size
@@ -151,18 +151,18 @@ def images_of(data: Data) -> Images:
 
 
 def first_image_side(root: Path) -> int:
-    """The longer side in pixels of the first image of the first class."""
+    """Longer side, in pixels, of the first image of the first class. Raises UserError."""
     folder = root / "train" / class_names(root)[0]
     for path in sorted(path for path in folder.iterdir() if is_image(path.name)):
         with contextlib.suppress(OSError, Image.DecompressionBombError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of images that are large
+            warnings.simplefilter("ignore")  # about large images
             with Image.open(path) as image:
                 return max(image.size)
     raise UserError(f"{folder}: holds no image that can be read")
 
 
 def index_of(data: Data, hardware: Hardware) -> Index:
-    """The index of a folder, from the work folder or made now. Raises UserError as `open_index`."""
+    """Open the index of a folder, or make it, in the work folder. Raises as `open_index`."""
     cache = Path(hardware.work_dir) / "indexes"
     index = open_index(Path(data.root), cache, data.on_error)
     check_fingerprint(data, index.fingerprint)
@@ -170,7 +170,7 @@ def index_of(data: Data, hardware: Hardware) -> Index:
 
 
 def check_fingerprint(data: Data, found: str) -> None:
-    """Refuse other images than those that an experiment was recorded with. Raises UserError."""
+    """Raise UserError for other images than those that an experiment was recorded with."""
     if data.fingerprint and data.fingerprint != found:
         raise UserError(
             f"data.root: {data.root} holds other images (fingerprint {found}) than the "

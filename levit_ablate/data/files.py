@@ -1,4 +1,4 @@
-"""Images that are decoded from files as they are needed, by timm's transforms, in processes."""
+"""Datasets on disk: images are decoded when needed, by timm's transforms, in worker processes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from torchvision.transforms import Compose
 
 from levit_ablate.config import Data
-from levit_ablate.data.batches import Normalization, Plan
+from levit_ablate.data.batches import EvaluationBatches, Normalization, Plan
 from levit_ablate.data.decoding import decoded
 from levit_ablate.data.folder_index import Index, Part
 from levit_ablate.data.loader import Loader
@@ -23,29 +23,29 @@ from levit_ablate.data.splits import held_out
 from levit_ablate.data.stream import Stream
 
 CROP_SHARE = 224 / 256
-"""Of the shorter side, in evaluation: resize to 256, then the central 224 (the official code)."""
+"""Evaluation crops this share of the shorter side: resize to 256, central 224 (official code)."""
 EVALUATION_BATCH = 256
 
 BELOW_HIGHEST = 9.99
-"""Magnitude at which posterizing keeps one bit."""
+"""Magnitude where posterizing keeps one bit."""
 
 Slot = tuple[int, int, int]
-"""Epoch, position in it, and the image that lies there."""
+"""Epoch, position in it, and the number of the image there."""
 
 
 class FileSource:
-    """Training images from files: decoded, cropped and recoloured by timm, bicubic.
+    """A `batches.Source` of files: decoded, cropped and recoloured by timm, bicubic.
 
-    What is random is drawn for each position from a seed of its own, so that it does not matter
-    which worker makes it. The views of an image that are in one batch are decoded once.
+    Each position has a seed of its own, so that it does not matter which worker makes it. The views
+    of an image that are in one batch are decoded once.
 
     Args:
-        part: the index of the files.
+        part: the indexed files.
         chosen: which of them are the training images, (N,) int64.
-        stream: what lies at every position.
+        stream: the order of the images and the random draws.
         device: where the batches go.
-        side: of the images made.
-        mean: of the channels, the colour of what comes from outside an image.
+        side: height and width of the batches' images.
+        mean: mean of the channels, the colour outside of an image.
         num_workers: processes that decode.
     """
 
@@ -60,14 +60,14 @@ class FileSource:
         num_workers: int,
     ) -> None:
         self.stream = stream
-        self.planned = _Planned()
+        self.planned: list[list[Slot]] = []
         views = _Views(part, chosen.numpy(), stream, side, mean)
         self.loader = Loader(views, device, num_workers, batch_sampler=self.planned)
 
     def follow(self, epoch: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.stream.order(epoch)
         size = self.stream.recipe.batch_size
-        self.planned.batches = [
+        self.planned[:] = [
             [
                 (epoch, position, image)
                 for position, image in zip(
@@ -81,21 +81,8 @@ class FileSource:
         yield from self.loader
 
 
-class _Planned(Sampler[list[Slot]]):
-    """The batches of one epoch, set anew before each."""
-
-    def __init__(self) -> None:
-        self.batches: Sequence[list[Slot]] = []
-
-    def __iter__(self) -> Iterator[list[Slot]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 class _Views(Dataset[tuple[Tensor, int]]):
-    """What lies at a position: an image, transformed by what the position's seed draws."""
+    """The augmented image at each position."""
 
     def __init__(
         self, part: Part, chosen: numpy.ndarray, stream: Stream, side: int, mean: tuple[float, ...]
@@ -122,7 +109,7 @@ class _Views(Dataset[tuple[Tensor, int]]):
     def __getitems__(self, slots: Sequence[Slot]) -> list[tuple[Tensor, int]]:
         places = {slot[2] for slot in slots}
         images = {index: decoded(self.part.path(self.chosen[index])) for index in places}
-        with _drawing_apart():
+        with _restored_random_states():
             return [
                 (self._view(images[index], epoch, position), int(self._label(index)))
                 for epoch, position, index in slots
@@ -140,10 +127,10 @@ class _Views(Dataset[tuple[Tensor, int]]):
 
 
 def _kept_above_zero_bits(transform: Compose) -> Compose:
-    """The same with a RandAugment whose posterizing keeps a bit.
+    """Make a RandAugment's posterizing keep a bit.
 
-    At the highest magnitude, where noise takes some images, timm 1.0.31 asks Pillow to keep no bit,
-    which is an error from Pillow 12 on.
+    At the highest magnitude, which noise reaches for some images, timm 1.0.31 asks Pillow to keep
+    no bit, which is an error from Pillow 12 on.
     """
     for step in transform.transforms:
         for operation in getattr(step, "ops", ()):
@@ -153,7 +140,7 @@ def _kept_above_zero_bits(transform: Compose) -> Compose:
 
 
 class _Whole(Dataset[tuple[Tensor, int]]):
-    """Images for evaluation: resized, the centre cropped."""
+    """Images for evaluation: resized, then the central crop."""
 
     def __init__(self, part: Part, chosen: numpy.ndarray, side: int) -> None:
         self.part = part
@@ -170,34 +157,9 @@ class _Whole(Dataset[tuple[Tensor, int]]):
         return self.transform(decoded(self.part.path(place))), int(self.part.labels[place])
 
 
-class FileEvaluationBatches:
-    """A shard's part of the images of a folder, in order: (images, labels)."""
-
-    def __init__(
-        self,
-        part: Part,
-        chosen: Tensor,
-        normalization: Normalization,
-        device: torch.device,
-        shard: tuple[int, int],
-        num_workers: int,
-    ) -> None:
-        index, count = shard
-        self.normalization = normalization
-        images = _Whole(part, chosen[index::count].numpy(), normalization.side)
-        self.loader = Loader(images, device, num_workers, batch_size=EVALUATION_BATCH)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self.loader:
-            yield self.normalization(images), labels
-
-
 @contextmanager
-def _drawing_apart() -> Iterator[None]:
-    """Leave the random states of Python, numpy and torch as they were: timm draws from them."""
+def _restored_random_states() -> Iterator[None]:
+    """Restore the random states of Python, numpy and torch, which timm draws from."""
     states = random.getstate(), numpy.random.get_state(), torch.default_generator.get_state()
     try:
         yield
@@ -208,7 +170,7 @@ def _drawing_apart() -> Iterator[None]:
 
 
 class OnDisk:
-    """A dataset of image files, its parts decoded as they are needed."""
+    """A dataset of image files, decoded when needed."""
 
     def __init__(self, index: Index, data: Data, num_workers: int, mean: tuple[float, ...]) -> None:
         self.index = index
@@ -238,7 +200,10 @@ class OnDisk:
 
     def evaluation(
         self, part: str, normalization: Normalization, device: torch.device, shard: tuple[int, int]
-    ) -> FileEvaluationBatches:
-        """A shard's share of the images of `validation` or `test`."""
+    ) -> EvaluationBatches:
+        """A shard's part of `validation` or `test`, in order."""
         files, chosen = self.parts[part]
-        return FileEvaluationBatches(files, chosen, normalization, device, shard, self.num_workers)
+        index, count = shard
+        images = _Whole(files, chosen[index::count].numpy(), normalization.side)
+        loader = Loader(images, device, self.num_workers, batch_size=EVALUATION_BATCH)
+        return EvaluationBatches(loader, normalization)

@@ -21,11 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from levit_ablate import interrupts
+from levit_ablate import signals
 from levit_ablate.bars import bars, error_console
 from levit_ablate.data.folder_layout import shown
 from levit_ablate.errors import RunError
-from levit_ablate.hardware import num_cores
+from levit_ablate.runtime import num_cores
 
 PREFETCH = 4
 """Batches that a worker makes ahead in training."""
@@ -176,7 +176,7 @@ def over_files(
     bar = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     left = TextColumn("left"), TimeRemainingColumn()
     progress = bars(error_console(), *bar, *left)
-    with interrupts.deferred():  # torch does not bear them while it starts its workers
+    with signals.deferred():  # torch does not bear them while it starts its workers
         batches = _started(loader, doing, advice)  # before the thread of the progress: it forks
     try:
         with _worker_errors(doing, advice), progress:
@@ -237,7 +237,7 @@ def _end_with_parent() -> None:
 def _started(loader: DataLoader[Any], where: str, advice: Callable[[], str]) -> Iterator[Any]:
     """Start the workers, or those that outlived an epoch again. Raises RunError where it fails."""
     try:
-        with _worker_errors(where, advice), interrupts.waiting():
+        with _worker_errors(where, advice), signals.waiting():
             return iter(loader)
     except OSError as error:
         or_none = ", or take 0 workers" if where == SETTING else ""
@@ -253,7 +253,7 @@ def _received(
     """Yield the batches. Raises the dataset's errors as they are, and RunError as `Loader`."""
     while True:
         try:
-            with _worker_errors(where, advice), interrupts.waiting():
+            with _worker_errors(where, advice), signals.waiting():
                 batch = next(batches, None)
         except RunError as error:  # raised in a worker, with its traceback in the text
             line = str(error).strip().splitlines()[-1]

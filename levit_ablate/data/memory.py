@@ -1,4 +1,4 @@
-"""Images that live in memory as one uint8 tensor, on the device, augmented a batch at a time."""
+"""Datasets in memory: one uint8 tensor on the device, augmented a batch at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from levit_ablate.data import augment
-from levit_ablate.data.batches import Normalization, Plan
+from levit_ablate.data.batches import EvaluationBatches, Normalization, Plan
 from levit_ablate.data.randaugment import RandAugment
 from levit_ablate.data.splits import Labelled, Splits
 from levit_ablate.data.stream import Stream
@@ -17,10 +17,7 @@ EVALUATION_BATCH = 512
 
 
 class MemorySource:
-    """The training images of a set in memory, augmented by operations on whole batches.
-
-    No worker processes and nothing done image by image; `batches.Source` says what it gives.
-    """
+    """A `batches.Source` in memory: no workers, and nothing is done image by image."""
 
     def __init__(
         self, images: Labelled, stream: Stream, device: torch.device, mean: tuple[float, ...]
@@ -55,35 +52,8 @@ class MemorySource:
         return images
 
 
-class EvaluationBatches:
-    """A shard's part of the images of a set in memory, in order: (images, labels)."""
-
-    def __init__(
-        self,
-        images: Labelled,
-        normalization: Normalization,
-        device: torch.device,
-        shard: tuple[int, int],
-    ) -> None:
-        index, count = shard
-        self.images = images.at(torch.arange(index, len(images), count)).to(device)
-        self.normalization = normalization
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // EVALUATION_BATCH)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = zip(
-            self.images.images.split(EVALUATION_BATCH),
-            self.images.labels.split(EVALUATION_BATCH),
-            strict=True,
-        )
-        for images, labels in batches:
-            yield self.normalization(images), labels
-
-
 class InMemory:
-    """A dataset held in memory, its three parts served from there."""
+    """A dataset in memory."""
 
     def __init__(self, splits: Splits, mean: tuple[float, ...]) -> None:
         self.splits = splits
@@ -99,5 +69,11 @@ class InMemory:
     def evaluation(
         self, part: str, normalization: Normalization, device: torch.device, shard: tuple[int, int]
     ) -> EvaluationBatches:
-        """A shard's share of the images of `validation` or `test`."""
-        return EvaluationBatches(getattr(self.splits, part), normalization, device, shard)
+        """A shard's part of `validation` or `test`, in order."""
+        index, count = shard
+        whole: Labelled = getattr(self.splits, part)
+        own = whole.at(torch.arange(index, len(whole), count)).to(device)
+        batches = zip(
+            own.images.split(EVALUATION_BATCH), own.labels.split(EVALUATION_BATCH), strict=True
+        )
+        return EvaluationBatches(list(batches), normalization)

@@ -42,7 +42,7 @@ Operation = Callable[[Tensor, Strength], Tensor]
 
 
 def looked_up(images: Tensor, tables: Tensor) -> Tensor:
-    """Every value replaced by its entry in tables (B, C or 1, 256), rounded down, 0 to 255."""
+    """Replace values by their entries in tables (B, C or 1, 256), rounded down, 0 to 255."""
     tables = tables.clamp(0, 255).to(torch.uint8).expand(-1, images.shape[1], -1)
     return tables.gather(2, images.flatten(2).long()).view(images.shape)
 
@@ -73,12 +73,12 @@ def equalize(images: Tensor, strength: Strength) -> Tensor:
 
 
 def invert(images: Tensor, strength: Strength) -> Tensor:
-    """255 less the value."""
+    """Subtract the values from 255."""
     return 255 - images
 
 
 def posterize(images: Tensor, strength: Strength) -> Tensor:
-    """Keep the 4 to 1 highest bits; timm asks for 0 at the highest level, which Pillow refuses."""
+    """Keep the 4 to 1 highest bits; at the highest level timm asks for 0, which Pillow refuses."""
     dropped = (4 + (strength.level * 4).long()).clamp(max=7)
     mask = 256 - (1 << dropped)
     return looked_up(images, _values(images)[None, None] & mask[:, None, None])
@@ -99,17 +99,17 @@ def solarize_add(images: Tensor, strength: Strength) -> Tensor:
 
 
 def enhancement(strength: Strength) -> Tensor:
-    """Factor of the enhancements, (B, 1, 1, 1): 1 changes nothing, 0.1 to 1.9."""
+    """Factor of an enhancement, 0.1 to 1.9, where 1 changes nothing: (B, 1, 1, 1)."""
     return (1 + strength.sign * strength.level * 0.9).clamp(min=0.1)[:, None, None, None]
 
 
 def blended(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """From one to the other, and beyond it, by a factor; rounded down."""
+    """Blend degenerate (factor 0) and images (1), or go beyond them; rounded down."""
     return (degenerate + factor * (images - degenerate)).clamp(0, 255).to(torch.uint8)
 
 
 def gray(images: Tensor) -> Tensor:
-    """(B, 1, H, W) float32, whole numbers."""
+    """Brightness of every pixel as Pillow rounds it: (B, 1, H, W) float32, whole numbers."""
     if images.shape[1] == 1:
         return images.float()
     weights = torch.tensor(LUMA, device=images.device)[:, None, None]
@@ -122,18 +122,18 @@ def color(images: Tensor, strength: Strength) -> Tensor:
 
 
 def contrast(images: Tensor, strength: Strength) -> Tensor:
-    """Distance from the mean gray."""
+    """Scale the distance from the mean gray."""
     mean = (gray(images).double().mean((2, 3), keepdim=True) + 0.5).floor().float()
     return blended(mean, images.float(), enhancement(strength))
 
 
 def brightness(images: Tensor, strength: Strength) -> Tensor:
-    """Distance from black."""
+    """Scale the distance from black."""
     return blended(torch.zeros((), device=images.device), images.float(), enhancement(strength))
 
 
 def sharpness(images: Tensor, strength: Strength) -> Tensor:
-    """Distance from the smoothed image, whose border is the image's own."""
+    """Scale the distance from the smoothed image, whose border is the image's own."""
     values = images.float()
     kernel = torch.ones(1, 1, 3, 3, device=images.device)
     kernel[..., 1, 1] = 5
@@ -144,7 +144,7 @@ def sharpness(images: Tensor, strength: Strength) -> Tensor:
 
 
 def affine(images: Tensor, matrices: Tensor, strength: Strength) -> Tensor:
-    """Each pixel from where (B, 2, 3) matrices send it, in pixels; bilinear."""
+    """Take each pixel from where (B, 2, 3) matrices send it, in pixels; bilinear."""
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) + 0.5
     columns = torch.arange(width, device=images.device) + 0.5
@@ -160,7 +160,7 @@ def affine(images: Tensor, matrices: Tensor, strength: Strength) -> Tensor:
 
 
 def _matrices(images: Tensor, entries: dict[tuple[int, int], Tensor]) -> Tensor:
-    """(B, 2, 3): the identity but for some entries."""
+    """Identity matrices (B, 2, 3) with some entries replaced."""
     identity = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
     for (row, column), values in entries.items():
         identity[:, row, column] = values
@@ -168,7 +168,7 @@ def _matrices(images: Tensor, entries: dict[tuple[int, int], Tensor]) -> Tensor:
 
 
 def rotate(images: Tensor, strength: Strength) -> Tensor:
-    """Up to 30 degrees around the centre."""
+    """Rotate by up to 30 degrees around the centre."""
     angle = -(strength.level * strength.sign * math.radians(30))
     cosine, sine = angle.cos(), angle.sin()
     x, y = images.shape[3] / 2, images.shape[2] / 2
@@ -184,22 +184,22 @@ def rotate(images: Tensor, strength: Strength) -> Tensor:
 
 
 def shear_x(images: Tensor, strength: Strength) -> Tensor:
-    """Rows slide by up to 0.3 of their height above the bottom."""
+    """Slide rows by up to 0.3 of their height above the bottom."""
     return _moved(images, strength, (0, 1), 0.3)
 
 
 def shear_y(images: Tensor, strength: Strength) -> Tensor:
-    """Columns slide by up to 0.3 of their distance from the left."""
+    """Slide columns by up to 0.3 of their distance from the left."""
     return _moved(images, strength, (1, 0), 0.3)
 
 
 def translate_x(images: Tensor, strength: Strength) -> Tensor:
-    """Sideways by up to 0.45 of the width."""
+    """Move sideways by up to 0.45 of the width."""
     return _moved(images, strength, (0, 2), 0.45 * images.shape[3])
 
 
 def translate_y(images: Tensor, strength: Strength) -> Tensor:
-    """Up or down by up to 0.45 of the height."""
+    """Move up or down by up to 0.45 of the height."""
     return _moved(images, strength, (1, 2), 0.45 * images.shape[2])
 
 
@@ -225,19 +225,18 @@ OPERATIONS: dict[str, Operation] = {
     "TranslateXRel": translate_x,
     "TranslateYRel": translate_y,
 }
-"""By timm's names for them, in its order."""
+"""The operations under timm's names, in its order."""
 
 
 class RandAugment:
-    """Applies some of fifteen operations to every image, by the image's own draws.
+    """timm's `rand_augment_transform` for a batch: some of fifteen operations on every image.
 
-    timm's `rand_augment_transform`, except that what is rotated, sheared and moved is interpolated
-    bilinearly.
+    An image's result depends on its own draws. Rotations, shears and moves are always bilinear.
 
     Args:
         config: timm's notation, rand-m9-mstd0.5-inc1: magnitude, the deviation of its noise, and
             operations that grow with it; also n, how many in a row, and p, the probability of each.
-        fill: colour of what comes from outside an image, a value for each channel.
+        fill: colour outside of an image, a value for each channel.
 
     Raises UserError where the notation is another one.
     """
@@ -261,11 +260,11 @@ class RandAugment:
 
     @property
     def num_draws(self) -> int:
-        """Uniform numbers that an image needs."""
+        """Number of uniform draws an image needs."""
         return DRAWS * self.num_layers
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """(B, C, H, W) uint8, (B, num_draws) in [0, 1) → (B, C, H, W) uint8."""
+        """Augment: (B, C, H, W) uint8, (B, num_draws) in [0, 1) → (B, C, H, W) uint8."""
         for layer in draws.split(DRAWS, dim=1):
             images = self._layer(images, layer)
         return images

@@ -74,7 +74,7 @@ def load(data: Data) -> Splits:
 
 
 def held_out(labels: Tensor | numpy.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split indices of `labels` into those kept and a share held out, class by class in proportion.
+    """Split indices of `labels` into those kept and a share held out, stratified by class.
 
     Depends on the labels, the share and the seed alone. Raises UserError where a class has too few.
     """
@@ -98,7 +98,7 @@ def _with_validation(
 
 
 def digits(data: Data) -> Splits:
-    """scikit-learn's digits, 8x8; a quarter is the test set. Raises UserError as `held_out`."""
+    """Load scikit-learn's digits, 8x8; a quarter is the test set. Raises as `held_out`."""
     values, targets = load_digits(return_X_y=True)
     # 0 … 16 → 0 … 255
     images = torch.from_numpy(numpy.rint(values * (255 / 16)).astype("uint8")).view(-1, 1, 8, 8)
@@ -109,7 +109,7 @@ def digits(data: Data) -> Splits:
 
 
 def cifar(data: Data) -> Splits:
-    """CIFAR-10 or CIFAR-100, found in `data.root` or downloaded to it, once.
+    """Load CIFAR-10 or CIFAR-100 from `data.root`; downloaded to it once.
 
     Raises UserError where it is neither there nor can be had.
     """
@@ -143,7 +143,7 @@ def _downloaded(make: Callable[..., torchvision_datasets.VisionDataset], data: D
 
 
 def fashion_mnist(data: Data) -> Splits:
-    """Fashion-MNIST, as it is published (and packaged by Debian) or as torchvision keeps it.
+    """Load Fashion-MNIST, as published (and packaged by Debian) or as torchvision keeps it.
 
     Downloaded once where it is neither. Raises UserError where it cannot be had, or is damaged.
     """
@@ -207,10 +207,10 @@ def _content(path: Path) -> bytes:
 
 
 def small_folder(index: Index, data: Data) -> Splits:
-    """A folder of small images, each resized to `data.image_size` (bicubic).
+    """Load a folder of small images, each resized to `data.image_size` (bicubic).
 
-    They are decoded once and kept beside the index, which all later processes map from there.
-    Raises UserError where they cannot be kept.
+    They are decoded once and cached beside the index, from where later processes map them. Raises
+    UserError where they cannot be cached.
     """
     names = index.evaluation_parts
     train = _decoded(index.parts["train"], data.image_size)

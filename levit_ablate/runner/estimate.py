@@ -15,14 +15,14 @@ from lightning import Callback, LightningModule, Trainer
 from levit_ablate.config import Experiment
 from levit_ablate.data.batches import Batch
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import has_gpu
 from levit_ablate.runner.job import Job
-from levit_ablate.training import answers
+from levit_ablate.runtime import has_gpu
+from levit_ablate.training import teacher_cache
 from levit_ablate.training.classifier import Classifier
-from levit_ablate.training.conditions import ready_data
-from levit_ablate.training.fit import fit
+from levit_ablate.training.fit import fit, ready_data
 from levit_ablate.training.objective import Answers
-from levit_ablate.training.teacher import LiveTeacher, TeacherModule, teaching
+from levit_ablate.training.teacher import TeacherModule, teaching
+from levit_ablate.training.teacher_cache import LiveTeacher
 from levit_ablate.training.train import module_of, num_threads
 
 WARM, TIMED = 1, 3
@@ -46,10 +46,10 @@ class Estimate(NamedTuple):
         jobs = list(jobs)
         runs = [job.variant for job in jobs if not job.only_teacher]
         seeds = {
-            answers.folder_of(variant.experiment)
+            teacher_cache.folder_of(variant.experiment)
             for variant in runs
             if variant.experiment.design.distillation != "none"
-            and not answers.complete(variant.experiment)
+            and not teacher_cache.complete(variant.experiment)
         }
         teachers = sum(job.only_teacher for job in jobs)
         own = sum(self.run[variant.name] for variant in runs)

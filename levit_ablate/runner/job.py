@@ -15,16 +15,14 @@ from mlflow import MlflowClient
 
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import num_cores
-from levit_ablate.locks import is_held, lock_of
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.runtime import is_held, lock_of, num_cores
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.record import GivenUpError
 from levit_ablate.tracking.runs import reading_the_record
 from levit_ablate.tracking.store import open_store
 from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.progress import Status
-from levit_ablate.training.teacher import trained_weights
-from levit_ablate.training.teaching import ensure_teacher
+from levit_ablate.training.teacher import ensure_teacher, trained_weights
 from levit_ablate.training.train import Result, run_folder, train
 
 OFTEN = 0.5

@@ -19,10 +19,10 @@ from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from levit_ablate import interrupts
-from levit_ablate.hardware import num_cores
+from levit_ablate import signals
 from levit_ablate.runner.job import Job, Outcome, Question, Station, Work
 from levit_ablate.runner.loop import Event
+from levit_ablate.runtime import num_cores
 from levit_ablate.training.progress import Status
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -177,7 +177,7 @@ def _live(work: Work, job: Job, station: Station, connection: Connection, log: P
     with log.open("a", encoding="utf-8", buffering=1) as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
-    interrupts.listen()
+    signals.listen()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if station.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = _visible(station.gpu)

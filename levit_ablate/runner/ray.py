@@ -23,12 +23,12 @@ try:
 except ImportError:  # an extra
     ray = None
 
-from levit_ablate import interrupts
+from levit_ablate import signals
 from levit_ablate.errors import UserError
 from levit_ablate.runner.job import Job, Outcome, Question, Station, Work
 from levit_ablate.runner.loop import Event
+from levit_ablate.signals import keeping_handlers
 from levit_ablate.training.progress import Status
-from levit_ablate.training.signals import keeping_handlers
 
 RETRIES = 3
 """Times that Ray starts a job again whose machine or process was lost."""
@@ -200,7 +200,7 @@ def _work(work: Work, job: Job, station: Station, mailbox: Any, folder: str) -> 
     os.chdir(folder)
     try:
         with keeping_handlers():  # Ray's process runs another job after this one
-            interrupts.listen()
+            signals.listen()
             return work(job, station, _Mail(mailbox, job.title))
     finally:
         gc.collect()  # Lightning's cycles keep network and images, on a GPU too

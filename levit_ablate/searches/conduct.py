@@ -14,10 +14,10 @@ from mlflow.entities import Run
 from optuna import Study
 
 from levit_ablate.errors import RunError, UserError
-from levit_ablate.locks import lock_of
 from levit_ablate.runner import loop
 from levit_ablate.runner.loop import Launcher
 from levit_ablate.runner.progress import Display
+from levit_ablate.runtime import lock_of
 from levit_ablate.searches import trials
 from levit_ablate.searches.display import TrialLines
 from levit_ablate.searches.jobs import SearchJobs
@@ -28,13 +28,14 @@ from levit_ablate.searches.report_tables import as_text
 from levit_ablate.searches.results import Found, complete_of, counts_of
 from levit_ablate.searches.sampling import enqueue, points_of_named
 from levit_ablate.searches.storage import reading_the_trials, study_of
-from levit_ablate.tracking import parents
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking import parent_run
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.tracking.tags import hardware
 from levit_ablate.tracking.uris import without_password
-from levit_ablate.training.conditions import check_conditions, report_horizon
+from levit_ablate.training.conditions import check_conditions
+from levit_ablate.training.fit import report_horizon
 
 MEASURED_ON = "measured_on"
 """User attribute of Optuna's study: the kind of machine that measured latency."""
@@ -74,7 +75,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[Found
 
     with (
         measuring_alone(planned, study, launcher.places),
-        parents.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent,
+        parent_run.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent,
     ):
         _run(planned, storage, study, parent, launcher)
         found = trials.found_of(study.get_trials(deepcopy=False))
@@ -146,7 +147,7 @@ def link(planned: SearchPlan, study: Study, parent: Run) -> None:
         if each.values and trials.INVALID not in each.user_attrs
     ]
     jobs = {v.key: v for n in networks for v in map(n.at_seed, planned.search.seeds)}
-    parents.link_recorded(planned.whole, list(jobs.values()), parent, planned.work_dir)
+    parent_run.link_recorded(planned.whole, list(jobs.values()), parent, planned.work_dir)
 
 
 def _plan_of(planned: SearchPlan, number: int, done: int, places: int) -> str:
@@ -161,7 +162,7 @@ def _plan_of(planned: SearchPlan, number: int, done: int, places: int) -> str:
 @reading_the_record()
 def keep(planned: SearchPlan, report: Report) -> None:
     """Write a search's report, figures and plots into its run."""
-    parent = parents.found(planned.whole)
+    parent = parent_run.found(planned.whole)
     assert parent is not None  # it was searched
     client, run_id = MlflowClient(), parent.info.run_id
     for state, count in report.counts.items():

@@ -17,7 +17,7 @@ from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.results import FIELDS, Found, complete_of, front_of
 from levit_ablate.studies.plan import Plan, plan
 from levit_ablate.studies.study import Study
-from levit_ablate.tracking import parents
+from levit_ablate.tracking import parent_run
 
 
 def rank(each: Found) -> tuple[float, int]:
@@ -83,7 +83,7 @@ def confirmed(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Resu
     if not best:
         return None
     checked = confirmation(planned, study, best)
-    parent = parents.found(checked.whole)
+    parent = parent_run.found(checked.whole)
     return results_of(parent, checked.described()) if parent else None
 
 

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from levit_ablate.analysis import speed
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import has_gpu
 from levit_ablate.runner.job import Job, Outcome
+from levit_ablate.runtime import has_gpu
 from levit_ablate.searches import trials
 from levit_ablate.searches.display import TrialLines
 from levit_ablate.searches.plan import SearchPlan
@@ -223,12 +223,10 @@ class SearchJobs:
                 self._tell(trial, state=TrialState.PRUNED)
             elif outcome.died and not is_stopping:
                 self._died(job, own, outcome)
-            else:
-                # interrupted, or the store is away: it is tried again
+            else:  # without a recorded error it is retried: interrupted, or the store is away
                 if not (outcome.died or outcome.interrupted) and answers():
-                    trial.set_user_attr(
-                        trials.ERROR, f"{outcome.kind}: {outcome.error}".strip(": ")
-                    )
+                    message = f"{outcome.kind}: {outcome.error}".strip(": ")
+                    trial.set_user_attr(trials.ERROR, message)
                 self._tell(trial, state=TrialState.FAIL)
 
     def _seed_ended(self, own: _AtWork, result: Result) -> None:

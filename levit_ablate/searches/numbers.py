@@ -126,7 +126,7 @@ def _number(said: Any, limits: Limits, where: str) -> Value:
 
 
 def _mlp_expansion(_: Architecture, design: Design, stage: Stage) -> float:
-    return float(design.mlp_expansion if stage.mlp_expansion is None else stage.mlp_expansion)
+    return float(geometry.mlp_expansion_of(design, stage))
 
 
 STAGE_NUMBERS = {

@@ -24,7 +24,7 @@ from levit_ablate.searches.numbers import SOLVED, architecture_of
 from levit_ablate.searches.search import Search
 from levit_ablate.searches.space import Space, space_from
 from levit_ablate.studies.plan import dataset_name
-from levit_ablate.tracking.parents import Whole
+from levit_ablate.tracking.parent_run import Whole
 from levit_ablate.tracking.tags import SEARCH
 
 MOST_DESIGNS = 256

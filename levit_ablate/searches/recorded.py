@@ -15,7 +15,7 @@ from levit_ablate.schema import plain
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.search import KEYS, Search, amount_said, changed
 from levit_ablate.searches.storage import journal_of
-from levit_ablate.tracking import parents
+from levit_ablate.tracking import parent_run
 from levit_ablate.tracking.runs import read_json, reading_the_record
 from levit_ablate.tracking.runs import search as search_runs
 from levit_ablate.tracking.tags import DATASET, SEARCH
@@ -72,7 +72,7 @@ def storage_recorded(planned: SearchPlan) -> str:
 
     Raises DamagedError if it cannot be read and there is no journal.
     """
-    run = parents.found(planned.whole)
+    run = parent_run.found(planned.whole)
     artifacts = MlflowClient().list_artifacts(run.info.run_id) if run else []
     if run is None or ASKED not in {each.path for each in artifacts}:
         return ""  # it is new, or was killed before it wrote that

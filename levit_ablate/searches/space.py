@@ -22,8 +22,6 @@ from levit_ablate.searches.numbers import (
 )
 from levit_ablate.searches.search import OTHERS
 
-KEYS = ("num_stages", *NETWORK_NUMBERS, *STAGE_NUMBERS, "design", "geometry")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
@@ -70,7 +68,8 @@ def space_from(
     the stages also a mapping from a stage, counted from 1, to its setting.
 
     Args:
-        said: settings under the names of `KEYS`.
+        said: settings of num_stages, the numbers in the tables, and design; `geometry: fixed` keeps
+            what is left out as the network has it.
         architecture: the network whose neighbourhood it is.
         design: that network's choices.
         where: the file, for errors.
@@ -78,9 +77,10 @@ def space_from(
     Raises UserError where a name is unknown, a range empty, or a value does not fit.
     """
     prefix = f"{where}: space." if where else "space."
+    names = ("num_stages", *NETWORK_NUMBERS, *STAGE_NUMBERS, "design", "geometry")
     for key in said:
-        if key not in KEYS:
-            raise UserError(f"{prefix}{key}: unknown; {closest(key, KEYS)}")
+        if key not in names:
+            raise UserError(f"{prefix}{key}: unknown; {closest(key, names)}")
     count = said.get("num_stages", len(architecture.stages))
     num_stages = setting_from(count, NUM_STAGES, f"{prefix}num_stages")
     most = int(num_stages.options[-1])

@@ -35,7 +35,7 @@ from optuna.study import StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
 from levit_ablate.errors import DamagedError, RunError, UserError
-from levit_ablate.locks import lock_of
+from levit_ablate.runtime import lock_of
 from levit_ablate.searches import trials
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.sampling import pruner_of, sampler_of

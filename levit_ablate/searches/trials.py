@@ -18,7 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from levit_ablate.experiment import Variant
-from levit_ablate.locks import is_held, lock_of
+from levit_ablate.runtime import is_held, lock_of
 from levit_ablate.schema import plain
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.results import Found

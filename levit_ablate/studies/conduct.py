@@ -22,20 +22,21 @@ from levit_ablate.analysis.results import (
 )
 from levit_ablate.bars import error_console
 from levit_ablate.errors import RunError
-from levit_ablate.hardware import has_gpu
 from levit_ablate.runner import loop
 from levit_ablate.runner.job import Job
 from levit_ablate.runner.loop import Launcher
 from levit_ablate.runner.progress import Display
+from levit_ablate.runtime import has_gpu
 from levit_ablate.studies.jobs import StudyJobs, jobs_of
 from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.record import at_work, refresh
-from levit_ablate.tracking.afterwards import deliver_pending
-from levit_ablate.tracking.parents import link_recorded
+from levit_ablate.tracking.outbox import deliver_pending
+from levit_ablate.tracking.parent_run import link_recorded
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.tracking.tags import PARENT
-from levit_ablate.training.conditions import check_conditions, report_horizon
+from levit_ablate.training.conditions import check_conditions
+from levit_ablate.training.fit import report_horizon
 
 REFRESH = 10.0
 """Least seconds between two writings of the table, while jobs are at work."""

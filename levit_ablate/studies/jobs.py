@@ -11,7 +11,7 @@ from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
 from levit_ablate.runner.job import Job, Outcome
 from levit_ablate.runner.progress import Display
-from levit_ablate.tracking.afterwards import record_failure
+from levit_ablate.tracking.record import record_failure
 from levit_ablate.tracking.runs import is_alive, of_key
 
 POLL = 5.0

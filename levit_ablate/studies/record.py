@@ -25,14 +25,14 @@ from levit_ablate.analysis.results import (
 from levit_ablate.errors import DamagedError
 from levit_ablate.experiment import Variant
 from levit_ablate.studies.plan import Plan
-from levit_ablate.tracking import parents
+from levit_ablate.tracking import parent_run
 from levit_ablate.tracking.runs import children, is_alive, of_key, reading_the_record, search
 from levit_ablate.tracking.tags import ABLATION, KEY, SEED, STUDY, STUDY_KEY
 
 
 @contextmanager
 def at_work(plan: Plan, work_dir: Path) -> Iterator[Run]:
-    """Open the study's run, `parents.at_work`; it is complete when every run is recorded."""
+    """Open the study's run, `parent_run.at_work`; it is complete when every run is recorded."""
 
     def describe(parent: Run, was_there: bool) -> None:
         described = plan.described(_description(parent) if was_there else None)
@@ -41,7 +41,7 @@ def at_work(plan: Plan, work_dir: Path) -> Iterator[Run]:
     def is_complete(parent: Run) -> bool:
         return results_of(parent, plan.described()).is_complete
 
-    with parents.at_work(plan.whole, work_dir, describe, is_complete) as parent:
+    with parent_run.at_work(plan.whole, work_dir, describe, is_complete) as parent:
         yield parent
 
 

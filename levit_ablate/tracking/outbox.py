@@ -1,123 +1,98 @@
-"""What is to be recorded, kept on disk for as long as the store does not take it.
+"""Writes to one run, in order; what a store that is away does not take is sent later.
 
-A store that goes away does not stop a training: what it misses is kept in the run's folder, in
-order, and sent when it answers again, by this process or by the next one that opens the store.
+During a training the writes wait in memory: the epochs of a killed one are written again from its
+checkpoint. What still waits when a run ends is kept in its folder, and sent by the next command
+that opens the store.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
 from levit_ablate.errors import DamagedError, RunError
+from levit_ablate.runtime import lock_of
 from levit_ablate.tracking.store import STORE_ERRORS, the_record
 from levit_ablate.tracking.uris import reason, without_password
 
+KINDS = ("metrics", "tags", "artifact", "end")
 FILE = "outbox.jsonl"
+MARKER = "run_id"
+"""File in a run's folder that names the run, by which a killed one is resumed."""
 PAUSE = 10.0
-"""Seconds after a failure before the store is tried again."""
+"""Seconds between a failed write and the next try."""
 FOR_GOOD = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE")
-"""Answers of a store that is there and refuses: to wait would not help."""
+"""Error codes of a store that refuses a write; a retry would not help."""
 
 
-def _metrics(
-    client: MlflowClient, run_id: str, values: Mapping[str, float], step: int, timestamp: int
-) -> None:
-    metrics = [Metric(name, value, timestamp, step) for name, value in values.items()]
-    client.log_batch(run_id, metrics=metrics)
+class RefusedError(RunError):
+    """A store that can be reached refuses a write."""
+
+    def __init__(self, error: Exception) -> None:
+        why = reason(error, mlflow.get_tracking_uri())
+        super().__init__(f"{the_record()} refuses a write: {why}")
 
 
-def _tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
-    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in values.items()])
-
-
-def _artifact(client: MlflowClient, run_id: str, path: str, folder: str | None) -> None:
-    client.log_artifact(run_id, path, folder)
-
-
-def _end(client: MlflowClient, run_id: str, status: str, timestamp: int) -> None:
-    client.set_terminated(run_id, status, timestamp)
-
-
-WRITERS: dict[str, Callable[..., None]] = {
-    "metrics": _metrics,
-    "tags": _tags,
-    "artifact": _artifact,
-    "end": _end,
-}
-"""What makes a write of each kind."""
-
-
-def open_uri() -> str:
-    """By which a write says which store it is for; its file on disk holds no password."""
-    return without_password(mlflow.get_tracking_uri())
+def _send(run_id: str, write: Mapping[str, Any]) -> None:
+    client = MlflowClient()
+    match write["kind"]:
+        case "metrics":
+            when = (write["timestamp"], write["step"])
+            metrics = [Metric(name, value, *when) for name, value in write["values"].items()]
+            client.log_batch(run_id, metrics=metrics)
+        case "tags":
+            tags = [RunTag(name, value) for name, value in write["values"].items()]
+            client.log_batch(run_id, tags=tags)
+        case "artifact":
+            client.log_artifact(run_id, write["path"], write["folder"])
+        case "end":
+            client.set_terminated(run_id, write["status"], write["timestamp"])
 
 
 class Outbox:
-    """The way of all writes to one run, in order; what the store does not take waits in `folder`.
+    """Sends the writes of one run in order.
 
     Args:
-        folder: where writes wait, and the files that are to be written lie until they are.
+        folder: the run's folder, where `keep` puts what waits.
         run_id: the run.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
         self.path = folder / FILE
         self.run_id = run_id
+        self.waiting: list[dict[str, Any]] = []
         self.failed_at: float | None = None
         self.why = ""
 
-    @property
-    def waiting(self) -> list[dict[str, Any]]:
-        """The writes that the store has not taken yet, the first first.
-
-        Raises DamagedError where one cannot be read.
-        """
-        if not self.path.is_file():
-            return []
-        *lines, _ = self.path.read_bytes().split(b"\n")  # the last may be cut off
-        try:
-            found = [json.loads(line) for line in lines]
-        except ValueError:
-            found = [None]
-        if not all(
-            isinstance(write, dict) and write.get("kind") in WRITERS and "uri" in write
-            for write in found
-        ):
-            raise DamagedError(
-                f"{self.path}: is damaged; what it holds of a run cannot be recorded"
-            )
-        return found
-
     def put(self, kind: str, **content: Any) -> None:
-        """Write, now if the store takes it, and else as soon as it does.
-
-        Raises RefusedError where the store does, RunError where it cannot be kept either.
-        """
-        write = {"kind": kind, "run_id": self.run_id, "uri": open_uri(), **content}
-        if self.path.is_file() or not self._sent(write):
-            self._keep([*self.waiting, write])
-            self.deliver()
+        """Write now if the store takes it, else later. Raises RefusedError if it refuses it."""
+        self.waiting.append({"kind": kind, "run_id": self.run_id, "uri": _open_uri(), **content})
+        self.deliver()
 
     def deliver(self, patience: float = 0.0) -> bool:
-        """Send what waits; whether all is sent. Tries again for `patience` seconds.
+        """Send what waits, with retries for `patience` seconds; return whether all is sent.
 
-        Raises as `put`.
+        Raises RefusedError; the refused write is dropped.
         """
         end = time.monotonic() + patience
-        while waiting := self.waiting:
+        while self.waiting:
             resting = self.failed_at is not None and time.monotonic() < self.failed_at + PAUSE
-            if not (resting and not patience) and self._sent(waiting[0]):
-                self._keep(waiting[1:])
+            if not (resting and not patience) and self._sent(self.waiting[0]):
+                self.waiting.pop(0)
+                if self.path.is_file():
+                    self.keep()
             elif time.monotonic() >= end:
                 return False
             else:
@@ -125,41 +100,38 @@ class Outbox:
         return True
 
     def _sent(self, write: dict[str, Any]) -> bool:
-        content = {k: v for k, v in write.items() if k not in ("kind", "run_id", "uri")}
         try:
-            WRITERS[write["kind"]](MlflowClient(), self.run_id, **content)
+            _send(self.run_id, write)
         except STORE_ERRORS as error:
             if getattr(error, "error_code", "") in FOR_GOOD:
+                self.waiting.pop(0)
                 raise RefusedError(error) from error
-            self._say_failed(error)
+            self._report_failure(error)
             return False
         if self.failed_at is not None:
             self.failed_at = None
             print(f"{the_record()} answers again", file=sys.stderr)
         return True
 
-    def set_aside(self) -> Path:
-        """Give up what waits; the file that it is kept in."""
-        return self.path.replace(self.path.with_suffix(".refused"))
-
-    def _say_failed(self, error: Exception) -> None:
+    def _report_failure(self, error: Exception) -> None:
         self.why = reason(error, mlflow.get_tracking_uri())
         if self.failed_at is None:
             print(
                 f"{the_record()} does not answer ({self.why}); the training goes on, and what is "
-                f"to be recorded is kept in {self.path.parent}",
+                f"to be recorded is sent when it answers again",
                 file=sys.stderr,
             )
         self.failed_at = time.monotonic()
 
-    def _keep(self, writes: list[dict[str, Any]]) -> None:
-        if not writes:
+    def keep(self) -> None:
+        """Make the file in the run's folder hold what waits. Raises RunError if it cannot."""
+        if not self.waiting:
             self.path.unlink(missing_ok=True)
             return
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         try:
             with temporary.open("w", encoding="utf-8") as file:
-                file.writelines(f"{json.dumps(write)}\n" for write in writes)
+                file.writelines(f"{json.dumps(write)}\n" for write in self.waiting)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
@@ -169,10 +141,54 @@ class Outbox:
                 f"neither the record ({self.why}) nor {self.path} can be written: {error.strerror}"
             ) from error
 
+    def load(self) -> None:
+        """Let the writes in the file wait again. Raises DamagedError where it cannot be read."""
+        *lines, _ = self.path.read_bytes().split(b"\n")  # the last may be cut off
+        try:
+            writes = [json.loads(line) for line in lines]
+        except ValueError:
+            writes = [None]
+        if not all(
+            isinstance(write, dict) and write.get("kind") in KINDS and "uri" in write
+            for write in writes
+        ):
+            raise DamagedError(
+                f"{self.path}: is damaged; what it holds of a run cannot be recorded"
+            )
+        self.waiting = writes
 
-class RefusedError(RunError):
-    """A store that is there does not take something, and will not."""
 
-    def __init__(self, error: Exception) -> None:
-        why = reason(error, mlflow.get_tracking_uri())
-        super().__init__(f"{the_record()} refuses a write: {why}")
+def _open_uri() -> str:
+    """URI of the open store, as a write on disk names it: without a password."""
+    return without_password(mlflow.get_tracking_uri())
+
+
+def deliver_pending(work_dir: Path) -> None:
+    """Send to the open store what earlier runs could not, and remove what is sent.
+
+    What the store refuses or cannot be read is set aside, with a printed line. Running runs are
+    left alone: they send their own.
+    """
+    for path in sorted((work_dir / "runs").glob(f"*/{FILE}")):
+        folder = path.parent
+        # a running process holds the lock; one that has just ended has removed its folder
+        with (
+            contextlib.suppress(Timeout, FileNotFoundError),
+            FileLock(lock_of(folder), timeout=0),
+        ):
+            outbox = Outbox(folder, (folder / MARKER).read_text("utf-8", errors="replace"))
+            try:
+                _deliver(outbox)
+            except DamagedError as error:
+                kept = path.replace(path.with_suffix(".damaged"))
+                print(f"{error}; the file is now {kept}", file=sys.stderr)
+            except RefusedError as error:
+                kept = path.replace(path.with_suffix(".refused"))
+                print(f"{error}; what it refused is kept in {kept}", file=sys.stderr)
+
+
+def _deliver(outbox: Outbox) -> None:
+    outbox.load()
+    own = [write for write in outbox.waiting if write["uri"] == _open_uri()]
+    if own and outbox.deliver() and own[-1].get("status") == "FINISHED":
+        shutil.rmtree(outbox.path.parent, ignore_errors=True)

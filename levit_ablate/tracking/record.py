@@ -1,11 +1,9 @@
-"""One run of the record, from its beginning to its end, whatever that is."""
+"""Record one training as an MLflow run: begin or resume it, write to it, end it."""
 
 from __future__ import annotations
 
 import contextlib
-import platform
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,29 +25,26 @@ from torch import nn
 from levit_ablate.config import Images
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import is_first_process
-from levit_ablate.locks import lock_of
+from levit_ablate.runtime import is_first_process, lock_of
 from levit_ablate.schema import flat, to_mapping
 from levit_ablate.tracking import runs
-from levit_ablate.tracking.outbox import FOR_GOOD, Outbox
+from levit_ablate.tracking.outbox import FOR_GOOD, MARKER, Outbox
 from levit_ablate.tracking.store import (
     EXPERIMENT_NAME,
     STORE_ERRORS,
     experiment_id,
     the_record,
 )
-from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, LOCK, PACKAGES, PARENT, PRUNED, tags_of
+from levit_ablate.tracking.tags import ERROR, PACKAGES, PARENT, PRUNED, tags_of
 
-MARKER = "run_id"
-"""File in a run's folder that names the run, by which a killed one goes on."""
 MODEL = "model"
-"""The artifact of a run that holds its network: `runs:/ID/model`."""
+"""Artifact of a run that holds its network: `runs:/ID/model`."""
 PATIENCE = 30.0
-"""Seconds that a run which ends waits for a store that does not answer."""
+"""Seconds that an ending run waits for a store that does not answer."""
 
 
 class GivenUpError(Exception):
-    """A training is not worth going on with, whatever it would have come to."""
+    """Raised in a training to prune it: end it for good, without a result."""
 
     def __init__(self, epoch: int) -> None:
         super().__init__(f"given up after epoch {epoch}")
@@ -58,30 +53,29 @@ class GivenUpError(Exception):
 
 @contextmanager
 def record(variant: Variant, folder: Path, parent: Run | None = None) -> Iterator[Recorder]:
-    """A run that ends as FINISHED, as KILLED by Ctrl-C or SIGTERM, or as FAILED with its error.
+    """Record a training as a run that ends as FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED.
 
-    One that is given up (`GivenUpError`) is KILLED too, and says after which epoch.
-
-    One that did not finish goes on. Of the processes of one training the first records. What the
-    store does not take is kept in `folder` and sent as soon as it does, by this process or by the
-    next command that opens the store (`afterwards`).
+    A run that is given up (`GivenUpError`) is KILLED, with the epoch as a tag. A run that did not
+    finish before is resumed. Only the first process of a training records. Writes that the store
+    does not take are sent later, by this process or by the next command (`outbox`).
 
     Raises `runs.TakenError` where a process of another machine or folder trains the same; RunError
-    where the store cannot be had in the beginning, or is not there again in the end.
+    where the store cannot be reached at the beginning, or again at the end.
 
     Args:
-        variant: what is run.
-        folder: the run's own, of what it needs to go on; beside it is the lock of its process.
-        parent: the run that it stands below, in the parent's experiment.
+        variant: what is trained.
+        folder: the run's folder, with what a resumed run needs; its lock is beside it.
+        parent: its parent run, whose experiment it is put in.
     """
     if not is_first_process():
         yield Recorder("", Outbox(folder, ""))
         return
     with runs.reading_the_record():
-        recorder = _taken_up(folder) or _begun(variant, folder, parent)
+        recorder = _resumed(folder) or _begun(variant, folder, parent)
+    recorder.outbox.path.unlink(missing_ok=True)  # a resumed training writes all of it again
     status = "FAILED"
     try:
-        with heartbeat(recorder.run_id):
+        with runs.heartbeat(recorder.run_id):
             yield recorder
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -101,13 +95,16 @@ def record(variant: Variant, folder: Path, parent: Run | None = None) -> Iterato
 
 
 def _end(outbox: Outbox, status: str) -> None:
-    """End a run. Where it did not finish, its own error is the one to be seen."""
+    """End a run. If it did not finish, let its own error through and raise no other."""
     if status != "FINISHED":
         with contextlib.suppress(RunError):
             outbox.put("end", status=status, timestamp=_now())
+        with contextlib.suppress(RunError):
+            outbox.keep()
         return
     outbox.put("end", status=status, timestamp=_now())
     if not outbox.deliver(PATIENCE):
+        outbox.keep()
         raise RunError(
             f"trained, but {the_record()} does not answer ({outbox.why}); what it misses is kept "
             f"in {outbox.path.parent}, and recorded by the next command that reaches it"
@@ -115,12 +112,12 @@ def _end(outbox: Outbox, status: str) -> None:
 
 
 def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
-    """A new run, described."""
+    """Create a run with its tags, params and cost."""
     client = MlflowClient()
     experiment = parent.info.experiment_id if parent else experiment_id(EXPERIMENT_NAME)
     tags = {
         **tags_of(variant),
-        **_life_tags(folder),
+        **runs.life_tags(lock_of(folder)),
         "mlflow.note.content": variant.ablation.summary,
     }
     if parent:
@@ -131,7 +128,7 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
         rivals, orphans = runs.others_at_work(run)
         if earlier := [r for r in rivals if runs.order(r) < runs.order(run)]:
             raise runs.TakenError(earlier[-1])
-        for orphan in orphans:  # killed before its folder named it: no process takes it up
+        for orphan in orphans:  # killed before its folder named it: it cannot be resumed
             runs.end_orphan(orphan)
         params = flat(to_mapping(variant.experiment))
         client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
@@ -149,12 +146,12 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
 
 
 def name_of(variant: Variant) -> str:
-    """What its run is called."""
+    """Name of a variant's run."""
     return f"{variant.name} seed {variant.experiment.seed}"
 
 
-def _taken_up(folder: Path) -> Recorder | None:
-    """The run that a folder's marker names, open again; None where there is none in this store."""
+def _resumed(folder: Path) -> Recorder | None:
+    """Reopen the run that a folder's marker names; None where this store does not have it."""
     marker = folder / MARKER
     run_id = marker.read_text(encoding="utf-8", errors="replace") if marker.is_file() else ""
     if not run_id.strip():
@@ -169,7 +166,7 @@ def _taken_up(folder: Path) -> Recorder | None:
         return None
     if run.info.lifecycle_stage != "active":  # deleted in MLflow's page
         return None
-    for name, value in _life_tags(folder).items():
+    for name, value in runs.life_tags(lock_of(folder)).items():
         client.set_tag(run_id, name, value)
     rivals, _ = runs.others_at_work(client.get_run(run_id))
     if rivals:
@@ -181,62 +178,35 @@ def _taken_up(folder: Path) -> Recorder | None:
     return Recorder(run_id, Outbox(folder, run_id), last_epoch=last)
 
 
-def _life_tags(folder: Path) -> dict[str, str]:
-    """By which others know whether this process lives: `runs.is_alive`."""
-    lock = str(lock_of(folder).absolute())
-    return {HOST: platform.node(), LOCK: lock, ALIVE: f"{time.time():.0f}"}
-
-
-@contextmanager
-def heartbeat(run_id: str) -> Iterator[None]:
-    """Within, a run gives a sign of life now and then, for those who cannot see its lock."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(runs.HEARTBEAT):
-            with contextlib.suppress(*STORE_ERRORS):
-                MlflowClient().set_tag(run_id, ALIVE, f"{time.time():.0f}")
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-
-
 @dataclass(frozen=True)
 class Recorder:
-    """Writes into a run; in the first process of a training, and in no other."""
+    """Writes to a run, from the first process of a training only."""
 
     run_id: str
     outbox: Outbox
     last_epoch: int = -1
-    """The last epoch whose metrics are recorded already."""
+    """Last epoch whose metrics are recorded already."""
 
     @rank_zero_only
     def metrics(self, values: Mapping[str, float], epoch: int | None = None) -> None:
-        """Record several metrics at once: every call is one write to the store.
-
-        An epoch that was recorded before its training was killed is not recorded twice.
-        """
+        """Record several metrics in one write; an epoch that is recorded already is left out."""
         if epoch is None or epoch > self.last_epoch:
             self.outbox.put("metrics", values=dict(values), step=epoch or 0, timestamp=_now())
 
     @rank_zero_only
     def checkpoint(self, path: Path) -> None:
-        """Keep a checkpoint of the training, a file in the run's folder."""
+        """Record a checkpoint, a file in the run's folder."""
         self.outbox.put("artifact", path=str(path), folder="checkpoints")
 
     @rank_zero_only
     def model(self, network: nn.Module, images: Images) -> None:
-        """Keep a network, for `mlflow.pytorch.load_model("runs:/ID/model")`.
+        """Record a network, for `mlflow.pytorch.load_model("runs:/ID/model")`.
 
-        It is an artifact of the run like any other, written whole by whichever process reaches the
-        store: MLflow's `log_model` would take the active experiment of the process for the run's.
+        As an artifact like any other, so that it may be sent later and by another process: MLflow's
+        `log_model` takes the active experiment of the process for the run's.
         """
         path = self.outbox.path.parent / MODEL
-        shutil.rmtree(path, ignore_errors=True)  # of a process that was killed here
+        shutil.rmtree(path, ignore_errors=True)  # left by a killed process
         kind = numpy.dtype("float32")
         image = (images.channels, images.height, images.width)
         signature = ModelSignature(
@@ -249,11 +219,36 @@ class Recorder:
             mlflow_model=Model(artifact_path=MODEL, run_id=self.run_id),
             signature=signature,
             pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
-            serialization_format="pickle",  # the module itself; a traced graph has no heads apart
+            serialization_format="pickle",  # a traced graph would not have separate heads
         )
         self.outbox.put("artifact", path=str(path), folder=None)
 
 
 def _now() -> int:
-    """Milliseconds since 1970, as MLflow counts."""
+    """Milliseconds since 1970, MLflow's unit of time."""
     return time.time_ns() // 1_000_000
+
+
+@runs.reading_the_record()
+def record_failure(variant: Variant, parent: str, error: str) -> None:
+    """Record a run as FAILED for a process that could not: it was killed, or did not begin.
+
+    A run that recorded its own end, or that is running, is left alone.
+
+    Args:
+        variant: what was to be trained.
+        parent: id of its parent run.
+        error: the reason.
+    """
+    client = MlflowClient()
+    known = runs.of_key(variant.key)
+    if known and (known[0].info.status in ("FINISHED", "FAILED") or runs.is_alive(known[0])):
+        return
+    if known:
+        run_id = known[0].info.run_id
+    else:
+        experiment = client.get_run(parent).info.experiment_id
+        tags = resolve_tags({**tags_of(variant), PARENT: parent})
+        name = name_of(variant)
+        run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+    runs.end(run_id, "FAILED", error)

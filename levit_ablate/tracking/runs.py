@@ -1,10 +1,12 @@
-"""Runs that are there: found by their key, and settled where their process is gone."""
+"""Find runs by key, tell whether they are alive, and end those whose process is gone."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,20 +18,20 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus
 
 from levit_ablate.errors import DamagedError, RunError
-from levit_ablate.locks import is_held
+from levit_ablate.runtime import is_held
 from levit_ablate.tracking.store import STORE_ERRORS, the_record
 from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, KEY, LOCK, ORIGINAL, PARENT
 from levit_ablate.tracking.uris import reason
 
 SILENCE = 300.0
-"""Seconds without a sign of life after which a process of another machine is taken for dead."""
+"""Seconds without a heartbeat after which a process of another machine counts as dead."""
 HEARTBEAT = 60.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 
 
 @contextmanager
 def reading_the_record() -> Iterator[None]:
-    """A store that cannot be read or written is a RunError, in a line."""
+    """Turn errors of a store that cannot be read or written into a RunError of one line."""
     try:
         yield
     except STORE_ERRORS as error:
@@ -41,7 +43,7 @@ def reading_the_record() -> Iterator[None]:
 
 @reading_the_record()
 def search(filter_string: str, experiments: list[str] | None = None) -> list[Run]:
-    """All runs that a filter of MLflow's finds, the latest first, in these experiments or any."""
+    """Return the runs that match an MLflow filter, latest first, in these experiments or in all."""
     found: list[Run] = mlflow.search_runs(
         experiment_ids=experiments,
         search_all_experiments=experiments is None,
@@ -52,21 +54,21 @@ def search(filter_string: str, experiments: list[str] | None = None) -> list[Run
 
 
 def of_key(*keys: str) -> list[Run]:
-    """The runs with one of these keys that were trained, however they ended.
+    """Return all trained runs with one of these keys, however they ended; no copies.
 
-    Those of an earlier key come first, and of one key the latest.
+    Those of an earlier key come first; of one key the latest.
     """
     found = [run for key in keys for run in search(f"tags.`{KEY}` = '{key}'")]
     return [run for run in found if ORIGINAL not in run.data.tags]
 
 
 def find(*keys: str) -> Run | None:
-    """The latest finished run with the first of these keys that has one, in any experiment."""
+    """Return the latest finished run of the first of these keys that has one, or None."""
     return next((run for run in of_key(*keys) if run.info.status == "FINISHED"), None)
 
 
 class TakenError(Exception):
-    """Another process trains what was asked for, where this process's locks do not reach."""
+    """A process of another machine or folder, with other locks, trains the same key."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run.info.run_id)
@@ -74,10 +76,10 @@ class TakenError(Exception):
 
 
 def others_at_work(run: Run) -> tuple[list[Run], list[Run]]:
-    """The other runs of its key that say they are at work: those that are, and those that died.
+    """Return the other runs of its key with status RUNNING, as (alive, dead), latest first.
 
-    A process that holds the lock of a run is its only one: of others with this lock none lives.
-    Each list is in the order of `of_key`, the latest first.
+    The process that holds the lock of this run is the only one with it, so that other runs with the
+    same lock are dead.
     """
 
     def place(of: Run) -> tuple[str | None, str | None]:
@@ -93,20 +95,19 @@ def others_at_work(run: Run) -> tuple[list[Run], list[Run]]:
 
 
 def order(run: Run) -> tuple[int, str]:
-    """By which of several that began at once the first is told."""
+    """Sort key by which one of several runs that began at once is the first."""
     return run.info.start_time, run.info.run_id
 
 
 def children(parent: str) -> list[Run]:
-    """The runs below a parent, in whichever experiment."""
+    """Return the runs below a parent, in all experiments."""
     return search(f"tags.`{PARENT}` = '{parent}'")
 
 
 def is_alive(run: Run) -> bool:
-    """Whether a run is at work.
+    """Return whether a run's process is running.
 
-    On this machine by the lock that its process holds; of another machine, or another file system,
-    by the time of its last sign of life.
+    On this machine by its lock; on another machine or file system by its last heartbeat.
     """
     if run.info.status not in ("RUNNING", "SCHEDULED"):
         return False
@@ -118,11 +119,38 @@ def is_alive(run: Run) -> bool:
     return time.time() - last < SILENCE
 
 
+def life_tags(lock: Path) -> dict[str, str]:
+    """Tags by which `is_alive` knows whether the process that holds a lock is running."""
+    return {HOST: platform.node(), LOCK: str(lock.absolute()), ALIVE: _heartbeat()}
+
+
+def _heartbeat() -> str:
+    return f"{time.time():.0f}"
+
+
+@contextmanager
+def heartbeat(run_id: str) -> Iterator[None]:
+    """Send heartbeats of a run, for processes that cannot see its lock."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT):
+            with contextlib.suppress(*STORE_ERRORS):
+                MlflowClient().set_tag(run_id, ALIVE, _heartbeat())
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
 @reading_the_record()
 def settle(runs: Iterable[Run]) -> list[Run]:
-    """End the runs that say that they are at work and are not; which those were.
+    """End the runs with status RUNNING whose process is gone, and return them.
 
-    What they recorded is kept: `run` and `sweep` take them up where their last checkpoint is.
+    What they recorded stays: `run` and `sweep` resume them where their last checkpoint is.
     """
     orphans = [run for run in runs if run.info.status == "RUNNING" and not is_alive(run)]
     for run in orphans:
@@ -131,13 +159,13 @@ def settle(runs: Iterable[Run]) -> list[Run]:
 
 
 def end_orphan(run: Run) -> None:
-    """End a run whose process is gone."""
+    """End a run whose process is gone as KILLED."""
     end(run.info.run_id, "KILLED", "its process was killed, or its machine went down")
 
 
 @reading_the_record()
 def end(run_id: str, status: str, error: str = "") -> None:
-    """End a run from outside, with the reason."""
+    """End a run from another process, with the reason as a tag."""
     assert status in RunStatus._STRING_TO_STATUS
     client = MlflowClient()
     if error:
@@ -146,9 +174,9 @@ def end(run_id: str, status: str, error: str = "") -> None:
 
 
 def read_json(run: Run, name: str) -> dict[str, Any]:
-    """An artifact of a run, which is a mapping.
+    """Return a JSON artifact of a run, which is a mapping.
 
-    Raises RunError where it cannot be read, DamagedError where it is cut or is something else.
+    Raises RunError where it cannot be read, DamagedError where it is cut or no mapping.
     """
     with reading_the_record(), tempfile.TemporaryDirectory() as folder:
         path = MlflowClient().download_artifacts(run.info.run_id, name, folder)

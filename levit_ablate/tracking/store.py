@@ -1,4 +1,4 @@
-"""The store of all runs: where it is, and MLflow made to record there."""
+"""Open the MLflow store that runs are recorded in."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password in it
 }
-"""What MLflow is told unless the environment says otherwise. It would try for minutes to reach a
-server that does not answer, while a training waits; here what it misses is kept (`outbox`)."""
+"""MLflow's settings, unless the environment has others. By default it would retry for minutes while
+a training waits; here the outbox retries."""
 STORE_ERRORS = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
-"""What a store that cannot be reached, read or written raises through MLflow."""
+"""Errors of a store that cannot be reached, read or written."""
 PROBE = 10
-"""Seconds in which a server or a database is to answer when it is opened."""
+"""Timeout in seconds of a server or a database when it is opened."""
 OTHERS = 120.0
-"""Seconds that another process may take to open the same SQLite file."""
+"""Timeout in seconds for another process that opens the same SQLite file."""
 UNAUTHORISED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
-"""MLflow's words for the answers 401 and 403."""
+"""MLflow's error codes for HTTP 401 and 403."""
 
 
 def tracking_uri(given: str | None) -> str:
-    """Where runs are recorded: what was given, or MLFLOW_TRACKING_URI, or ./mlflow.db."""
+    """Return the URI that is given, else MLFLOW_TRACKING_URI, else ./mlflow.db."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
 def open_store(uri: str) -> None:
     """Make MLflow record at `uri`; create database and experiment where they are missing.
 
-    The artifacts of a SQLite store lie beside its file, in `mlartifacts`. Raises UserError, in a
-    line, where the store cannot be opened.
+    The artifacts of a SQLite store are beside its file, in `mlartifacts`. Raises UserError where
+    the store cannot be opened.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -93,22 +93,22 @@ def open_store(uri: str) -> None:
 
 
 def is_server(uri: str) -> bool:
-    """Whether a store is an MLflow server."""
+    """Return whether a URI is that of an MLflow server."""
     return bool(is_http_uri(uri))
 
 
 def _ask(server: str) -> None:
-    """Raise MlflowException where no server answers: MLflow itself would try for minutes.
+    """Raise MlflowException where no server answers: MLflow itself would retry for minutes.
 
-    Asks with the credentials that MLflow sends. Any answer will do, 401 too: the first request of
-    MLflow's own says what is wrong.
+    Sends MLflow's credentials. Any answer will do, 401 too: MLflow's own first request then says
+    what is wrong.
     """
     account = get_default_host_creds(server)
     http_request(account, "/health", "GET", timeout=PROBE, max_retries=0, raise_on_status=False)
 
 
 def _connect(database: str) -> None:
-    """Raise SQLAlchemyError where a database does not answer: MLflow would try for minutes."""
+    """Raise SQLAlchemyError where a database does not answer: MLflow would retry for minutes."""
     url = make_url(database)
     takes_limit = url.get_backend_name() in ("postgresql", "mysql")
     is_limited = "connect_timeout" in url.query
@@ -122,12 +122,12 @@ def _refused(uri: str, why: str) -> UserError:
 
 
 def is_empty(uri: str) -> bool:
-    """Whether a store is a file that does not exist yet. Raises UserError as `open_store`."""
+    """Return whether a store is a file that does not exist yet. Raises as `open_store`."""
     return uri.startswith("sqlite:") and not is_file(_database(uri))
 
 
 def open_recorded(uri: str) -> None:
-    """Open a store to read it; UserError, in a line, where nothing is recorded there."""
+    """Open a store to read it. Raises UserError where nothing is recorded there."""
     if is_empty(uri):
         raise _refused(uri, "nothing is recorded there yet")
     open_store(uri)
@@ -139,7 +139,7 @@ def _open(uri: str) -> None:
 
 
 def experiment_id(name: str) -> str:
-    """The experiment of this name in the open store, made where it is missing.
+    """Return the id of an experiment of the open store, created if it is missing.
 
     Raises UserError where it was deleted, and what MLflow raises.
     """
@@ -161,12 +161,12 @@ def experiment_id(name: str) -> str:
 
 
 def the_record() -> str:
-    """The open store in the words of a message."""
+    """Name the open store in a message."""
     return f"the record at {without_password(mlflow.get_tracking_uri())}"
 
 
 def answers() -> bool:
-    """Whether the open store can be read now."""
+    """Return whether the open store can be read now."""
     try:
         mlflow.get_experiment_by_name(EXPERIMENT_NAME)
     except STORE_ERRORS:
@@ -175,7 +175,7 @@ def answers() -> bool:
 
 
 def _database(uri: str) -> Path:
-    """The file of a SQLite store. Raises UserError where there is none, or no folder for it."""
+    """Return the file of a SQLite store. Raises UserError where the URI or its folder is wrong."""
     name = make_url(uri).database if uri.startswith("sqlite:///") else None
     if not name or name == ":memory:":
         raise _refused(uri, "names no file; write sqlite:///mlflow.db")
@@ -186,14 +186,14 @@ def _database(uri: str) -> Path:
 
 
 def _create(uri: str, database: Path) -> None:
-    """Make MLflow's tables, all of them or none: it cannot mend a database that it left half made.
+    """Create MLflow's tables in a temporary file and rename it: half a database cannot be mended.
 
     Raises what `_check_writable` and MLflow raise.
     """
     path, mark, query = uri.partition("?")
     url = f"{path}.making{mark}{query}"
     making = _database(url)
-    for left in (making, making.with_name(f"{making.name}-journal")):  # by one that was killed
+    for left in (making, making.with_name(f"{making.name}-journal")):  # by a killed process
         left.unlink(missing_ok=True)
     _check_writable(making)
     SqlAlchemyStore(url, _artifacts(database)).engine.dispose()
@@ -205,7 +205,7 @@ def _artifacts(database: Path) -> str:
 
 
 def _check_writable(database: Path) -> None:
-    """Try what MLflow would try again and again, for minutes. Raises sqlite3.Error."""
+    """Raise sqlite3.Error where a file cannot be written: MLflow would retry for minutes."""
     with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
         connection.execute("begin immediate")
         connection.rollback()

@@ -1,4 +1,4 @@
-"""What is said of a run beside its params and metrics: what it is, and what it runs on."""
+"""MLflow tag names, and the tags every run gets."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import torch
 from levit_ablate.experiment import Variant
 
 TAG = "levit_ablate."
-"""Before the name of every tag of ours."""
+"""Prefix of all our tags."""
 KEY, ABLATION, SEED, PAPER_ROW = f"{TAG}key", f"{TAG}ablation", f"{TAG}seed", f"{TAG}paper_row"
 ERROR = f"{TAG}error"
-"""Of a run that failed: why."""
+"""Error of a failed run."""
 ORIGINAL = f"{TAG}original"
-"""Of a run that repeats what another recorded: which."""
+"""Run id of the run that this one is a copy of."""
 STUDY, STUDY_KEY, DATASET = f"{TAG}study", f"{TAG}study_key", f"{TAG}dataset"
-SEARCH, PRUNED = f"{TAG}search", f"{TAG}pruned"
-"""Of a run that a search gave up: after which epoch."""
+SEARCH = f"{TAG}search"
+PRUNED = f"{TAG}pruned"
+"""Epoch after which a search pruned the run."""
 HOST, LOCK, ALIVE = f"{TAG}host", f"{TAG}lock", f"{TAG}alive"
-"""Of a run at work: its machine, the lock that its process holds, and its last sign of life
-(seconds since 1970)."""
+"""Machine of a running run, lock file of its process, and last heartbeat (seconds since 1970)."""
 PARENT = "mlflow.parentRunId"
 PACKAGES = ("levit-ablate", "torch", "lightning", "timm", "mlflow", "scikit-learn")
 
 
 def tags_of(variant: Variant) -> dict[str, str]:
-    """What a run is, and what it runs on: key, ablation, seed, commit, versions, hardware."""
+    """Tags of a variant's run: key, ablation, seed, paper row, differences, and the machine's."""
     paper = variant.ablation.paper
     tags = {
         KEY: variant.key,
@@ -48,7 +48,7 @@ def tags_of(variant: Variant) -> dict[str, str]:
 
 
 def machine_tags() -> dict[str, str]:
-    """Commit, versions, hardware."""
+    """Tags for the git commit, the versions and the hardware."""
     return {
         f"{TAG}git_commit": _git_commit(),
         f"{TAG}python": platform.python_version(),
@@ -59,7 +59,7 @@ def machine_tags() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """The kind of this machine, in words."""
+    """CPUs and GPUs of this machine in words."""
     return " and ".join([_cpu(), *_gpus()])
 
 
@@ -73,7 +73,7 @@ def _gpus() -> list[str]:
 
 @cache
 def _git_commit() -> str:
-    """The commit that the working folder is at, with a + if files differ from it."""
+    """Commit of the working folder, with a + if files differ from it."""
     git = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     try:
         found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)

@@ -1,31 +1,85 @@
-"""What happens beside the training: its metrics in the record, its teacher's answers."""
+"""Callbacks of a training: stop on signals, record metrics, provide the teacher's answers."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
-from levit_ablate.config import Experiment, Images
+from levit_ablate.config import Experiment
 from levit_ablate.errors import RunError
+from levit_ablate.signals import GracefulStop
 from levit_ablate.tracking.record import Recorder
-from levit_ablate.training import answers
 from levit_ablate.training.objective import Answers
-from levit_ablate.training.signals import stop_together, stopping_at_once
-from levit_ablate.training.teacher import LiveTeacher, loaded
+from levit_ablate.training.teacher_cache import LiveTeacher, TeacherCache
+
+
+class StopOnSignal(Callback):
+    """Stops a training after its step on SIGTERM, with a checkpoint, and at once on Ctrl-C.
+
+    If any of several processes gets the signal, all stop at the same step. Without a checkpoint it
+    stops where it has waited `signals.PATIENCE` seconds for a batch or a lock. A Ctrl-C that Python
+    drops, since it came in a finalizer, stops the training after its step too.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.signals = GracefulStop()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.open()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.signals.close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.signals.close()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if a signal came in the last validation, after which there was a checkpoint."""
+        self.stop_if_requested(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if done % trainer.accumulate_grad_batches == 0 and self.is_requested(trainer):
+            trainer.save_checkpoint(self.checkpoint)
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if a signal came in the validation of the last epoch; only the test is left."""
+        self.stop_if_requested(trainer)
+
+    def is_requested(self, trainer: Trainer) -> bool:
+        """Return whether any process of the training got a signal; all of them must call this."""
+        if trainer.world_size == 1:
+            return self.signals.requested
+        return trainer.strategy.reduce_boolean_decision(self.signals.requested, all=False)
+
+    def stop_if_requested(self, trainer: Trainer) -> None:
+        """Raise KeyboardInterrupt in all processes if any of them got a signal."""
+        if self.is_requested(trainer):
+            raise KeyboardInterrupt
+
+
+def stop_of(trainer: Trainer) -> StopOnSignal:
+    """Return the trainer's StopOnSignal; `fit` adds one to every training."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next(each for each in callbacks if isinstance(each, StopOnSignal))
 
 
 class RecordEpochs(Callback):
-    """Writes an epoch's metrics to the record, all in one batch, and counts the training's seconds.
+    """Writes the metrics of each epoch to the record in one batch.
 
-    A training that goes on remembers the epochs before it: where it is recorded elsewhere than
-    before they are written there too.
+    Checkpoints hold the metrics of all epochs so far. A resumed training writes those again that
+    its record lacks, because it is another record or was out of reach when they were due.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -35,7 +89,7 @@ class RecordEpochs(Callback):
 
     @property
     def seconds(self) -> float:
-        """What the epochs took, validation included."""
+        """Total duration of the epochs, validation included."""
         return sum(metrics["epoch_seconds"] for metrics in self.history)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -66,43 +120,37 @@ class RecordEpochs(Callback):
 
 
 class AskTeacher(Callback):
-    """Gives the training its teacher's answers, an epoch at a time, asked once and stored.
+    """Provides the teacher's answers of each epoch, from the cache where they are.
 
-    Where an epoch's answers are not stored yet, they are asked for before it, by the whole batch of
-    the stream; of several devices each asks for its shard. The teacher is loaded only then.
+    Otherwise the teacher is asked before the epoch begins, about whole batches of the stream. With
+    several devices each asks about its shard.
 
     Args:
-        experiment: whose teacher and stream.
-        images: what the teacher is built for.
-        weights: the file of a teacher that was trained here, or None.
-        folder: where the answers are stored.
+        experiment: says which answers, hard or soft.
+        folder: where the cache is; see `teacher_cache.folder_of`.
+        load: loads the teacher; called only if it has to be asked.
     """
 
-    def __init__(
-        self, experiment: Experiment, images: Images, weights: Path | None, folder: Path
-    ) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, load: Callable[[], nn.Module]) -> None:
+        soft = experiment.design.distillation == "soft"
+        self.top_k = experiment.teacher.top_k if soft else 1
         self.folder = folder
-        self.experiment = experiment
-        self.images = images
-        self.weights = weights
+        self.load = load
         self.teacher: LiveTeacher | None = None
         self.seconds = 0.0
         self.total = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        soft = self.experiment.design.distillation == "soft"
-        self.stored = answers.StoredAnswers(
-            self.folder,
-            data.stream.num_positions,
-            self.images.num_classes,
-            self.experiment.teacher.top_k if soft else 1,
-            pl_module.device,
+        num_positions = trainer.datamodule.stream.num_positions  # type: ignore[attr-defined]
+        num_classes = pl_module.num_classes
+        assert isinstance(num_classes, int)
+        self.cache = TeacherCache(
+            self.folder, num_positions, num_classes, self.top_k, pl_module.device
         )
-        pl_module.teacher = self.stored  # type: ignore[assignment]
+        pl_module.teacher = self.cache  # type: ignore[assignment]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A training that is taken up within an epoch does not start that epoch again."""
+        """Open the epoch of a training that is resumed within it: that epoch is not started."""
         self._open(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -114,43 +162,41 @@ class AskTeacher(Callback):
         epoch = trainer.current_epoch
         started = time.perf_counter()
         if trainer.world_size == 1:
-            with stopping_at_once(trainer):
-                self.stored.open(epoch, lambda: self._ask(trainer, epoch))
+            with stop_of(trainer).signals.at_once():
+                self.cache.open(epoch, lambda: self._ask(trainer, epoch))
         else:
             self._open_together(trainer, epoch)
         self.seconds += time.perf_counter() - started
         self.total += time.perf_counter() - started
 
     def _open_together(self, trainer: Trainer, epoch: int) -> None:
-        """Every process asks for its shard; the first writes what all of them were told."""
+        """Ask in every process about its shard; the first writes the answers of all."""
         strategy = trainer.strategy
-        with self.stored.turn():
-            if not strategy.broadcast(self.stored.path(epoch).exists()):
-                told = list(self._ask(trainer, epoch))
+        with self.cache.lock():
+            if not strategy.broadcast(self.cache.path(epoch).exists()):
+                answered = list(self._ask(trainer, epoch))
                 parts = [
-                    torch.cat([positions for positions, _ in told]).to(strategy.root_device),
-                    torch.cat([each.classes for _, each in told]),
-                    torch.cat([each.probabilities for _, each in told]),
+                    torch.cat([positions for positions, _ in answered]).to(strategy.root_device),
+                    torch.cat([each.classes for _, each in answered]),
+                    torch.cat([each.probabilities for _, each in answered]),
                 ]
                 positions, classes, probabilities = (
                     strategy.all_gather(part).flatten(0, 1) for part in parts
                 )
                 if trainer.is_global_zero:
                     answers = Answers(classes, probabilities)
-                    self.stored.write(epoch, [(positions.cpu(), answers)])
+                    self.cache.write(epoch, [(positions.cpu(), answers)])
                 strategy.barrier()
-        self.stored.map(epoch)
+        self.cache.map(epoch)
 
     def _ask(self, trainer: Trainer, epoch: int) -> Iterator[tuple[Tensor, Answers]]:
         device = trainer.strategy.root_device
         if self.teacher is None:
-            network = loaded(self.experiment, self.images, self.weights).to(device)
-            self.teacher = LiveTeacher(network, self.stored.top_k)
+            self.teacher = LiveTeacher(self.load().to(device), self.cache.top_k)
         data = trainer.datamodule  # type: ignore[attr-defined]
         shard = (trainer.global_rank, trainer.world_size)
-        batches = data.training_batches(device, shard, lambda: (epoch, 0))
-        for batch in batches:
+        for batch in data.training_batches(device, shard, lambda: (epoch, 0)):
             with trainer.precision_plugin.forward_context():
-                told = self.teacher(batch)
-            yield batch.positions, told
-            stop_together(trainer)
+                answers = self.teacher(batch)
+            yield batch.positions, answers
+            stop_of(trainer).stop_if_requested(trainer)

@@ -1,32 +1,50 @@
-"""What the training of every network shares: optimizer, schedule, clipping, average, evaluation."""
+"""Training shared by students and teachers: loss, steps, moving average, evaluation, warnings."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, cast
 
 import lightning
 import torch
-from timm.scheduler import CosineLRScheduler
+from lightning import Trainer
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from levit_ablate.config import Recipe
+from levit_ablate.config import Recipe, differences
 from levit_ablate.data.batches import Batch, as_batch
+from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import UserError
+from levit_ablate.keys import STREAM
 from levit_ablate.streams import stream_seed
-from levit_ablate.training.averaging import averaged, decay_of, follow
-from levit_ablate.training.clipping import clip_adaptively
 from levit_ablate.training.distributed import batch_norms
+from levit_ablate.training.optimization import (
+    adamw,
+    averaged,
+    clip_adaptively,
+    cosine,
+    decay_of,
+    highest_learning_rate,
+    horizon_warning,
+    set_decay,
+)
+
+AUGMENTATION = set(STREAM) - {"batch_size", "precision"}
+"""Fields of `Recipe` that act on the images, in the data and not in the module."""
+
+
+class TrainerWarning(UserWarning):
+    """A setting has no effect in this trainer, or another than it seems to have."""
 
 
 class Classifier(lightning.LightningModule):
     """Trains `network`, images (B, C, H, W) → logits (B, K), by a recipe.
 
-    A subclass has the `training_step`, which gives its loss to `log_loss`. Everything that a
-    resumed training needs is in a checkpoint, the running mean of the loss too.
+    A subclass has the `training_step`, which passes its loss to `log_loss`. A checkpoint holds all
+    that a resumed training needs, the running mean of the loss too.
 
     With `recipe.ema_decay` or `recipe.ema_horizon` a moving `average` of the weights is kept beside
     the network, and both are evaluated. `recipe.evaluate` chooses one of them: its metrics are
@@ -40,8 +58,8 @@ class Classifier(lightning.LightningModule):
         self.recipe = recipe
         self.num_classes = num_classes
         self.seed = seed
-        self.train_loss = MeanMetric(nan_strategy="disable")  # no number is to be seen as none
-        self.taken_up: Tensor | None = None  # each process's sum, of the epoch of a checkpoint
+        self.train_loss = MeanMetric(nan_strategy="disable")  # let a NaN be seen
+        self.resumed_losses: Tensor | None = None  # (processes, 2): sum and weight
         self.average = averaged(network) if recipe.ema_decay or recipe.ema_horizon else None
         other = {"network": "average", "average": "network"}[recipe.evaluate]
         self.weights = {"": recipe.evaluate} | ({f"{other}_": other} if self.average else {})
@@ -57,11 +75,11 @@ class Classifier(lightning.LightningModule):
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network, or its average, as `recipe.evaluate` says."""
+        """The network or its average, as `recipe.evaluate` says."""
         return self._weights_of(self.recipe.evaluate)
 
     def _weights_of(self, name: str) -> nn.Module:
-        """`network` or `average`; an average of no steps yet is the network."""
+        """Return `network` or `average`; before the first step the average is the network."""
         if name == "average" and self.average is not None and self.average.n_averaged:
             return self.average.module
         return self.network
@@ -69,51 +87,51 @@ class Classifier(lightning.LightningModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Leave our own batches: they are on the device, and their positions on the CPU."""
+        """Leave our own batches alone: they are on the device, and their positions on the CPU."""
         if isinstance(batch, Batch):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def log_loss(self, loss: Tensor) -> None:
-        """Count a batch's loss into the epoch's `train_loss`."""
+        """Add the loss of a batch to the epoch's `train_loss`."""
         self.train_loss.update(loss.detach())
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The sum of the epoch's losses is each process's own."""
+        """Save the loss sum of every process."""
         own = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
-        trained = self._trainer is not None  # else it is saved by itself, of one process
+        trained = self._trainer is not None  # else there is only this process
         sums = self.trainer.strategy.all_gather(own) if trained else own
         checkpoint["losses"] = sums.view(-1, 2).cpu()  # (processes, 2)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.taken_up = checkpoint["losses"]
+        self.resumed_losses = checkpoint["losses"]
         if self.average and "average.n_averaged" not in checkpoint["state_dict"]:
-            # up to version 0.1 the average stood in the network's place
+            # up to version 0.1 the average was saved as the network
             own = {f"average.{name}": value for name, value in self.average.state_dict().items()}
             checkpoint["state_dict"] |= own
 
     def on_train_start(self) -> None:
-        """Take up the losses; where there are not as many processes as before, the first does."""
+        """Restore the loss sums; if the number of processes changed, the first takes them all."""
         if self.average:
-            follow(self.average, decay_of(self.recipe, self.num_steps))
-        if self.taken_up is None:
+            set_decay(self.average, decay_of(self.recipe, self.num_steps))
+        if self.resumed_losses is None:
             return
         rank, count = self.trainer.global_rank, self.trainer.world_size
-        sums = self.taken_up
+        sums = self.resumed_losses
         if len(sums) != count:
             sums = torch.cat([sums.sum(dim=0, keepdim=True), torch.zeros(count - 1, 2)])
         self.train_loss.mean_value, self.train_loss.weight = sums[rank].to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """The checkpoint of an epoch's end still has its sum; one within an epoch needs it."""
+        """Drop the loss sum in a checkpoint of an epoch's end; one within an epoch needs it."""
         self.train_loss.reset()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """What is drawn in the network depends on the step alone, resumed or not.
+        """Seed torch by the step, so that a resumed training draws the same.
 
-        Of the parts of a step the first counts into the running statistics of BatchNorm, as of
-        several devices the first does.
+        Only the first of several accumulated parts updates the running statistics of BatchNorm, as
+        only the first of several devices does.
         """
         place = (self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(stream_seed(self.seed, "training", *place))
@@ -128,7 +146,7 @@ class Classifier(lightning.LightningModule):
                 norm.track_running_stats = on
 
     def on_validation_epoch_start(self) -> None:
-        """All processes evaluate with the running statistics of the first, which are kept."""
+        """Evaluate in all processes with the running statistics of the first."""
         if self.trainer.world_size > 1:
             for norm in batch_norms(self):
                 for statistic in (norm.running_mean, norm.running_var):
@@ -142,7 +160,7 @@ class Classifier(lightning.LightningModule):
         self._evaluate("test", batch)
 
     def _evaluate(self, part: str, batch: Any) -> None:
-        """Count cross-entropy and accuracy, image by image: exact however a set is dealt out."""
+        """Add up cross-entropy and accuracy by image, so that the batching does not matter."""
         images, labels = as_batch(batch)[:2]
         for prefix, weights in self.weights.items():
             name = f"{prefix}{part}"
@@ -154,19 +172,10 @@ class Classifier(lightning.LightningModule):
             self.log_dict({f"{name}_loss": loss, f"{name}_accuracy": accuracy})
 
     @property
-    def highest_learning_rate(self) -> float:
-        """The recipe's learning rate, scaled to its batch."""
-        recipe = self.recipe
-        scale = (
-            recipe.batch_size / recipe.reference_batch_size if recipe.reference_batch_size else 1
-        )
-        return recipe.learning_rate * scale
-
-    @property
     def num_steps(self) -> int:
         """Optimizer steps of the training. Raises UserError where the trainer does not know."""
         steps = self.trainer.estimated_stepping_batches
-        if not 0 < steps < math.inf:  # Lightning says -1 of data without a length
+        if not 0 < steps < math.inf:  # Lightning returns -1 for data without a length
             raise UserError(
                 "the schedule needs the number of steps, and the training data have no length; "
                 "give Trainer(max_steps=…, max_epochs=-1), or a DataLoader with a length"
@@ -174,37 +183,23 @@ class Classifier(lightning.LightningModule):
         return int(steps)
 
     def configure_optimizers(self) -> Any:
-        """AdamW; a linear warm-up, then a cosine, by timm, by the step or by the epoch."""
-        recipe = self.recipe
-        is_scaled = self.trainer.precision == "16-mixed"
-        optimizer = AdamW(
-            self.parameter_groups(),
-            lr=self.highest_learning_rate,
-            eps=1e-8,
-            fused=not is_scaled,  # its gradients would be clipped still scaled
-        )
-        unit = self.num_steps / recipe.epochs if recipe.schedule == "step" else 1
-        schedule = CosineLRScheduler(
-            optimizer,
-            t_initial=round(recipe.epochs * unit),
-            lr_min=recipe.final_learning_rate,
-            warmup_t=round(recipe.warmup_epochs * unit),
-            warmup_lr_init=recipe.warmup_learning_rate,
-            t_in_epochs=recipe.schedule == "epoch",
-        )
+        """AdamW with a linear warm-up and a cosine, from `optimization`."""
+        is_scaled = self.trainer.precision == "16-mixed"  # fused, it would clip scaled gradients
+        optimizer = adamw(self.network, self.recipe, fused=not is_scaled)
+        schedule = cosine(optimizer, self.recipe, self.num_steps)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": recipe.schedule},
+            "lr_scheduler": {"scheduler": schedule, "interval": self.recipe.schedule},
         }
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take a step, and the network after it into the average."""
+        """Take a step, then update the average."""
         super().optimizer_step(*args, **kwargs)
         if self.average:
             self.average.update_parameters(self.network)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Tell timm's schedule what is done.
+        """Advance timm's schedule.
 
         By the epoch it lags by one, as in the official code, which passes the epoch that has ended.
         """
@@ -217,7 +212,7 @@ class Classifier(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the recipe, with timm; adaptively every parameter, as the official code does."""
+        """Clip by the recipe; adaptive clipping takes every parameter, as in the official code."""
         clip, network = self.recipe.clip, self.network
         if self.recipe.clipping == "norm":
             torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
@@ -225,17 +220,64 @@ class Classifier(lightning.LightningModule):
             clip_adaptively(network.parameters(), self.joint_vectors(), clip)
 
     def joint_vectors(self) -> list[tuple[nn.Parameter, ...]]:
-        """Vectors of the network that adaptive clipping takes as one; none unless overridden."""
+        """Vectors that adaptive clipping takes as one; none unless overridden."""
         return []
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Decay the weights of linear layers and convolutions, and nothing else."""
-        layers = (m for m in self.network.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-        decayed = {id(layer.weight) for layer in layers}
-        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for parameter in self.network.parameters():
-            groups[id(parameter) in decayed].append(parameter)
-        return [
-            {"params": groups[True], "weight_decay": self.recipe.weight_decay},
-            {"params": groups[False], "weight_decay": 0.0},
-        ]
+
+def warn_of_ignored(module: Classifier, trainer: Trainer) -> None:
+    """Warn of settings of a recipe that a trainer of the user's, or its data, do not follow."""
+    data = getattr(trainer, "datamodule", None)
+    lines = _ignored_by_trainer(module.recipe, trainer)
+    if isinstance(data, ImageData):
+        other = differences(module.recipe, data.recipe).keys() & {*AUGMENTATION, "batch_size"}
+        if other:
+            names = ", recipe.".join(sorted(other))
+            lines.append(f"recipe.{names}: ImageData has another recipe, which is used")
+    else:
+        lines += _ignored_by_loader(module, trainer)
+    if module.average and (warning := horizon_warning(module.recipe, module.num_steps)):
+        lines.append(warning)
+    for line in lines:
+        warnings.warn(line, TrainerWarning, stacklevel=2)
+
+
+def _ignored_by_trainer(recipe: Recipe, trainer: Trainer) -> list[str]:
+    lines = []
+    if trainer.gradient_clip_val is not None:
+        lines.append(
+            f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) has no effect: gradients are "
+            f"clipped by recipe.clipping ({recipe.clipping}) and recipe.clip ({recipe.clip})"
+        )
+    if trainer.max_epochs not in (recipe.epochs, -1) or trainer.max_steps != -1:
+        end = f"max_epochs {trainer.max_epochs}, max_steps {trainer.max_steps}"
+        effect = {
+            "step": "is stretched to that, its warm-up in proportion",
+            "epoch": f"stays one of {recipe.epochs} epochs",
+        }[recipe.schedule]
+        lines.append(
+            f"recipe.epochs: {recipe.epochs}: the trainer ends the training ({end}), and the "
+            f"schedule of the learning rate {effect}"
+        )
+    if recipe.precision not in ("auto", trainer.precision):
+        lines.append(
+            f"recipe.precision: {recipe.precision} has no effect: the trainer has "
+            f"{trainer.precision}"
+        )
+    return lines
+
+
+def _ignored_by_loader(module: Classifier, trainer: Trainer) -> list[str]:
+    """Return what has no effect on a DataLoader that is not ours."""
+    recipe, lines = module.recipe, []
+    if set_here := sorted(differences(recipe, Recipe()).keys() & AUGMENTATION):
+        lines.append(
+            f"recipe.{', recipe.'.join(set_here)}: no effect on a DataLoader of yours; augment "
+            f"there, or train on ImageData"
+        )
+    size = getattr(trainer.train_dataloader, "batch_size", None)
+    if recipe.reference_batch_size and size not in (None, recipe.batch_size):
+        lines.append(
+            f"recipe.batch_size: the learning rate, {highest_learning_rate(recipe):g}, is meant "
+            f"for batches of {recipe.batch_size}, and the DataLoader's have {size}"
+        )
+    return lines

@@ -1,7 +1,6 @@
-"""BatchNorm over all processes, on any kind of device, in any network.
+"""BatchNorm synchronized over all processes, on any device and in any network.
 
-torch's own SyncBatchNorm needs a GPU, and takes the place of timm's BatchNormAct2d without its
-activation.
+torch's SyncBatchNorm needs a GPU, and replaces timm's BatchNormAct2d without its activation.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SynchronizeAnywhere(LayerSync):
-    """Gives every BatchNorm of a model `synchronized` as its forward, and its own back again."""
+    """Lightning plugin that makes `synchronized` the forward of every BatchNorm of a model."""
 
     def apply(self, model: nn.Module) -> nn.Module:
         for norm in batch_norms(model):
@@ -31,11 +30,10 @@ class SynchronizeAnywhere(LayerSync):
 
 
 def synchronized(norm: _BatchNorm, values: Tensor) -> Tensor:
-    """BatchNorm with the statistics of all processes together, each with as many inputs.
+    """Apply BatchNorm with the statistics of all processes: (B, C, …) → the same shape.
 
-    (B, C, …) → the same shape. Forward and backward go through one differentiable exchange of the
-    processes' means and variances; in evaluation it is the BatchNorm itself. timm's BatchNormAct2d
-    keeps what comes after its norm.
+    Every process must have as many inputs. Means and variances are exchanged in one differentiable
+    step. In evaluation it is the BatchNorm itself; timm's BatchNormAct2d keeps its activation.
     """
     if not norm.training:
         return type(norm).forward(norm, values)
@@ -67,5 +65,5 @@ def _track(norm: _BatchNorm, mean: Tensor, unbiased_variance: Tensor) -> None:
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """All of a model's."""
+    """Return all BatchNorm layers of a model."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]

@@ -15,10 +15,10 @@ from levit_ablate.models import weights
 from levit_ablate.models.levit import Attention, DropPath, LeViT
 from levit_ablate.models.presets import preset
 from levit_ablate.streams import stream_seed
-from levit_ablate.training.classifier import Classifier
+from levit_ablate.training.classifier import Classifier, warn_of_ignored
 from levit_ablate.training.objective import OBJECTIVES, Answers, Objective
-from levit_ablate.training.teacher import LiveTeacher, check_pretrained, pretrained_teacher
-from levit_ablate.training.trainer_checks import warn_of_ignored
+from levit_ablate.training.teacher import check_pretrained, pretrained_teacher
+from levit_ablate.training.teacher_cache import LiveTeacher
 
 
 class LeViTModule(Classifier):
@@ -33,17 +33,18 @@ class LeViTModule(Classifier):
         seed: seed of the initialisation.
         pretrained: start from the released weights, fetched through timm: for the paper's five
             sizes, with the baseline's design and 224 px images.
-        teacher: who is asked about every training batch, where the design has distillation: a
-            network, images as the student is given them → logits (B, num_classes), or the name of
-            a model of timm's with its pretrained weights. It is in no checkpoint.
+        teacher: asked about every training batch, where the design has distillation: a network,
+            images as the student gets them → logits (B, num_classes), or the name of a timm model
+            with pretrained weights. It is in no checkpoint.
 
     Trains on batches of `ImageData`, or of any DataLoader that gives (images, labels): float
     images (B, channels, height, width), int64 labels (B,). In a `Trainer` of yours it brings
     optimizer, schedule, clipping, label smoothing and moving average; augmentation, epochs and
-    precision are your DataLoader's and Trainer's, and a recipe that says otherwise is warned of.
+    precision are your DataLoader's and Trainer's, and a `TrainerWarning` names settings of the
+    recipe that they do not follow.
 
     A checkpoint restores all arguments but the teacher: `LeViTModule.load_from_checkpoint(path)`.
-    Raises UserError for a name that is not known and, when a training begins, for what cannot work.
+    Raises UserError for an unknown name and, when a training begins, for what cannot work.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class LeViTModule(Classifier):
         return LiveTeacher(teacher, 1 if self.design.distillation == "hard" else self.num_classes)
 
     def on_fit_start(self) -> None:
-        """Check that there is a teacher where one is needed, and move it to the device."""
+        """Check that a needed teacher is there, and move it to the device."""
         if self.design.distillation != "none" and self.teacher is None:
             raise UserError(
                 f"design.distillation: {self.design.distillation} needs a teacher: give "
@@ -96,9 +97,9 @@ class LeViTModule(Classifier):
         warn_of_ignored(self, self.trainer)
 
     def joint_vectors(self) -> list[tuple[nn.Parameter, ...]]:
-        """The norms and biases of queries and of keys and values, one layer in the official code.
+        """Norms and biases of queries and of keys and values: one layer in the official code.
 
-        There a shrinking block's queries have a layer of their own, as here.
+        The queries of a shrinking block have their own layer there, as here.
         """
         blocks = [m for m in self.network.modules() if isinstance(m, Attention)]
         layers = [
@@ -112,7 +113,7 @@ class LeViTModule(Classifier):
         ]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Drop paths by image and step, however the batch is dealt to devices and parts."""
+        """Draw dropped paths by image and step, independent of devices and accumulated parts."""
         super().on_train_batch_start(batch, batch_idx)
         if not self.drop_paths or not isinstance(batch, Batch):
             return

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy on the labels, and a teacher's answers (paper 4.4).
+"""Loss functions: cross-entropy on the labels, and on a teacher's answers (paper 4.4).
 
 Shapes: B images, K classes; logits (B, K).
 """
@@ -14,7 +14,7 @@ from levit_ablate.data.batches import Batch
 
 
 class Answers(NamedTuple):
-    """What a teacher says of a batch: its k most probable classes."""
+    """A teacher's answers to a batch: its k most probable classes."""
 
     classes: Tensor
     """(B, k) int64, the most probable first; k is 1 for hard distillation."""
@@ -23,7 +23,7 @@ class Answers(NamedTuple):
 
 
 class Objective(Protocol):
-    """A scalar loss from the heads' logits, the batch, and the teacher's answers."""
+    """Scalar loss of the heads' logits, the batch, and the teacher's answers."""
 
     def __call__(
         self,
@@ -35,7 +35,7 @@ class Objective(Protocol):
 
 
 def label_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
-    """Cross-entropy on the labels, each image's and its partner's by their shares in it."""
+    """Cross-entropy on the labels of each image and of its mixing partner, by their shares."""
     num_classes = logits.shape[1]
     share = batch.share[:, None]
     own, partner = (one_hot(each, num_classes) for each in (batch.labels, batch.partner_labels))
@@ -64,9 +64,9 @@ def soft(
 ) -> Tensor:
     """½ CE(supervised head, labels) + ½ KL(teacher ‖ distilled head).
 
-    Hinton et al. 2015; weights and the temperature of 1 as in the official code's
-    `DistillationLoss`, except that the divergence is summed over classes and averaged over images
-    alone, and that it is over the teacher's k most probable classes.
+    Hinton et al. 2015, with the weights and the temperature of 1 of `DistillationLoss` in the
+    official code. There the divergence is averaged over classes too; here it is summed over the
+    teacher's k most probable classes, and averaged over images.
     """
     assert answers is not None
     student = log_softmax(heads["distilled"].float(), dim=1).gather(1, answers.classes)

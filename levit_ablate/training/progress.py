@@ -1,4 +1,4 @@
-"""How far a training is: told as it goes, and shown as a bar where someone looks on."""
+"""Progress of a training: reported as it goes, and shown as a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -22,36 +22,37 @@ from rich.progress import (
 from levit_ablate.bars import bars, error_console
 
 ESTIMATE_FROM, ESTIMATE_AT = 2, 12
-"""The steps between which a training's speed is taken to say how long it will be."""
+"""Steps between which the speed of a training is measured for its ETA."""
 OFTEN = 0.2
-"""Seconds between two tellings."""
+"""Seconds between two reports."""
 
 
 class Status(NamedTuple):
-    """How far a training is."""
+    """Progress of a training."""
 
     title: str
-    """Whose."""
+    """Name of the run."""
     epoch: int
-    """The one that it is in, from 1."""
+    """Current epoch, from 1."""
     epochs: int
     done: int
-    """Steps."""
+    """Steps done."""
     total: int
+    """Steps of the whole training."""
     accuracy: float | None
-    """On the validation images, from 0 to 1; None before the first validation."""
+    """Accuracy on the validation images, 0 to 1; None before the first validation."""
     ended: bool = False
 
 
 Tell = Callable[[Status], None]
-"""What is told."""
+"""Receives the progress."""
 
 
 class TellProgress(Callback):
-    """Tells how far the training is, a few times a second; in the first of several processes."""
+    """Reports the progress a few times a second, from the first of several processes."""
 
     def __init__(self, title: str, tell: Tell, announce: bool = False) -> None:
-        """`announce`: say in a line how long it will take, once that can be told."""
+        """Report to `tell`; with `announce` also print an ETA once the speed is known."""
         self.title = title
         self.tell = tell
         self.announce = announce
@@ -105,7 +106,7 @@ class TellProgress(Callback):
 
 
 def columns() -> list[str | ProgressColumn]:
-    """Of a bar: whose, the bar, the epoch, the accuracy, the time taken and left."""
+    """Columns of a progress bar: name, bar, epoch, accuracy, elapsed time and ETA."""
     return [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -118,7 +119,7 @@ def columns() -> list[str | ProgressColumn]:
 
 
 def fields(status: Status) -> dict[str, Any]:
-    """A status as what a bar is updated with."""
+    """Return a status as the arguments that update a progress bar."""
     accuracy = "–" if status.accuracy is None else f"{100 * status.accuracy:.1f} %"
     return {
         "description": status.title,
@@ -131,10 +132,7 @@ def fields(status: Status) -> dict[str, Any]:
 
 
 class Bar:
-    """Shows one training after the other, each as a bar.
-
-    On a terminal only: nothing is written where standard error is a file or a pipe.
-    """
+    """Shows a progress bar for each training in turn; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
         self.progress: Progress | None = None

@@ -1,38 +1,50 @@
-"""The teacher: any model of timm's, pretrained, from a file, or trained here, once."""
+"""Teachers: any timm model, pretrained, from a file, or trained here once for each dataset."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shutil
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from timm.models import load_state_dict
 from torch import Tensor, nn
+from torchvision.transforms import Normalize
 
 from levit_ablate.config import Experiment, Images, Teacher
 from levit_ablate.data.batches import Batch
 from levit_ablate.data.datasets import dataset_of
 from levit_ablate.errors import UserError, closest
+from levit_ablate.experiment import Variant
 from levit_ablate.keys import NO_WEIGHTS, teacher_key
 from levit_ablate.paths import is_file
+from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
+from levit_ablate.training import teacher_cache
+from levit_ablate.training.callbacks import AskTeacher
 from levit_ablate.training.classifier import Classifier
-from levit_ablate.training.fit import quiet
-from levit_ablate.training.objective import Answers, label_loss
+from levit_ablate.training.fit import BEST, fit, quiet, ready_data, report_horizon, tested
+from levit_ablate.training.objective import label_loss
+from levit_ablate.training.progress import Bar, Tell, TellProgress
 
 SMALL_SIDE = 64
-"""Images up to this side leave nothing to a network that halves them five times; see `build`."""
-
+"""Side in pixels up to which five halvings leave nothing of an image; see `build`."""
 BUILD_ERRORS = (TypeError, AssertionError, RuntimeError, ValueError)
-"""What timm's models raise for options that they cannot be built with."""
+"""Errors of timm's models for options that they cannot be built with."""
 
 
 class TeacherModule(Classifier):
     """Trains a teacher from scratch, on labels alone."""
 
     def __init__(self, teacher: Teacher, images: Images) -> None:
-        torch.manual_seed(0)  # of its start: one teacher serves the runs of all seeds
+        torch.manual_seed(0)  # one teacher for the runs of all seeds
         network = build(teacher.model, images)
         super().__init__(network, teacher.recipe, images.num_classes, seed=0)
 
@@ -42,32 +54,13 @@ class TeacherModule(Classifier):
         return loss
 
 
-class LiveTeacher:
-    """Asks a network about every batch, as the paper does.
-
-    Args:
-        network: images as the student is given them → logits.
-        top_k: classes of an answer; one for hard distillation.
-    """
-
-    def __init__(self, network: nn.Module, top_k: int) -> None:
-        self.network = network.eval().requires_grad_(requires_grad=False)
-        self.top_k = top_k
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> Answers:
-        logits = self.network(batch.images).float()
-        top = logits.softmax(dim=1).topk(min(self.top_k, logits.shape[1]), dim=1)
-        return Answers(top.indices, top.values / top.values.sum(dim=1, keepdim=True))
-
-
 def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
-    """A model of timm's that answers for these images.
+    """Build a timm model for images of this shape and number of classes.
 
-    For small images its stages keep more resolution (timm's `output_stride`, dilating), where the
-    model can: five halvings would leave a single pixel of 32. A model of fixed size is given it.
-    Raises UserError for a name that timm does not have, and for a model that such images do not
-    fit; with `pretrained` also what timm raises where its weights cannot be had.
+    For small images its stages keep more resolution where the model can (`output_stride` of timm,
+    which dilates): five halvings would leave one pixel of 32. A model of fixed size is built for
+    these images. Raises UserError for a name that timm does not know and for a model that does not
+    fit the images; with `pretrained` also what timm raises where its weights cannot be had.
     """
     if not timm.is_model(model):
         names = timm.list_models() + timm.list_pretrained()
@@ -87,19 +80,19 @@ def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
         except refused as error:
             reason = error
             continue
-        if (failed := _failing(network, images)) is None:
+        if (failed := _forward_error(network, images)) is None:
             return network
         reason = failed
-    said = " ".join(str(reason).split())[:200]
+    first_line = " ".join(str(reason).split())[:200]
     raise UserError(
         f"teacher.model: {model} cannot be built for images of {images.height}x{images.width} "
-        f"pixels and {images.channels} channels: {said}; choose another"
+        f"pixels and {images.channels} channels: {first_line}; choose another"
     )
 
 
 @torch.inference_mode()
-def _failing(network: nn.Module, images: Images) -> Exception | None:
-    """What goes wrong when a network is asked about such images; None where nothing does."""
+def _forward_error(network: nn.Module, images: Images) -> Exception | None:
+    """Return the error that a network raises for images of this shape, or None."""
     image = torch.zeros(1, images.channels, images.height, images.width)
     was_training = network.training
     try:
@@ -112,13 +105,13 @@ def _failing(network: nn.Module, images: Images) -> Exception | None:
 
 
 def check_pretrained(model: str, images: Images) -> None:
-    """Refuse weights of timm's that are not there, or that tell other classes apart.
+    """Raise UserError where timm has no weights of a model, or weights for other classes.
 
-    Raises UserError. timm would give them a new head, which was taught nothing.
+    For other classes timm would give the model an untrained head.
     """
     way_out = "train one here (--teacher.weights trained) or give a file"
     if not timm.is_model_pretrained(model):
-        build(model, images)  # says so where it is no model either
+        build(model, images)  # raises a better error where it is no model either
         raise UserError(f"teacher.weights: timm has no weights of {model}; {way_out}")
     weights = timm.get_pretrained_cfg(model)
     num_classes = weights.num_classes if weights else 0
@@ -130,9 +123,9 @@ def check_pretrained(model: str, images: Images) -> None:
 
 
 def pretrained_teacher(model: str, images: Images) -> nn.Module:
-    """A model of timm's with its weights. Raises UserError where they cannot be had."""
+    """Return a timm model with pretrained weights. Raises UserError where they cannot be had."""
     try:
-        with quiet():  # the hub's attempts, one by one
+        with quiet():  # no line for each attempt to download
             return build(model, images, pretrained=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
@@ -142,12 +135,12 @@ def pretrained_teacher(model: str, images: Images) -> nn.Module:
 
 
 def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.Module:
-    """The experiment's teacher as a network, with its weights.
+    """Return the experiment's teacher with its weights.
 
     Args:
-        experiment: whose teacher.
-        images: what it is asked about.
-        weights: of one that was trained here; None where it comes from elsewhere.
+        experiment: says which teacher.
+        images: shape and classes of the images that it is asked about.
+        weights: file of a teacher that was trained here; None where it comes from elsewhere.
 
     Raises UserError where the weights cannot be had or do not fit.
     """
@@ -162,7 +155,7 @@ def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.M
         raise UserError(NO_WEIGHTS.format(path))
     try:
         network.load_state_dict(load_state_dict(str(path)))
-    except Exception as error:  # a file of the user's: torch and safetensors raise what comes up
+    except Exception as error:  # for a file of the user's torch and safetensors raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise UserError(
             f"teacher.weights: {path} does not hold {teacher.model}: {reason}"
@@ -173,41 +166,34 @@ def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.M
 def renormalized(
     network: nn.Module, mean: tuple[float, ...], deviation: tuple[float, ...]
 ) -> nn.Module:
-    """A network of timm's that is given images normalised by another mean and deviation than its.
+    """Adapt a timm network to images normalised by another mean and deviation than its own.
 
-    It is given what it was trained on: x · deviation + mean, less its own mean, over its own
-    deviation. The network itself where they are the same, or where its channels are other ones.
+    It gets x · deviation + mean, less its own mean, over its own deviation. Returns the network
+    itself where they are the same, or where it has another number of channels.
     """
     cfg: Any = network.pretrained_cfg
     if len(cfg["mean"]) != len(mean) or (cfg["mean"], cfg["std"]) == (mean, deviation):
         return network
-    ours, own = torch.tensor([mean, deviation]), torch.tensor([cfg["mean"], cfg["std"]])
-    return nn.Sequential(Affine(ours[1] / own[1], (ours[0] - own[0]) / own[1]), network)
+    (our_mean, our_std), (mean_, std) = torch.tensor([[mean, deviation], [cfg["mean"], cfg["std"]]])
+    again = Normalize(((mean_ - our_mean) / our_std).tolist(), (std / our_std).tolist())
+    return nn.Sequential(again, network)
 
 
-class Affine(nn.Module):
-    """Scales and shifts every channel of images (B, C, H, W) by (C,) each."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, scale: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale[:, None, None])
-        self.register_buffer("shift", shift[:, None, None])
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images * self.scale + self.shift
+def ask_teacher(experiment: Experiment, images: Images, weights: Path | None) -> AskTeacher:
+    """Return the callback that provides the teacher's answers; arguments as of `loaded`."""
+    folder = teacher_cache.folder_of(experiment)
+    teacher_cache.describe(folder, experiment)
+    return AskTeacher(experiment, folder, partial(loaded, experiment, images, weights))
 
 
 def trained_weights(experiment: Experiment) -> Path:
-    """The file of a teacher that is trained here."""
+    """File of a teacher that is trained here."""
     folder = Path(experiment.hardware.work_dir) / "teachers"
     return folder / f"{experiment.data.name}-{teacher_key(experiment)}.pt"
 
 
 def teaching(experiment: Experiment) -> Experiment:
-    """The experiment's dataset under the teacher's recipe and of seed 0, not compiled."""
+    """Return the experiment that trains the teacher: its recipe, seed 0, not compiled."""
     return replace(
         experiment,
         recipe=experiment.teacher.recipe,
@@ -215,3 +201,87 @@ def teaching(experiment: Experiment) -> Experiment:
         seed=0,
         data=replace(experiment.data, seed=None),
     )
+
+
+def ensure_teacher(variant: Variant, tell: Tell | None = None) -> Path | None:
+    """Return the file of the variant's teacher; train it first if no process has yet.
+
+    Reports the progress of that to `tell`. Returns None without distillation, and where the weights
+    come from elsewhere. Raises UserError where these cannot be had and are needed.
+    """
+    experiment = variant.experiment
+    if experiment.design.distillation == "none":
+        return None
+    settle_rank(experiment.hardware)
+    path = trained_weights(experiment) if experiment.teacher.weights == "trained" else None
+    if path:
+        with one_at_a_time(path, "trains it"):
+            if not path.exists():
+                train_teacher(experiment, variant.images, path, tell or Bar())
+    if not teacher_cache.complete(experiment):
+        loaded(experiment, variant.images, path)
+    return path
+
+
+def train_teacher(experiment: Experiment, images: Images, path: Path, tell: Tell) -> None:
+    """Train and test a teacher; write its weights to `path` and its metrics beside it, as JSON.
+
+    If it was killed, it resumes from its last epoch. It is not a run of a study.
+    """
+    own = teaching(experiment)
+    data = ready_data(own)
+    report_horizon(own, data)
+    module = TeacherModule(experiment.teacher, images)
+    name = f"teacher {experiment.teacher.model}"
+    print(
+        f"no teacher for {experiment.data.name} yet: training {experiment.teacher.model} from "
+        f"scratch, once, {own.recipe.epochs} epochs",
+        file=sys.stderr,
+    )
+    torch.set_num_threads(own.hardware.num_threads or own_threads())
+    folder = path.with_suffix("")
+    show = TellProgress(name, tell, announce=True)
+    trainer = fit(module, data, own.recipe, own.hardware, folder, [show])
+    state = torch.load(folder / BEST, map_location="cpu", weights_only=False)["state_dict"]
+    module.load_state_dict(state)
+    metrics = tested(trainer, module, data)
+    if is_first_process():
+        record = {"model": experiment.teacher.model, **metrics}
+        _metrics_file(path).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        weights = {k: v.cpu() for k, v in module.evaluated.state_dict().items()}
+        temporary = path.with_suffix(".tmp")
+        torch.save(weights, temporary)
+        temporary.replace(path)  # last: a file that exists is complete
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"{name}: test accuracy {100 * metrics['test_accuracy']:.2f} %", file=sys.stderr)
+    trainer.strategy.barrier()
+
+
+def _metrics_file(weights: Path) -> Path:
+    return weights.with_suffix(".json")
+
+
+def teacher_figures(variant: Variant, weights: Path | None) -> dict[str, float]:
+    """Return loss and accuracy of the variant's teacher on the test images.
+
+    They were saved where the teacher was trained here; else it is tested now.
+    """
+    if weights:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: test it again
+            saved: dict[str, Any] = json.loads(_metrics_file(weights).read_text("utf-8"))
+            return {name: saved[name] for name in ("test_loss", "test_accuracy")}
+    own = teaching(variant.experiment)
+    module = TeacherModule(own.teacher, variant.images)
+    module.network = loaded(own, variant.images, weights)
+    with quiet():
+        trainer = Trainer(
+            accelerator=own.hardware.accelerator,
+            devices=1,
+            plugins=[LightningEnvironment()],
+            precision=own.recipe.precision,  # type: ignore[arg-type]
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    return tested(trainer, module, ready_data(own))

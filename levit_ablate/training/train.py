@@ -17,19 +17,17 @@ from mlflow.entities import Run
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import is_first_process, own_threads, settle_rank
-from levit_ablate.interrupts import raise_if_interrupted
-from levit_ablate.locks import one_at_a_time
+from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
+from levit_ablate.signals import raise_if_interrupted
 from levit_ablate.tracking.record import GivenUpError, Recorder, record
 from levit_ablate.tracking.runs import TakenError, find, is_alive, reading_the_record
 from levit_ablate.tracking.tags import HOST
-from levit_ablate.training import answers
-from levit_ablate.training.callbacks import AskTeacher, RecordEpochs
+from levit_ablate.training.callbacks import RecordEpochs
 from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import BEST, fit, tested
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.progress import Bar, Tell, TellProgress
-from levit_ablate.training.teaching import ensure_teacher
+from levit_ablate.training.teacher import ask_teacher, ensure_teacher
 
 SMALL_FLOPS = 10_000_000
 """Multiply-adds below which a second CPU thread was measured to be no gain."""
@@ -239,10 +237,7 @@ def _train(
     if go_on:
         callbacks.append(GiveUp(record, go_on))
     if experiment.design.distillation != "none":  # before its epoch is timed
-        folder_of_answers = answers.folder_of(experiment)
-        answers.describe(folder_of_answers, experiment)
-        asks = AskTeacher(experiment, variant.images, weights, folder_of_answers)
-        callbacks.insert(0, asks)
+        callbacks.insert(0, ask_teacher(experiment, variant.images, weights))
     trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, callbacks)
     best = torch.load(folder / BEST, map_location="cpu", weights_only=False)
     module.load_state_dict(best["state_dict"])

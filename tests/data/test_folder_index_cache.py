@@ -123,7 +123,8 @@ def test_damaged_and_old_caches_are_made_anew(root, cache):
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_a_process_may_be_killed_at_any_step(stale, root, cache, tmp_path):
+def test_a_process_may_be_killed_at_any_step(stale, cache, tmp_path):
+    root = fill(tmp_path / "images", count=1)
     extra = root / "train" / "cat" / "extra.jpg"
     expected = {}
     for there in (False, True):

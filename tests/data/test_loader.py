@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from levit_ablate.data import loader as module
 from levit_ablate.data.loader import Loader
 from levit_ablate.errors import RunError
-from levit_ablate.interrupts import waited
+from levit_ablate.signals import waited
 
 CPU = torch.device("cpu")
 CANNOT = 77

@@ -10,7 +10,7 @@ from searching import small
 from levit_ablate.errors import DamagedError
 from levit_ablate.searches.recorded import latest, storage_recorded, write_asked
 from levit_ablate.searches.storage import journal_of
-from levit_ablate.tracking import parents
+from levit_ablate.tracking import parent_run
 
 URL = "postgresql://db/x"
 
@@ -23,7 +23,7 @@ def planned(store):
     def describe(parent, was_there):
         write_asked(planned, URL, parent)
 
-    with parents.at_work(planned.whole, Path(), describe, lambda _: True):
+    with parent_run.at_work(planned.whole, Path(), describe, lambda _: True):
         return planned
 
 

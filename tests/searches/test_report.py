@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
 from searching import small
 
 from levit_ablate.analysis.results import Results, Row
@@ -12,6 +13,7 @@ from levit_ablate.config import Design
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.searches import report, report_tables
 from levit_ablate.searches.report import choices_line, stages_line
+from levit_ablate.searches.sampling import variant_of
 from levit_ablate.searches.storage import study_of
 from levit_ablate.searches.trials import describe
 
@@ -72,6 +74,28 @@ def test_a_baseline_that_was_no_trial_stands_in_the_table_of_what_is_compared_wi
     assert "Not all of that is there: trial 1 lacks seed 2." in said and "1 epoch," in said
     assert shown.winner.name == "trial 0" == report_tables.presets(shown)["network"].iloc[-1]
     assert json.loads(report.as_json(shown))["baseline"]["confirmed"]["mean"] == 0.6
+
+
+def test_the_report_of_a_grid_has_the_shares_of_every_setting_and_pair(monkeypatch):
+    fixed = {"attention_activation": "same", "stem": "convolution", "pooling": "average"}
+    planned = small("flags", space={"design": fixed})  # position and keys vary
+    study = study_of(planned, "")
+    values = [0.50, 0.60, 0.70, 0.60]  # half is one setting's, half both's together
+    for combination, value in zip(planned.grid, values, strict=True):
+        study.enqueue_trial(combination)
+        trial = study.ask()
+        describe(trial, variant_of(trial, planned))
+        study.tell(trial, value)
+    monkeypatch.setattr(report, "confirmed", lambda *_: None)
+    shown = report.report_of(planned, study)
+    shares = json.loads(report.as_json(shown))["importance"]
+    assert shares["exact"] and shares["rest"] == pytest.approx(0, abs=1e-9)
+    frame = report_tables.shares(shown)
+    assert sorted(map(float, frame["share"].str.removesuffix(" %"))) == [0.0, 50.0, 50.0]
+    assert "design.position with design.keys" in set(frame["setting"])
+    text = report_tables.as_text(shown)
+    assert "the factorial ANOVA of every combination of 2 settings" in " ".join(text.split())
+    assert set(report.pictures_of(shown)) == {"history", "front", "parallel", "importance"}
 
 
 def row(name: str, accuracies: dict[int, float], errors: dict[int, str] | None = None) -> Row:

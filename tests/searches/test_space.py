@@ -7,7 +7,10 @@ from optuna.distributions import FloatDistribution
 
 from levit_ablate.config import Design
 from levit_ablate.errors import UserError
+from levit_ablate.experiment import variant
 from levit_ablate.models.presets import preset
+from levit_ablate.searches import numbers
+from levit_ablate.searches.drawing import sampled
 from levit_ablate.searches.numbers import STAGE_NUMBERS, setting_from
 from levit_ablate.searches.space import space_from
 
@@ -149,3 +152,25 @@ def test_a_sampler_can_draw_every_value_of_a_range(low, count, step):
     setting = setting_from(f"{low}:{high}:{step}", STAGE_NUMBERS["mlp_expansion"], "")
     drawn = FloatDistribution(setting.options[0], setting.options[-1], step=setting.step)
     assert (drawn.low, drawn.high) == (low, high) and len(setting.options) == count + 1
+
+
+def test_a_number_is_searched_once_it_is_in_a_table(monkeypatch):
+    drop = numbers.Number(
+        type=float,
+        step=0.1,
+        low=0,
+        high=0.9,
+        of=lambda architecture, design, stage: architecture.drop_path,
+        sets=lambda value, design: {"drop_path": value or 0.0},
+        around=lambda own: numbers.span(0.0, 0.2, 0.1),
+    )
+    monkeypatch.setitem(numbers.NETWORK_NUMBERS, "drop_path", drop)
+    found = space(drop_path="0:0.3", geometry="fixed", width={"1": "96,104"})
+    assert found.varied()["drop_path"].options == (0.0, 0.1, 0.2, 0.3)
+    drawn = {"drop_path": 0.2, "width.1": 104}
+    base = variant("baseline", {"model": "levit_micro"})
+    architecture, design = sampled(lambda n, s: drawn.get(n, s.options[0]), found, base)
+    assert (architecture.drop_path, architecture.stages[0].width) == (0.2, 104)
+    own = numbers.numbers_of(architecture, design)
+    assert own["drop_path"] == 0.2 and own.keys() >= found.varied().keys()
+    assert sampled(lambda n, s: s.options[0], space(), base)[0].drop_path == 0.0

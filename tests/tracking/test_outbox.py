@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.outbox import deliver_pending
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from recorded import loaded
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiment import variant
 from levit_ablate.tracking import outbox
-from levit_ablate.tracking.afterwards import deliver_pending, record_failure
-from levit_ablate.tracking.record import record
+from levit_ablate.tracking.outbox import deliver_pending
+from levit_ablate.tracking.record import record, record_failure
 from levit_ablate.tracking.runs import children, find
 from levit_ablate.tracking.store import experiment_id, open_store
 from levit_ablate.tracking.tags import ERROR
@@ -137,6 +137,35 @@ def test_what_a_store_that_goes_away_misses_arrives_when_it_is_back(store, tmp_p
 
 
 @pytest.mark.usefixtures("impatient")
+def test_the_epochs_of_a_killed_run_that_its_store_missed_are_written_when_it_is_resumed(
+    store, tmp_path
+):
+    own, folder = variant("baseline", {}), tmp_path / "work" / "runs" / "key"
+    folder.mkdir(parents=True)
+    epochs = [{"train_loss": 3.0}, {"train_loss": 2.0}]
+
+    def train_until_killed() -> None:
+        with record(own, folder) as killed:
+            killed.metrics(epochs[0], epoch=0)
+            go_away(tmp_path / "mlflow.db")
+            killed.metrics(epochs[1], epoch=1)
+            assert not (folder / outbox.FILE).exists()  # they are in the checkpoint
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_until_killed()
+    assert (folder / outbox.FILE).exists()  # how it ended
+    come_back(tmp_path / "mlflow.db")
+    with record(own, folder) as resumed:
+        assert resumed.run_id == killed.run_id and not (folder / outbox.FILE).exists()
+        for epoch, metrics in enumerate(epochs):  # as `RecordEpochs` does, from its checkpoint
+            resumed.metrics(metrics, epoch)
+    deliver_pending(tmp_path / "work")
+    history = mlflow.MlflowClient().get_metric_history(resumed.run_id, "train_loss")
+    assert [(m.step, m.value) for m in history] == [(0, 3.0), (1, 2.0)]
+
+
+@pytest.mark.usefixtures("impatient")
 def test_what_a_store_misses_that_stays_away_is_sent_by_the_next_command(store, tmp_path):
     own, folder = variant("baseline", {}), tmp_path / ".levit_ablate" / "runs" / "key"
     folder.mkdir(parents=True)
@@ -181,7 +210,7 @@ def test_the_network_of_a_run_of_a_study_is_delivered_by_another_process(store, 
     code = f"""
 import mlflow
 from pathlib import Path
-from levit_ablate.tracking.afterwards import deliver_pending
+from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.store import open_store
 open_store({store!r})
 mlflow.set_experiment("of someone else")

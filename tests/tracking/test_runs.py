@@ -10,7 +10,7 @@ import pytest
 from processes import Started, wait_for
 
 from levit_ablate.experiment import variant
-from levit_ablate.locks import lock_of, one_at_a_time
+from levit_ablate.runtime import lock_of, one_at_a_time
 from levit_ablate.tracking import runs
 from levit_ablate.tracking.record import record
 from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, LOCK
@@ -19,7 +19,7 @@ TRAINS = """
 import sys, time
 from pathlib import Path
 from levit_ablate.experiment import variant
-from levit_ablate.locks import one_at_a_time
+from levit_ablate.runtime import one_at_a_time
 from levit_ablate.tracking.record import record
 from levit_ablate.tracking.store import open_store
 open_store(sys.argv[1])

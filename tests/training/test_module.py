@@ -20,6 +20,7 @@ from levit_ablate.recipes import PAPER
 from levit_ablate.schema import experiment_from
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.objective import Answers
+from levit_ablate.training.optimization import parameter_groups
 
 
 def module_of(name: str) -> LeViTModule:
@@ -88,16 +89,17 @@ def test_a_checkpoint_restores_design_recipe_and_weights(tmp_path, weights_only)
 def test_only_weights_of_linear_layers_and_convolutions_are_decayed():
     design = Design(pooling="class_token", position="absolute", norm="layer")
     module = LeViTModule(design=design)
-    decayed, rest = (group["params"] for group in module.parameter_groups())
+    groups = parameter_groups(module.network, 0.1)
+    decayed, rest = (group["params"] for group in groups)
     layers = [m for m in module.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     assert {id(p) for p in decayed} == {id(layer.weight) for layer in layers}
     assert len(decayed) + len(rest) == len(list(module.network.parameters()))
-    assert module.parameter_groups()[1]["weight_decay"] == 0
+    assert [group["weight_decay"] for group in groups] == [0.1, 0]
 
 
 def test_attention_biases_are_not_decayed():
     module = LeViTModule()
-    undecayed = {id(p) for p in module.parameter_groups()[1]["params"]}
+    undecayed = {id(p) for p in parameter_groups(module.network, 0.1)[1]["params"]}
     biases = [p for name, p in module.network.named_parameters() if name.endswith("biases")]
     assert biases and all(id(p) in undecayed for p in biases)
 

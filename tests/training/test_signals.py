@@ -11,16 +11,15 @@ from unittest.mock import Mock
 
 import pytest
 from folders import draw
-from lightning import Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from processes import CLI, Started, levit_ablate, wait_for
 
 from levit_ablate.data.folder_index import open_index
 from levit_ablate.experiment import variant
+from levit_ablate.signals import GracefulStop, keeping_handlers
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.signals import StopOnSignal, keeping_handlers, stopping_at_once
-from levit_ablate.training.teacher import LiveTeacher
+from levit_ablate.training.teacher_cache import LiveTeacher
 from levit_ablate.training.train import train
 
 SMOKE = {
@@ -32,7 +31,7 @@ SMOKE = {
 
 IMPATIENT = """
 import multiprocessing
-from levit_ablate.training import signals
+from levit_ablate import signals
 multiprocessing.set_start_method("fork", force=True)  # as where it was not started by a test
 signals.PATIENCE = 0.1
 """
@@ -165,13 +164,12 @@ def test_an_interrupt_that_python_drops_ends_the_training_after_its_step(store, 
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_another_librarys_handler_is_not_asked_and_is_put_back(tmp_path):
-    stop = StopOnSignal(tmp_path / "last.ckpt")
-    trainer = Trainer(callbacks=[stop], accelerator="cpu", logger=False)
+def test_another_librarys_handler_is_not_asked_and_is_put_back():
+    stop = GracefulStop()
     exits = Mock(side_effect=SystemExit)  # as Ray's
     with keeping_handlers():
         signal.signal(signal.SIGTERM, exits)
-        with pytest.raises(KeyboardInterrupt), stopping_at_once(trainer):
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
             os.kill(os.getpid(), signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) == exits
-    assert stop.told and not exits.called
+    assert stop.requested and not exits.called

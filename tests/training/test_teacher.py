@@ -15,7 +15,8 @@ from levit_ablate.errors import UserError
 from levit_ablate.experiment import variant
 from levit_ablate.keys import teacher_key
 from levit_ablate.training import teacher
-from levit_ablate.training.teaching import ensure_teacher, teacher_figures
+from levit_ablate.training.teacher import ensure_teacher, teacher_figures
+from levit_ablate.training.teacher_cache import LiveTeacher
 from levit_ablate.training.train import train
 
 DIGITS = Images(channels=1, height=32, width=32, num_classes=10)
@@ -131,7 +132,7 @@ def test_a_model_of_fixed_size_is_given_the_size_of_the_images():
 
 def test_a_live_teacher_answers_with_probabilities_that_sum_to_one_and_learns_nothing():
     network = teacher.build("test_resnet", DIGITS)
-    live = teacher.LiveTeacher(network, top_k=3)
+    live = LiveTeacher(network, top_k=3)
     from levit_ablate.data.batches import Batch
 
     batch = Batch(torch.randn(4, 1, 32, 32), *[torch.zeros(4)] * 4)

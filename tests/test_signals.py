@@ -5,19 +5,19 @@ from processes import Started
 
 CODE = """
 import os, signal
-from levit_ablate import interrupts
-interrupts.listen()
+from levit_ablate import signals
+signals.listen()
 class Dropping:
     def __del__(self):
         os.kill(os.getpid(), signal.{name})
 class Failing:
     def __del__(self):
         raise ValueError("of a finalizer's own")
-interrupts.raise_if_interrupted()
+signals.raise_if_interrupted()
 Dropping()
 Failing()
 print("and on it goes", flush=True)
-interrupts.raise_if_interrupted()
+signals.raise_if_interrupted()
 print("it did not end")
 """
 

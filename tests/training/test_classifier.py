@@ -15,8 +15,8 @@ from levit_ablate.config import Architecture, Data, Design, Hardware, Images, Re
 from levit_ablate.data.batches import as_batch
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import UserError
+from levit_ablate.training.classifier import TrainerWarning
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.trainer_checks import TrainerWarning
 
 ALONE = Design(distillation="none")
 IMAGES = Images(channels=1, height=32, width=32, num_classes=10)

@@ -15,7 +15,7 @@ from recorded import loaded, tag
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
 from levit_ablate.recipes import RECIPES
-from levit_ablate.tracking.parents import Whole, link_recorded
+from levit_ablate.tracking.parent_run import Whole, link_recorded
 from levit_ablate.tracking.record import record
 from levit_ablate.tracking.runs import find, settle
 from levit_ablate.tracking.store import experiment_id

@@ -1,9 +1,9 @@
-"""A teacher's answers to a data stream: computed once, stored by position, shared by all.
+"""The cache of a teacher's answers: asked once for each epoch, shared by all variants of a seed.
 
-What a model sees at a position is the same in every variant of a seed, so a study asks its teacher
-once. An epoch's answers are one file, written whole or not at all, mapped into memory; its folder
-is named after the stream and the teacher, so that other answers cannot be taken for them. Two bytes
-a sample for hard distillation; four for each of k classes for soft.
+A training sees the same images at the same positions in every variant of a seed, so a study asks
+its teacher once. The answers of an epoch are one file, written as a whole and mapped into memory.
+The folder's name holds the keys of the stream and the teacher, so other answers are never taken for
+these. A sample takes two bytes for hard distillation, four for each of k classes for soft.
 """
 
 from __future__ import annotations
@@ -18,28 +18,47 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from levit_ablate.config import Experiment
 from levit_ablate.data.batches import Batch
 from levit_ablate.errors import RunError
 from levit_ablate.keys import stream_key, teacher_key
-from levit_ablate.locks import one_at_a_time
+from levit_ablate.runtime import one_at_a_time
 from levit_ablate.schema import to_mapping
 from levit_ablate.training.objective import Answers
 
-PIXELS_OF = ("torch", "torchvision", "timm", "pillow", "numpy")
-"""Packages that make the images: answers are of their versions too."""
+PIXEL_PACKAGES = ("torch", "torchvision", "timm", "pillow", "numpy")
+"""Packages that make the images; their versions are part of a cache's key."""
 
 
-class StoredAnswers:
+class LiveTeacher:
+    """Asks a network about every batch, as the paper does.
+
+    Args:
+        network: images as the student gets them (B, C, H, W) → logits (B, K).
+        top_k: classes in an answer; one for hard distillation.
+    """
+
+    def __init__(self, network: nn.Module, top_k: int) -> None:
+        self.network = network.eval().requires_grad_(requires_grad=False)
+        self.top_k = top_k
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Answers:
+        logits = self.network(batch.images).float()
+        top = logits.softmax(dim=1).topk(min(self.top_k, logits.shape[1]), dim=1)
+        return Answers(top.indices, top.values / top.values.sum(dim=1, keepdim=True))
+
+
+class TeacherCache:
     """The answers of one teacher to one stream, by epoch and position.
 
     Args:
-        folder: where they lie; `folder_of` an experiment.
+        folder: where its files are; `folder_of` an experiment.
         num_positions: positions of an epoch.
         num_classes: classes of the dataset, at most 65,536.
-        top_k: classes of an answer; one for hard distillation.
+        top_k: classes in an answer; one for hard distillation.
         device: where answers are given.
     """
 
@@ -50,51 +69,51 @@ class StoredAnswers:
         self.num_positions = num_positions
         self.top_k = min(top_k, num_classes)
         self.device = device
-        self.kind = numpy.dtype(
+        self.dtype = numpy.dtype(
             [("classes", "<u2", (self.top_k,))]
             + ([("probabilities", "<f2", (self.top_k,))] if self.top_k > 1 else [])
         )
         self.epoch: numpy.ndarray[Any, Any] | None = None
 
     def path(self, epoch: int) -> Path:
-        """The file of an epoch."""
+        """File of an epoch."""
         return _file(self.folder, epoch)
 
     def open(self, epoch: int, ask: Callable[[], Iterable[tuple[Tensor, Answers]]]) -> None:
-        """Make an epoch's answers those that are given; they are computed if no one has.
+        """Give the answers of this epoch from now on; ask for them if they are not stored.
 
-        Of several processes that need them one computes, the others wait for it. Raises RunError
-        as `write` and `map`.
+        If several processes need them, one asks and the others wait. Raises RunError as `write` and
+        `map` do.
 
         Args:
             epoch: its number.
-            ask: asks the teacher: positions (B,) and answers, of the whole epoch in any order.
+            ask: asks the teacher: positions (B,) and answers of the whole epoch, in any order.
         """
         if not self.path(epoch).exists():
-            with self.turn():
+            with self.lock():
                 if not self.path(epoch).exists():
                     self.write(epoch, ask())
         self.map(epoch)
 
-    def turn(self) -> AbstractContextManager[None]:
-        """The right to compute answers of this stream."""
+    def lock(self) -> AbstractContextManager[None]:
+        """Lock held by the process that asks the teacher about this stream."""
         return one_at_a_time(self.folder / "answers", "asks the teacher")
 
     def map(self, epoch: int) -> None:
-        """Give the stored answers of an epoch. Raises RunError where they are damaged."""
+        """Map the stored answers of an epoch. Raises RunError where they are damaged."""
         path = self.path(epoch)
         try:
             stored = numpy.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise RunError(f"{path}: is damaged; remove it, and it is asked for anew") from error
-        if stored.shape != (self.num_positions,) or stored.dtype != self.kind:
+        if stored.shape != (self.num_positions,) or stored.dtype != self.dtype:
             raise RunError(f"{path}: holds answers of another shape; remove {self.folder}")
         self.epoch = stored
 
     def write(self, epoch: int, answered: Iterable[tuple[Tensor, Answers]]) -> None:
         """Store the answers of an epoch, all or none. Raises RunError where that fails."""
         path = self.path(epoch)
-        stored = numpy.zeros(self.num_positions, self.kind)
+        stored = numpy.zeros(self.num_positions, self.dtype)
         for positions, answers in answered:
             stored["classes"][positions.numpy()] = answers.classes.cpu().numpy()
             if self.top_k > 1:
@@ -111,7 +130,7 @@ class StoredAnswers:
             raise RunError(f"{path}: cannot be written: {error.strerror}") from error
 
     def __call__(self, batch: Batch) -> Answers:
-        """The answers to a batch of the open epoch."""
+        """Return the answers to a batch of the open epoch."""
         assert self.epoch is not None
         stored = self.epoch[batch.positions.numpy()]
         classes = torch.from_numpy(stored["classes"].astype("int64")).to(self.device)
@@ -122,8 +141,8 @@ class StoredAnswers:
 
 
 def folder_of(experiment: Experiment) -> Path:
-    """Where the answers to an experiment's stream by its teacher lie, with what they are of."""
-    versions = {package: version(package) for package in PIXELS_OF}
+    """Folder of the answers of an experiment's teacher to its stream."""
+    versions = {package: version(package) for package in PIXEL_PACKAGES}
     soft = experiment.design.distillation == "soft"
     kind = f"soft{experiment.teacher.top_k}" if soft else "hard"
     name = f"{stream_key(experiment, versions)}-{teacher_key(experiment)}-{kind}"
@@ -131,7 +150,7 @@ def folder_of(experiment: Experiment) -> Path:
 
 
 def complete(experiment: Experiment) -> bool:
-    """Whether all answers of a training are stored, so that its teacher is not needed."""
+    """Return whether all answers of a training are stored, so that it needs no teacher."""
     folder = folder_of(experiment)
     return all(_file(folder, epoch).exists() for epoch in range(experiment.recipe.epochs))
 
@@ -141,8 +160,8 @@ def _file(folder: Path, epoch: int) -> Path:
 
 
 def describe(folder: Path, experiment: Experiment) -> None:
-    """Say in the folder, for people, what its answers are of."""
+    """Write into the folder, for people, which stream and teacher its answers belong to."""
     folder.mkdir(parents=True, exist_ok=True)
     mapping = to_mapping(experiment)
-    said = {key: mapping[key] for key in ("data", "teacher", "seed", "recipe")}
-    (folder / "stream.json").write_text(json.dumps(said, indent=2), encoding="utf-8")
+    description = {key: mapping[key] for key in ("data", "teacher", "seed", "recipe")}
+    (folder / "stream.json").write_text(json.dumps(description, indent=2), encoding="utf-8")

@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from levit_ablate.config import Experiment, Hardware
 from levit_ablate.errors import UserError
-from levit_ablate.hardware import PLACES, check_hardware, is_first_process, settle_rank
+from levit_ablate.runtime import RANK_VARIABLES, check_hardware, is_first_process, settle_rank
 
 
 @pytest.mark.parametrize("work_dir", ["file.txt", "file.txt/inside", "/proc/nowhere"])
@@ -23,7 +23,7 @@ def test_a_work_folder_is_made():
 
 
 def test_several_hosts_need_to_know_their_places(monkeypatch):
-    for name in PLACES:
+    for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     hosts = Experiment(hardware=Hardware(num_nodes=2))
     with pytest.raises(UserError, match=r"hardware\.num_nodes: 2: .* srun or torchrun"):

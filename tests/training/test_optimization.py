@@ -16,11 +16,16 @@ from levit_ablate.config import Recipe
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.experiment import variant
 from levit_ablate.models.levit import LeViT
-from levit_ablate.training.averaging import averaged, decay_of, follow, horizon_warning
-from levit_ablate.training.conditions import ready_data
-from levit_ablate.training.fit import BEST, fit
+from levit_ablate.training.fit import BEST, fit, ready_data
 from levit_ablate.training.fit import tested as figures_of
 from levit_ablate.training.module import LeViTModule
+from levit_ablate.training.optimization import (
+    averaged,
+    decay_of,
+    horizon_warning,
+    parameter_groups,
+    set_decay,
+)
 from levit_ablate.training.train import train
 
 DECAYS = (0.9, 0.95, 0.98, 0.9873, 0.998, 0.9995, 0.9999, 0.99996)
@@ -95,7 +100,7 @@ def test_only_what_is_floating_is_averaged(name):
     constants = {k: v.clone() for k, v in all_tensors(network).items() if v.dtype == torch.int64}
     averages = [averaged(network) for _ in DECAYS]
     for average, decay in zip(averages, DECAYS, strict=True):
-        follow(average, decay)
+        set_decay(average, decay)
     for step in range(7):
         for value in network.state_dict().values():
             value += 1 if value.dtype == torch.int64 else 0.01 * step
@@ -112,7 +117,7 @@ def test_only_what_is_floating_is_averaged(name):
 def test_the_average_is_the_exponential_one_of_weights_and_statistics():
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     average = averaged(network)
-    follow(average, 0.9)
+    set_decay(average, 0.9)
     expected: dict[str, Tensor] = {}
     for step in range(5):
         network(torch.randn(8, 3, generator=torch.Generator().manual_seed(step)))  # statistics
@@ -189,7 +194,7 @@ def test_the_average_trains_nothing_and_is_not_trained():
     assert module.average is not None
     assert not any(p.requires_grad for p in module.average.parameters())
     own = {id(p) for p in module.average.parameters()}
-    groups = module.parameter_groups()
+    groups = parameter_groups(module.network, 0.1)
     assert not own & {id(p) for group in groups for p in group["params"]}
 
 

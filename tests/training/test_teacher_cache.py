@@ -16,9 +16,9 @@ from levit_ablate.data.batches import Batch
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
-from levit_ablate.training.answers import StoredAnswers, describe, folder_of
 from levit_ablate.training.objective import Answers
-from levit_ablate.training.teacher import LiveTeacher, build
+from levit_ablate.training.teacher import build
+from levit_ablate.training.teacher_cache import LiveTeacher, TeacherCache, describe, folder_of
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=64, erasing=0.3, mixup=0.5, cutmix=0.5, repeats=2, precision="32-true")
@@ -39,7 +39,7 @@ def network():
 @pytest.mark.parametrize("top_k", [1, 3])
 def test_stored_answers_are_the_live_teachers_on_every_sample(network, tmp_path, top_k):
     live = LiveTeacher(network, top_k)
-    stored = StoredAnswers(tmp_path, 18 * 64, 10, top_k, CPU)
+    stored = TeacherCache(tmp_path, 18 * 64, 10, top_k, CPU)
     for epoch in (0, 3):
         stored.open(epoch, lambda e=epoch: ((b.positions, live(b)) for b in stream_batches(e)))
         for batch in stream_batches(epoch):
@@ -55,12 +55,12 @@ def test_answers_that_are_there_are_not_asked_for_again(tmp_path):
     def told():
         yield torch.arange(8), Answers(torch.arange(8)[:, None], torch.ones(8, 1))
 
-    StoredAnswers(tmp_path, 8, 10, 1, CPU).open(0, told)
+    TeacherCache(tmp_path, 8, 10, 1, CPU).open(0, told)
 
     def asked():
         raise AssertionError("asked again")
 
-    again = StoredAnswers(tmp_path, 8, 10, 1, CPU)
+    again = TeacherCache(tmp_path, 8, 10, 1, CPU)
     again.open(0, asked)
     batch = Batch(*[torch.empty(2)] * 4, torch.tensor([5, 2]))
     assert again(batch).classes.tolist() == [[5], [2]]
@@ -74,7 +74,7 @@ def test_of_two_that_need_an_epoch_one_computes_and_the_other_waits(tmp_path):
         threading.Event().wait(0.5)
         yield torch.arange(8), Answers(torch.arange(8)[:, None], torch.ones(8, 1))
 
-    stores = [StoredAnswers(tmp_path, 8, 10, 1, CPU) for _ in range(2)]
+    stores = [TeacherCache(tmp_path, 8, 10, 1, CPU) for _ in range(2)]
     threads = [threading.Thread(target=store.open, args=(0, told)) for store in stores]
     for thread in threads:
         thread.start()
@@ -88,16 +88,16 @@ def test_a_killed_process_leaves_no_half_written_epoch_and_no_lock(tmp_path):
     code = """
 import os, signal, sys, torch
 from pathlib import Path
-from levit_ablate.training.answers import StoredAnswers
+from levit_ablate.training.teacher_cache import TeacherCache
 from levit_ablate.training.objective import Answers
 def told():
     yield torch.arange(4), Answers(torch.arange(4)[:, None], torch.ones(4, 1))
     os.kill(os.getpid(), signal.SIGKILL)
-StoredAnswers(Path(sys.argv[1]), 8, 10, 1, torch.device("cpu")).open(0, told)
+TeacherCache(Path(sys.argv[1]), 8, 10, 1, torch.device("cpu")).open(0, told)
 """
     assert Started(code, tmp_path).wait() == -9
     assert not list(tmp_path.glob("*.npy"))
-    stored = StoredAnswers(tmp_path, 8, 10, 1, CPU)
+    stored = TeacherCache(tmp_path, 8, 10, 1, CPU)
     stored.open(0, lambda: [(torch.arange(8), Answers(torch.arange(8)[:, None], torch.ones(8, 1)))])
     assert stored.epoch["classes"][:, 0].tolist() == list(range(8))
 
@@ -108,21 +108,21 @@ def test_a_full_disk_is_a_line_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(numpy, "save", full)
     with pytest.raises(RunError, match=r"epoch_0000\.npy: cannot be written: No space left"):
-        StoredAnswers(tmp_path, 8, 10, 1, CPU).open(0, list)
+        TeacherCache(tmp_path, 8, 10, 1, CPU).open(0, list)
     assert [path.name for path in tmp_path.iterdir()] == ["answers.lock"]
 
 
 def test_answers_of_another_shape_are_refused(tmp_path):
-    StoredAnswers(tmp_path, 8, 10, 1, CPU).open(0, list)
+    TeacherCache(tmp_path, 8, 10, 1, CPU).open(0, list)
     with pytest.raises(RunError, match="another shape; remove"):
-        StoredAnswers(tmp_path, 9, 10, 1, CPU).open(0, list)
+        TeacherCache(tmp_path, 9, 10, 1, CPU).open(0, list)
 
 
 @pytest.mark.parametrize("content", [b"", b"damaged", b"\x93NUMPY\x01\x00v\x00"])
 def test_a_damaged_file_of_answers_is_named(tmp_path, content):
     (tmp_path / "epoch_0000.npy").write_bytes(content)
     with pytest.raises(RunError, match=r"epoch_0000\.npy: is damaged; remove it"):
-        StoredAnswers(tmp_path, 8, 10, 1, CPU).open(0, list)
+        TeacherCache(tmp_path, 8, 10, 1, CPU).open(0, list)
 
 
 DISTILLED = Experiment(recipe=RECIPE, teacher=Teacher(model="test_resnet", weights="pretrained"))
@@ -164,7 +164,7 @@ def test_variants_and_longer_trainings_share_their_answers(same):
 
 def test_versions_of_the_packages_that_make_the_pixels_are_in_the_name(monkeypatch):
     before = folder_of(DISTILLED)
-    monkeypatch.setattr("levit_ablate.training.answers.version", lambda package: "99")
+    monkeypatch.setattr("levit_ablate.training.teacher_cache.version", lambda package: "99")
     assert folder_of(DISTILLED) != before
 
 

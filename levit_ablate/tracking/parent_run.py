@@ -1,10 +1,9 @@
-"""A run that others stand below, of a study or a search: found again, alive while worked on."""
+"""The parent run of a study or a search, and copies of earlier runs below it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,16 +19,20 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from levit_ablate.config import Hardware
 from levit_ablate.experiment import Variant
-from levit_ablate.hardware import settle_rank
-from levit_ablate.locks import lock_of, one_at_a_time
+from levit_ablate.runtime import lock_of, one_at_a_time, settle_rank
 from levit_ablate.schema import flat
-from levit_ablate.tracking.record import heartbeat
-from levit_ablate.tracking.runs import children, find, reading_the_record, search
+from levit_ablate.tracking.runs import (
+    children,
+    find,
+    heartbeat,
+    life_tags,
+    reading_the_record,
+    search,
+)
 from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
 from levit_ablate.tracking.tags import (
     ALIVE,
     DATASET,
-    HOST,
     KEY,
     LOCK,
     ORIGINAL,
@@ -39,36 +42,36 @@ from levit_ablate.tracking.tags import (
 )
 
 MOST_METRICS = 1000
-"""MLflow takes no more in one write."""
+"""Metrics that MLflow takes in one write."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """What the parent run is of."""
+    """A study or a search, as its parent run describes it."""
 
     kind: str
-    """The tag of its name: `tags.STUDY`, or `tags.SEARCH`."""
+    """Tag of its name: `tags.STUDY` or `tags.SEARCH`."""
     name: str
     dataset: str
     key: str
-    """By which it is found again."""
+    """Key by which its run is found again."""
     summary: str
     conditions: Mapping[str, Any]
-    """The experiment that all runs below it share most of, as plain data: its params."""
+    """Settings that most runs below it share, as plain data: its params."""
 
     @property
     def experiment(self) -> str:
-        """The name of the experiment of its runs."""
+        """Name of the MLflow experiment of its runs."""
         return experiment_name(self.name, self.dataset)
 
 
 def experiment_name(name: str, dataset: str) -> str:
-    """Of the runs of a study or a search on a dataset."""
+    """Name of the MLflow experiment of a study or a search on a dataset."""
     return f"{EXPERIMENT_NAME}/{name}/{dataset}"
 
 
 def key_tag(kind: str) -> str:
-    """The tag of the key beside that of the name."""
+    """Tag of the key, beside the tag of the name."""
     return f"{kind}_key"
 
 
@@ -79,29 +82,28 @@ def at_work(
     describe: Callable[[Run, bool], None],
     is_complete: Callable[[Run], bool],
 ) -> Iterator[Run]:
-    """The parent run, made where it is missing, which is at work until the end of the block.
+    """Yield the parent run, created if it is missing; it is RUNNING until the block ends.
 
-    Its status is then FINISHED where it is complete, KILLED where it was interrupted, FAILED else.
-    Of several processes at work on one the last to end decides. Raises RunError where the record
-    cannot be written.
+    Its status is then FINISHED if it is complete, KILLED if it was interrupted, else FAILED. If
+    several processes work on it, the last to end decides. Raises RunError where the record cannot
+    be written.
 
     Args:
-        whole: what it is of.
-        work_dir: where its lock lies.
-        describe: writes what it is into the run; is told whether the run was there before.
+        whole: the study or search.
+        work_dir: folder of its lock.
+        describe: writes into the run what it is; its second argument: the run existed before.
         is_complete: whether all is recorded.
     """
-    settle_rank(Hardware())  # one process, whatever its environment says: srun may start several
+    settle_rank(Hardware())  # rank 0, whatever the environment says: srun may start several drivers
     folder = work_dir / "studies"
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f"{whole.key}.{os.getpid()}"
     with FileLock(lock_of(own)):
-        life = {HOST: platform.node(), LOCK: str(lock_of(own).absolute())}
         begins = one_at_a_time(folder / whole.key, "records what was trained before")
         with reading_the_record(), begins:
             earlier = found(whole)
             parent = earlier or _made(whole)
-            _begin(parent, life)
+            _begin(parent, lock_of(own))
             describe(parent, earlier is not None)
         status = "FAILED"
         try:
@@ -119,7 +121,7 @@ def at_work(
 
 
 def found(whole: Whole) -> Run | None:
-    """Its run in the open store; the oldest, so that all processes choose the same."""
+    """Return its run in the open store, or None; of several the oldest, for all processes."""
     runs = search(f"tags.`{key_tag(whole.kind)}` = '{whole.key}'")
     return runs[-1] if runs else None
 
@@ -140,19 +142,19 @@ def _made(whole: Whole) -> Run:
     return run
 
 
-def _begin(parent: Run, life: Mapping[str, str]) -> None:
+def _begin(parent: Run, lock: Path) -> None:
     client, run_id = MlflowClient(), parent.info.run_id
     client.update_run(run_id, "RUNNING")
-    tags = {**machine_tags(), **life, ALIVE: f"{time.time():.0f}"}
+    tags = {**machine_tags(), **life_tags(lock)}
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
 @reading_the_record()
 def link_recorded(whole: Whole, jobs: Sequence[Variant], parent: Run, work_dir: Path) -> list[str]:
-    """Put runs that were recorded elsewhere below the parent too; the keys of what is recorded.
+    """Copy runs that were recorded elsewhere below the parent; return the keys recorded there.
 
-    MLflow keeps a run below one parent, so that what another study or `run` trained is repeated
-    here: params, metrics, tags and artifacts, with the name of the original.
+    MLflow keeps a run below one parent, so what another study or `run` trained is copied: params,
+    metrics, tags and artifacts, with a tag that names the original.
     """
     with one_at_a_time(work_dir / "studies" / whole.key, "records what was trained before"):
         below = children(parent.info.run_id)
@@ -163,16 +165,16 @@ def link_recorded(whole: Whole, jobs: Sequence[Variant], parent: Run, work_dir: 
             if key in here:
                 done.append(key)
             elif original := find(*job.keys):
-                _repeat(original, parent, tags_of(job))
+                _copy(original, parent, tags_of(job))
                 done.append(key)
     return done
 
 
-def _repeat(original: Run, parent: Run, tags: Mapping[str, str]) -> None:
-    """A run like the original below the parent; it is FINISHED once all of it is there."""
+def _copy(original: Run, parent: Run, tags: Mapping[str, str]) -> None:
+    """Copy a run below the parent; the copy is FINISHED once all of it is there."""
     client = MlflowClient()
     own = {**original.data.tags, **tags, PARENT: parent.info.run_id, ORIGINAL: original.info.run_id}
-    own |= {LOCK: "", ALIVE: f"{time.time():.0f}"}  # at work, until the last artifact is copied
+    own |= {LOCK: "", ALIVE: f"{time.time():.0f}"}  # alive, until the last artifact is copied
     run = client.create_run(
         parent.info.experiment_id,
         start_time=original.info.start_time,

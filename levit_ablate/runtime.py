@@ -1,8 +1,9 @@
-"""What the machine can do, and what is asked of it."""
+"""The machine and the process: hardware, threads, rank, and locks between processes."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
@@ -11,6 +12,7 @@ from tempfile import TemporaryFile
 from typing import Literal
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments.lsf import LSFEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -18,15 +20,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from levit_ablate.config import Experiment, Hardware
 from levit_ablate.errors import UserError
+from levit_ablate.signals import waiting
 
 CLUSTERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment)
-"""What Lightning looks for: where one started the processes, each has its rank from there."""
-PLACES = {"NODE_RANK", "RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"}
-"""Variables of the environment by which a process knows its place among several hosts."""
+"""Cluster managers that Lightning detects; each gives its processes their ranks."""
+RANK_VARIABLES = {"NODE_RANK", "RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"}
+"""Environment variables that say which of several hosts or processes this one is."""
 
 
 def has_gpu() -> bool:
-    """Whether torch finds a GPU here."""
+    """Return whether torch finds a GPU here."""
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
@@ -37,16 +40,16 @@ def num_cores() -> int:
 
 @cache
 def own_threads() -> int:
-    """The CPU threads that this process may use: torch's choice, or what it was told at first."""
+    """CPU threads that this process may use: torch's number when first asked."""
     return torch.get_num_threads()
 
 
 def settle_rank(hardware: Hardware) -> None:
-    """Set the rank that Lightning and `is_first_process` know of this process.
+    """Set the rank that Lightning and `is_first_process` use.
 
-    A training on one device is its own first process, whatever RANK or SLURM_PROCID say: tasks of
-    srun may each have a training of their own. Of several devices, where no cluster has started the
-    processes, Lightning starts those of a host, and a host is told from NODE_RANK.
+    A training on one device has rank 0 whatever RANK or SLURM_PROCID say: each task of srun may run
+    a training of its own. With several devices and no cluster manager, Lightning starts the
+    processes of a host itself, and NODE_RANK says which host this is.
     """
     if hardware.devices * hardware.num_nodes == 1:
         rank_zero_only.rank = 0  # type: ignore[attr-defined]
@@ -56,13 +59,13 @@ def settle_rank(hardware: Hardware) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks and records for all processes of its training."""
+    """Return whether this process prints and records for all processes of its training."""
     return not rank_zero_only.rank  # type: ignore[attr-defined]
 
 
 @contextmanager
 def one_voice(hardware: Hardware) -> Iterator[None]:
-    """Of the processes of a training only the first writes; an error of any is still raised."""
+    """Let only the first process of a training print; exceptions are raised in all."""
     settle_rank(hardware)
     if is_first_process():
         yield
@@ -72,7 +75,10 @@ def one_voice(hardware: Hardware) -> Iterator[None]:
 
 
 def check_hardware(experiment: Experiment) -> None:
-    """Refuse what this machine cannot do, and a work folder without use. Raises UserError."""
+    """Check that this machine has the hardware, and that the work folder can be written.
+
+    Raises UserError.
+    """
     hardware, precision = experiment.hardware, experiment.recipe.precision
     try:
         Path(hardware.work_dir).mkdir(parents=True, exist_ok=True)
@@ -81,7 +87,7 @@ def check_hardware(experiment: Experiment) -> None:
         raise UserError(
             f"hardware.work_dir: {hardware.work_dir} cannot be written: {error.strerror}"
         ) from error
-    if hardware.num_nodes > 1 and not PLACES & os.environ.keys():
+    if hardware.num_nodes > 1 and not RANK_VARIABLES & os.environ.keys():
         raise UserError(
             f"hardware.num_nodes: {hardware.num_nodes}: this process does not know which host it "
             f"is on; start it on every host by srun or torchrun, or with MASTER_ADDR, MASTER_PORT "
@@ -99,12 +105,54 @@ def check_hardware(experiment: Experiment) -> None:
 
 
 def best_precision(hardware: Hardware) -> Literal["bf16-mixed", "32-true"]:
-    """bf16-mixed where the hardware multiplies it faster than float32, else 32-true.
+    """Return bf16-mixed where the hardware multiplies it faster than float32, else 32-true.
 
-    GPUs from NVIDIA's Ampere on, and CPUs with AVX512-BF16 or AMX.
+    That is on NVIDIA GPUs from Ampere on, and on CPUs with AVX512-BF16 or AMX.
     """
     if hardware.accelerator != "cpu" and has_gpu():
         fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if fast else "32-true"
+
+
+def lock_of(result: Path) -> Path:
+    """Path of the lock file of whatever makes `result`; it lies beside it."""
+    return result.with_name(f"{result.name}.lock")
+
+
+@contextmanager
+def one_at_a_time(result: Path, doing: str) -> Iterator[None]:
+    """Hold the lock of `result` while it is made; print a line before waiting for another process.
+
+    The operating system releases the lock with its process, however that ends. Of the processes of
+    one training the first holds it for all.
+
+    Args:
+        result: the file or folder that is made.
+        doing: what another process does with it, for the printed line: "trains it".
+    """
+    if not is_first_process():
+        yield
+        return
+    result.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_of(result))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{result.name}: another process {doing}; waiting for it", file=sys.stderr)
+        with waiting():
+            lock.acquire()
+    with lock:
+        yield
+
+
+def is_held(lock: Path) -> bool:
+    """Return whether another process of this machine holds a lock; false where it has no file."""
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
