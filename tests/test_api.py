@@ -454,7 +454,7 @@ def test_the_network_of_a_trial_can_be_built_and_exported(search, folder):
 )
 def test_a_mistake_is_a_user_error_in_one_line(call, said, study, search, monkeypatch):
     monkeypatch.setattr(
-        "levit_ablate.studies.local.LocalLauncher.prepare", staticmethod(lambda work: None)
+        "levit_ablate.runner.local.LocalLauncher.prepare", staticmethod(lambda work: None)
     )
     with pytest.raises(la.UserError) as raised:
         call()
