@@ -43,7 +43,7 @@ def check(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def combinations(session: nox.Session) -> None:
-    """Every combination of the design choices builds and has a cost (half an hour)."""
+    """Every combination of the design choices builds and has a cost (takes long)."""
     run(session, "pytest", "-n", "2", "-m", "combinations", *session.posargs)
 
 

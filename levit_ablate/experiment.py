@@ -35,16 +35,16 @@ from levit_ablate.schema import experiment_from, flat, merge, plain
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """An ablation under given conditions, and what it is compared with."""
+    """An ablation under given conditions, and its baseline."""
 
     ablation: Ablation
-    """Where it comes from."""
+    """The ablation that it comes from."""
     experiment: Experiment
-    """What is trained, explicit: the architecture is given and matched, `match` is spent."""
+    """The explicit experiment: its architecture is given and matched, its `match` is none."""
     start: Architecture
     """The geometry that the design and the matching are applied to."""
     images: Images
-    """What its network is built for."""
+    """Shape of its images, and their classes."""
     matched: str
     """The cost that its geometry was rescaled to, or none."""
     baseline: Variant | None
@@ -111,11 +111,11 @@ class Comparison:
     shared: Mapping[str, Any]
     """The parts of an experiment that every variant starts from."""
     images: Images
-    """What the networks are built for."""
+    """Shape of the images, and their classes."""
     reference: Variant
     """LeViT, whose cost other geometries are matched to."""
     baseline: Variant
-    """What the variants are compared with."""
+    """The variant that the others are compared with."""
 
     def variant(self, ablation: Ablation, changes: Mapping[str, Any] | None = None) -> Variant:
         """Return an ablation, with further changes to it, under these conditions.

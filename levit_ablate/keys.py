@@ -1,4 +1,4 @@
-"""The names by which results are found again: hashes of what decides them, and of nothing else.
+"""Keys under which results are found again: hashes of all that decides them, and nothing else.
 
 Imports no torch.
 """
@@ -100,13 +100,13 @@ def stream_key(experiment: Experiment, versions: Mapping[str, str]) -> str:
 
 
 def norm_batch_size(recipe: Recipe, hardware: Hardware) -> int:
-    """Images that a BatchNorm takes its statistics over."""
+    """Return the number of images that a BatchNorm takes its statistics over."""
     devices = 1 if hardware.sync_batchnorm else hardware.devices * hardware.num_nodes
     return recipe.batch_size // (devices * hardware.accumulate)
 
 
 def changed(value: Any) -> Any:
-    """A config as plain data, without the fields that stand at their default.
+    """Return a config as plain data, without the fields that stand at their default.
 
     They are in no key, so that a field that is added later leaves the keys of what was recorded
     before as they are.
@@ -118,7 +118,7 @@ def changed(value: Any) -> Any:
 
 
 def hashed(mapping: Mapping[str, Any], version: int | None = VERSION) -> str:
-    """16 hexadecimal digits of plain data; equal numbers hash alike, and keys in any order."""
+    """Return 16 hexadecimal digits of plain data; equal numbers hash alike, keys in any order."""
     text = json.dumps(_floats({"version": version, **mapping}), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -132,7 +132,7 @@ class PaperRow:
     """A row of the paper's Table 4: LeViT-128S, ImageNet-1k, 224 px, 100 epochs."""
 
     row: str
-    """Its name there: A1 to A7, or base."""
+    """A1 to A7, or base."""
     params: float
     """Parameters, with one head."""
     flops: float
@@ -148,11 +148,11 @@ class Ablation:
     """A named difference from the baseline, as its file says it."""
 
     summary: Annotated[str, line("what is removed")]
-    """What is removed, in a line."""
+    """One line on what is removed."""
     paper: PaperRow | None = None
     """The published figures, where the paper has a row for it."""
     match: Match = "none"
-    """Whose cost the geometry is rescaled to, unless --match says otherwise."""
+    """Cost of the baseline that the geometry is rescaled to, unless --match says otherwise."""
     design: Annotated[Mapping[str, Any], part_of(Design)] = field(default_factory=dict)
     """The design choices that it changes, by their names in `Design`."""
     architecture: Annotated[Mapping[str, Any], part_of(Architecture)] | None = None
@@ -163,12 +163,12 @@ class Ablation:
     """The file."""
 
     def header(self) -> dict[str, Any]:
-        """Its name and what is said of it: with an experiment, all that a record needs."""
+        """Return name, summary and figures: with an experiment, all that a record needs."""
         paper = {"paper": asdict(self.paper)} if self.paper else {}
         return {"name": self.name, "summary": self.summary, **paper}
 
     def changes(self) -> dict[str, Any]:
-        """The part of an experiment that it sets; a geometry with all its fields."""
+        """Return the parts of an experiment that it sets; a geometry with all its fields."""
         changes = {"design": dict(self.design), "match": self.match}
         if self.architecture:
             own = config_from(Architecture, self.architecture, str(self.path), "architecture")
@@ -177,11 +177,11 @@ class Ablation:
 
 
 RECORDED = ("name", "summary", "paper", "geometry")
-"""What a recorded experiment says beside the experiment."""
+"""Keys of a recorded experiment beside those of the experiment."""
 
 
 def recorded_yaml(ablation: Ablation, experiment: Experiment, geometry: Architecture) -> str:
-    """An explicit experiment and what it came from, as YAML that `run --config` takes by itself.
+    """Return an explicit experiment and its ablation as YAML, which `run --config` takes.
 
     Args:
         ablation: where the experiment comes from.
@@ -193,7 +193,7 @@ def recorded_yaml(ablation: Ablation, experiment: Experiment, geometry: Architec
 
 
 def from_recorded(content: Mapping[str, Any], path: Path) -> tuple[Ablation, dict[str, Any]]:
-    """The ablation and the conditions of a recorded experiment, which `path` holds.
+    """Return the ablation and the conditions of a recorded experiment, read from `path`.
 
     Its design and its geometry, which is matched already, are the ablation's own, so that the file
     which it came from is not needed. Raises UserError as `read_file`.
@@ -209,7 +209,7 @@ def from_recorded(content: Mapping[str, Any], path: Path) -> tuple[Ablation, dic
 
 
 def to_yaml(ablation: Ablation) -> str:
-    """The file of an ablation, which `read_file` takes: what is not set is left out."""
+    """Return the file of an ablation; what is not set is left out."""
     said = {"summary": ablation.summary, "match": ablation.match, "design": dict(ablation.design)}
     if ablation.architecture:
         said["architecture"] = _set(ablation.architecture)
@@ -217,7 +217,7 @@ def to_yaml(ablation: Ablation) -> str:
 
 
 def _set(value: Any) -> Any:
-    """Plain data without what is None."""
+    """Return plain data without what is None."""
     if isinstance(value, Mapping):
         return {key: _set(item) for key, item in value.items() if item is not None}
     return [_set(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Experiments from and to plain mappings and YAML, with errors that say where and what instead."""
+"""YAML to dataclasses and back, with errors that say where and what instead."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SCALARS = {
     ),
     "merge": ("<<", ["<"]),
 }
-"""What is no text in YAML 1.2, and Python's own 1_000 and 0b11; with the first characters."""
+"""Pattern of each type of YAML 1.2 but text, and its first characters; 1_000 and 0b11 too."""
 
 
 class YamlLoader(yaml.SafeLoader):
@@ -74,12 +74,12 @@ for _name, (_pattern, _first) in _SCALARS.items():
 
 
 def yaml_of(mapping: Mapping[str, Any]) -> str:
-    """Plain data as YAML that `read_yaml` reads back, and every other reader of YAML too."""
+    """Return plain data as YAML, which other readers of YAML take as `read_yaml` does."""
     return yaml.dump(mapping, Dumper=_Dumper, sort_keys=False)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError, with the line, where there is none."""
+    """Return the mapping in a YAML file. Raises UserError, with the line, where there is none."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), YamlLoader)  # a SafeLoader
     except OSError as error:
@@ -106,7 +106,7 @@ def read_word(said: Any) -> Any:
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings of mappings laid over each other: the last that has a key decides it."""
+    """Lay mappings of mappings over each other: the last that has a key decides it."""
     merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -117,7 +117,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
+    """Return a mapping with nested keys joined by dots."""
     flattened: dict[str, Any] = {}
     for key, value in mapping.items():
         inner = isinstance(value, Mapping)
@@ -281,18 +281,18 @@ def seeds_from(said: Any, where: str, *, counted: bool = True) -> tuple[int, ...
 
 
 def to_yaml(experiment: Experiment) -> str:
-    """The experiment as YAML that `experiment_from` reads back to an equal one."""
+    """Return the experiment as YAML that `experiment_from` reads back to an equal one."""
     return yaml_of(to_mapping(experiment))
 
 
 def to_mapping(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as plain dicts, lists, numbers and strings."""
+    """Return the experiment as plain dicts, lists, numbers and strings."""
     mapping: dict[str, Any] = plain(experiment)
     return mapping
 
 
 def plain(value: Any) -> Any:
-    """Configs, tuples and what is in them as dicts and lists."""
+    """Return configs, tuples and what is in them as dicts and lists."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The validity gate: an ablation that changes nothing is refused before anything is trained."""
+"""The check that an ablation changes something, before anything is trained."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 
 from levit_ablate.cli.main import run_command
 from levit_ablate.errors import UserError
-from levit_ablate.models import checkpoints
+from levit_ablate.models import weights
 from levit_ablate.paths import is_file, is_folder
 
 LONG = "x" * 300
@@ -49,4 +49,4 @@ def test_a_path_that_is_too_long_is_a_line(words, tmp_path, monkeypatch, capsys)
 
 def test_weights_whose_path_is_too_long_are_not_there(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
-        checkpoints.read(tmp_path / LONG)
+        weights.read(tmp_path / LONG)

@@ -22,6 +22,7 @@ from levit_ablate.schema import (
     experiment_from,
     merge,
     read_yaml,
+    seeds_from,
     to_mapping,
     to_yaml,
 )
@@ -253,6 +254,36 @@ def test_merging_changes_neither_layer_and_keeps_all_of_the_last(first, second):
     assert merge(merged, second) == merged
     assert merge(first) == first == merge({}, first) == merge(first, {})
     assert set(merged) == set(first) | set(second)
+
+
+# --- seeds
+
+
+@pytest.mark.parametrize(
+    ("said", "seeds"),
+    [
+        (3, (0, 1, 2)),
+        ("3", (0, 1, 2)),
+        ("0,1, 5", (0, 1, 5)),
+        ("[4, 2]", (4, 2)),
+        ([7], (7,)),
+        ("20000", (20000,)),  # too many to be how many
+    ],
+)
+def test_seeds_are_said_by_how_many_or_which(said, seeds):
+    assert seeds_from(said, "--seeds") == seeds
+
+
+def test_where_seeds_are_not_counted_a_number_is_a_seed():
+    assert seeds_from("3", "--seeds", counted=False) == seeds_from(3, "", counted=False) == (3,)
+
+
+@pytest.mark.parametrize(
+    "said", ["", "three", "-1", "1,1", "0", "1,,2", 2.0, True, {0: 1}, [], [2**32]]
+)
+def test_what_are_no_seeds_is_refused_with_the_option(said):
+    with pytest.raises(UserError, match=r"^--seeds: .*(neither how many|at least one)"):
+        seeds_from(said, "--seeds")
 
 
 # --- files

@@ -104,8 +104,9 @@ class Results:
         """Largest |difference| expected of ablations without any effect, at these seeds."""
         if self.noise is None:
             return None
-        seeds = len(self.seeds)
-        return statistics.noise_floor(self.noise.deviation, len(self.rows) - 1, seeds)
+        return statistics.noise_floor(
+            self.noise.deviation, num_variants=len(self.rows) - 1, num_seeds=len(self.seeds)
+        )
 
     @property
     def seeds_to_resolve(self) -> int | None:
@@ -210,9 +211,8 @@ def _row(
 def _error(runs: Sequence[Run]) -> str:
     if not runs:
         return "not run yet"
-    latest = runs[0]
-    reason = latest.data.tags.get(ERROR, "")
-    return f"{latest.info.status.lower()}{': ' if reason else ''}{reason}"
+    status, reason = runs[0].info.status.lower(), runs[0].data.tags.get(ERROR, "")
+    return f"{status}: {reason}" if reason else status
 
 
 def _difference(row: Row, baseline: Row) -> Difference | None:
@@ -288,8 +288,7 @@ def run_frame(results: Results) -> pd.DataFrame:
 def curve_frame(results: Results) -> pd.DataFrame:
     """Return a row for every variant, seed and epoch (from 1), read from MLflow.
 
-    Columns: variant, seed, epoch, val_accuracy (0 to 1). Raises RunError where MLflow cannot be
-    read.
+    Columns: variant, seed, epoch, val_accuracy (0 to 1). Raises RunError where it cannot be read.
     """
     client = MlflowClient()
     points = [

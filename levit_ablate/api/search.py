@@ -19,7 +19,7 @@ from levit_ablate.searches.conduct import check, conduct, failure_of, keep
 from levit_ablate.searches.confirm import best_of, confirmation
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.plan import plan as planned_of
-from levit_ablate.searches.recorded import latest, storage_recorded
+from levit_ablate.searches.record import latest, storage_recorded
 from levit_ablate.searches.report import report_of
 from levit_ablate.searches.search import Search as SearchFile
 from levit_ablate.searches.search import changed, read

@@ -78,7 +78,7 @@ class Design:
     stride are the whole patch (row A2)."""
 
     pooling: Literal["average", "class_token"] = "average"
-    """What the head sees: the mean of the tokens, or a class token that goes through the whole
+    """The input of the head: the mean of the tokens, or a class token that goes through the whole
     pyramid: it is a query in every block, the shrinking ones too, and has learned biases of its
     own towards and from the patches."""
 

@@ -35,7 +35,7 @@ class Data:
     """Seed of the data stream (order, crops, mixing); the run's seed unless set."""
 
     on_error: Literal["stop", "skip"] = "stop"
-    """What an unreadable image of a folder does: stop before training, or be left out."""
+    """Stop before training where an image of a folder cannot be read, or leave the image out."""
 
     fingerprint: str = ""
     """Hash of the names and contents of a folder's images, or of Fashion-MNIST's files; found out,

@@ -106,7 +106,7 @@ class Index:
     """Where the index is kept, with the list of unreadable images."""
     classes: tuple[str, ...]
     parts: Mapping[str, Part]
-    """Those that exist, `train` always."""
+    """The parts that exist, `train` always."""
     max_side: int
     """The largest height or width of any image, in pixels."""
     fingerprint: str
@@ -114,7 +114,7 @@ class Index:
     skipped: tuple[str, ...]
     """Path and reason of the unreadable images that are left out."""
     left_out: tuple[str, ...]
-    """What else lay in the folder unused when the index was made, a line for each kind."""
+    """Unused files and folders when the index was made, a line for each kind."""
 
     @property
     def evaluation_parts(self) -> list[str]:
@@ -204,7 +204,7 @@ def _is_current(header: dict[str, Any], root: Path, folder: Path) -> bool:
 
 
 def _is_still_unreadable(path: Path, time: int | None) -> bool:
-    """Whether an unreadable image, last changed at some time, is so still.
+    """Whether an image that was unreadable, last changed at `time`, still is.
 
     Without a time the file could not even be opened, perhaps for another reason than itself.
     """

@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 """torchvision's, and two more; of an animation the first picture is used."""
 NAMED = 5
-"""How many of many bad things an error names."""
+"""Number of bad things that an error names."""
 
 
 class Listing(Sequence[Path]):

@@ -28,7 +28,7 @@ LUMA = (19595, 38470, 7471)
 
 
 class Strength(NamedTuple):
-    """How strongly an operation is applied, an entry an image."""
+    """Strength of an operation, an entry an image."""
 
     level: Tensor
     """(B,) float32 in [0, 1]: RandAugment's magnitude, as a share of the highest."""

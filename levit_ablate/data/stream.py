@@ -2,7 +2,7 @@
 
 It is a pure function of the dataset, its split, the stream's seed and the recipe, and of nothing
 else: not of the variant, nor of the number of devices, processes or threads, nor of where a killed
-run was taken up again. So variants are paired, a teacher's answers can be stored by position, and a
+run was resumed. So variants are paired, a teacher's answers can be cached by position, and a
 resumed run sees what the uninterrupted one would have seen.
 
 An epoch is a sequence of positions, a batch of them a step. Positions i and B − 1 − i of a batch
@@ -27,17 +27,17 @@ from levit_ablate.streams import stream_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """How the images of a batch are mixed with their partners, an entry an image."""
+    """Mixing parameters of a batch, an entry an image."""
 
     share: Tensor
     """(B,) float32: what an image keeps of itself, as it was drawn (lambda)."""
     is_cutmix: Tensor
-    """(B,) bool: whether the partner gives a rectangle, or else a part of every pixel."""
+    """(B,) bool: the partner gives a rectangle, or else a part of every pixel."""
     center: Tensor
     """(B, 2) float32 in [0, 1): row and column of the rectangle's centre, as parts of the sides."""
 
     def at(self, places: Tensor, device: torch.device) -> Mixing:
-        """The same for some places of the batch only, on a device."""
+        """Select some places of the batch, on a device."""
         return Mixing(
             share=self.share[places].to(device),
             is_cutmix=self.is_cutmix[places].to(device),
@@ -47,7 +47,7 @@ class Mixing:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """The positions of every epoch over `num_images` images: what lies there, and what is drawn.
+    """The image and the random draws at every position of every epoch, over `num_images` images.
 
     Raises UserError where the images do not make one batch.
     """
@@ -65,7 +65,7 @@ class Stream:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch. What remains beyond the last full batch is left out."""
+        """Steps of an epoch; the rest beyond the last full batch is left out."""
         return self.num_images // self.recipe.batch_size
 
     @property
@@ -94,20 +94,20 @@ class Stream:
         return order
 
     def draws(self, use: str, epoch: int, step: int, num_draws: int) -> Tensor:
-        """Uniform numbers in [0, 1) for a use in a step, a row a place: (B, num_draws) float32."""
+        """Draw uniform numbers in [0, 1) for a use in a step: (B, num_draws) float32."""
         seed = stream_seed(self.seed, use, epoch, step)
         generator = torch.Generator().manual_seed(seed)
         return torch.rand(self.recipe.batch_size, num_draws, generator=generator)
 
     def position_seed(self, epoch: int, position: int) -> int:
-        """The seed of what is drawn image by image, for the images that come from files."""
+        """Seed of the draws of one position, for images that come from files."""
         return stream_seed(self.seed, "transform", epoch, position)
 
     def mixing(self, epoch: int, step: int) -> Mixing | None:
-        """The mixing of a step's batch; None where the recipe has neither mixup nor cutmix.
+        """Draw the mixing of a step's batch; None where the recipe has neither mixup nor cutmix.
 
-        One draw for each group of `recipe.mixing_group` images, in which pairs are dealt in turn,
-        as timm's `Mixup` in its batch mode draws once for the batch of a GPU.
+        There is one draw for each group of `recipe.mixing_group` images, to which pairs are dealt
+        in turn, as timm's `Mixup` in its batch mode draws once for the batch of a GPU.
         """
         recipe = self.recipe
         if not recipe.mixup and not recipe.cutmix:
@@ -129,7 +129,7 @@ class Stream:
         )
 
     def shard(self, index: int, count: int) -> Tensor:
-        """The places in a batch that shard `index` of `count` takes: (B / count,) int64.
+        """Places in a batch that shard `index` of `count` takes: (B / count,) int64.
 
         Their order makes partners mirror each other in the shard as they do in the batch. Raises
         UserError where pairs cannot be dealt out evenly.
@@ -147,6 +147,6 @@ class Stream:
         return torch.cat([first, size - 1 - first.flip(0)])
 
     def _pairs(self) -> Tensor:
-        """The number of the pair that each place of a batch belongs to: (B,) int64."""
+        """Number of the pair that each place of a batch belongs to: (B,) int64."""
         places = torch.arange(self.recipe.batch_size)
         return torch.minimum(places, places.flip(0))

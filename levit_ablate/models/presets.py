@@ -34,9 +34,9 @@ class Preset:
 
     architecture: Annotated[Architecture, _architecture]
     images: Annotated[Images, _images]
-    """What `show` and `LeViTModule` build for, unless told otherwise; a run's are its dataset's."""
+    """Images of `show` and `LeViTModule` where none are given; a run's are its dataset's."""
     summary: Annotated[str, line("what it is")]
-    """What it is, in a line."""
+    """One line on what it is."""
 
 
 def _stages(

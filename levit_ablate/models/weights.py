@@ -1,4 +1,6 @@
-"""The released weights: read in timm's layout or in the official one, written in timm's.
+"""Weights from files: read in timm's layout, the official one or our own, written in timm's.
+
+A file is read without running any code in it.
 
 The official code (facebookresearch/LeViT, levit.py) keeps all blocks in one flat sequence and
 stores the indices of the attention bias; timm (models/levit.py) has stages, and no indices. Both
@@ -8,23 +10,44 @@ in a head queries, keys, values. BatchNorm works row by row, so its tensors spli
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count, product
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from levit_ablate.config import Design, differences
+from levit_ablate.config import Architecture, Design, Images, Recipe, Stage, differences
 from levit_ablate.errors import UserError, closest
-from levit_ablate.models.checkpoints import read, tensors_of
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.presets import preset
+from levit_ablate.paths import is_file
 
 RELEASED = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 """The presets with released weights, by the names that timm gives them too."""
+
+# a checkpoint of `LeViTModule` holds the configs themselves; torch opens them wherever it is loaded
+torch.serialization.add_safe_globals([Architecture, Design, Images, Recipe, Stage])
+
+SAFE: list[Any] = [
+    argparse.Namespace,  # the official code's `args`
+    *(  # in them, with submitit; as pure paths, which every system can make of any other's
+        (PureWindowsPath if "Windows" in name else PurePosixPath, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")  # the latter is Python 3.13's
+        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    ),
+]
+"""What an official checkpoint may hold beside tensors and plain data: classes that only hold
+values. They are trusted while such a file is read, and the configs always."""
+WRAPPERS = ("module.", "_orig_mod.", "network.")
+"""What DistributedDataParallel and torch's average, torch.compile and `LeViTModule` put before the
+names of the network's tensors."""
+AVERAGE = "average.module."
+"""What `LeViTModule` puts before those of its average, where that is what it evaluates."""
 
 
 class Names(NamedTuple):
@@ -81,7 +104,7 @@ def load_weights(network: LeViT, weights: str | Path | Mapping[str, Any]) -> Non
         network: a network of LeViT's design; its start and its drop path do not matter.
         weights: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file, or what is in one: a state dict in
             timm's layout, the official one or our own, by itself or as `model` or `state_dict`; of
-            the network, or of what wraps it (`checkpoints.WRAPPERS`).
+            the network, or of what wraps it (`WRAPPERS`).
 
     Raises UserError, in one line that says what differs.
     """
@@ -212,3 +235,46 @@ def _split(tensor: Tensor, names: list[str], ours: Mapping[str, Tensor]) -> list
 
 def _num_heads(names: list[str], ours: Mapping[str, Tensor]) -> int:
     return len(ours[names[0].partition("queries")[0] + "position.biases"])
+
+
+def read(path: Path) -> Any:
+    """What a file of weights holds, without running any code in it."""
+    if not is_file(path):
+        raise UserError(f"weights: {path}: there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(SAFE):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the bytes decide what is raised
+        raise UserError(f"weights: {path}: no checkpoint, or not of tensors alone") from error
+
+
+def tensors_of(contents: Any, where: str) -> dict[str, Tensor]:
+    """The state dict in a file's contents: all of them, or what is under a usual key."""
+    wrappers = (AVERAGE, *WRAPPERS) if _evaluates_average(contents) else WRAPPERS
+    for key in ("model", "state_dict"):
+        if isinstance(contents, Mapping) and isinstance(contents.get(key), Mapping):
+            contents = contents[key]
+    if not isinstance(contents, Mapping):
+        raise UserError(f"{where}: holds no state dict but {type(contents).__name__}")
+    for key, value in contents.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise UserError(f"{where}: holds no state dict: {key!r} is {type(value).__name__}")
+    return _unwrapped(contents, wrappers)
+
+
+def _evaluates_average(contents: Any) -> bool:
+    """Whether a file is a checkpoint of `LeViTModule` whose recipe evaluates the average."""
+    options = contents.get("hyper_parameters") if isinstance(contents, Mapping) else None
+    recipe = options.get("recipe") if isinstance(options, Mapping) else None
+    return isinstance(recipe, Recipe) and recipe.evaluate == "average"
+
+
+def _unwrapped(tensors: Mapping[str, Tensor], wrappers: tuple[str, ...]) -> dict[str, Tensor]:
+    """The network's tensors by their own names; what a wrapper has beside them is left out."""
+    found = dict(tensors)
+    while wrapper := next((w for w in wrappers if any(key.startswith(w) for key in found)), ""):
+        inside = {key: tensor for key, tensor in found.items() if key.startswith(wrapper)}
+        found = {key.removeprefix(wrapper): tensor for key, tensor in inside.items()}
+    return {key.replace("._orig_mod.", "."): tensor for key, tensor in found.items()}

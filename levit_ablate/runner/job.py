@@ -67,7 +67,7 @@ class Job:
 
     @property
     def is_taken(self) -> bool:
-        """Whether another process of this machine is at work on it."""
+        """True if another process of this machine is at work on it."""
         return is_held(lock_of(self.result))
 
     @property
@@ -80,7 +80,7 @@ class Job:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can start now, its teacher being trained."""
+        """True if it can start now: its teacher is trained."""
         return self.only_teacher or self.teacher is None or self.teacher.exists()
 
 
@@ -103,11 +103,11 @@ class Outcome(NamedTuple):
     kind: str = ""
     """Class of the error, such as RunError, where `error` does not begin with it."""
     interrupted: bool = False
-    """Whether it was told to stop."""
+    """True if it was told to stop."""
     died: bool = False
-    """Whether its process was lost."""
+    """True if its process was lost."""
     given_up: bool = False
-    """Whether the driver gave it up (pruned)."""
+    """True if the driver gave it up (pruning)."""
     seconds: float = 0.0
     """Seconds of training."""
     result: Result | None = None

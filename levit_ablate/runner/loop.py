@@ -64,7 +64,7 @@ class Source(Protocol):
 
     @property
     def is_done(self) -> bool:
-        """Whether there are no more jobs, and none of another command to wait for."""
+        """True if there are no more jobs, and none of another command to wait for."""
         ...
 
     def next(self) -> Job | Literal["again"] | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,10 +20,9 @@ from levit_ablate.runner.loop import Launcher
 from levit_ablate.runner.progress import Display
 from levit_ablate.runtime import lock_of
 from levit_ablate.searches import trials
-from levit_ablate.searches.display import TrialLines
 from levit_ablate.searches.jobs import SearchJobs
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.recorded import write_asked
+from levit_ablate.searches.record import write_search
 from levit_ablate.searches.report import Report, as_json, pictures_of
 from levit_ablate.searches.report_tables import as_text
 from levit_ablate.searches.results import Found, complete_of, counts_of
@@ -39,6 +39,8 @@ from levit_ablate.training.fit import report_horizon
 
 MEASURED_ON = "measured_on"
 """User attribute of Optuna's study: the kind of machine that measured latency."""
+SHOWN = ("complete", "pruned", "failed")
+"""States of trials that a line is printed for."""
 
 
 def check(planned: SearchPlan) -> None:
@@ -65,7 +67,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[Found
     _settle_orphans(planned)
 
     def describe(parent: Run, was_there: bool) -> None:
-        write_asked(planned, without_password(storage), parent)
+        write_search(planned, without_password(storage), parent)
         MlflowClient().log_dict(parent.info.run_id, planned.space.described(), "space.json")
 
     def is_complete(parent: Run) -> bool:
@@ -86,15 +88,16 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[Found
 def _run(planned: SearchPlan, storage: str, study: Study, parent: Run, launcher: Launcher) -> None:
     """Train until there are enough trials that have ended, on whichever machine."""
     with reading_the_trials(storage), trials.asking(planned):
-        number, lines = enqueue(study, planned)
+        number, notes = enqueue(study, planned)
         found = trials.found_of(study.get_trials(deepcopy=False))
     title = f"{planned.search.name} on {planned.dataset}"
     done = sum(each.has_ended for each in found)
     with Display(title, number, done) as display, trials.holding_a_lock(planned.work_dir) as life:
         display.say(f"{title}: {_plan_of(planned, number, done, launcher.places)}")
-        for line in lines:
-            display.say(line)
-        source = SearchJobs(planned, storage, study, parent, TrialLines(display, found), life)
+        for note in notes:
+            display.say(note)
+        lines = TrialLines(display, found)
+        source = SearchJobs(planned, storage, study, parent, display, lines.show, life)
         try:
             is_interrupted = loop.run(source, launcher, display)
         finally:
@@ -212,3 +215,42 @@ def measuring_alone(planned: SearchPlan, study: Study, places: int) -> Iterator[
     with lock:
         study.set_user_attr(MEASURED_ON, hardware())
         yield
+
+
+class TrialLines:
+    """Prints a line for each trial that has ended, also for those of other commands.
+
+    Args:
+        display: the display.
+        found: the trials at the start.
+    """
+
+    def __init__(self, display: Display, found: Sequence[Found]) -> None:
+        self.display = display
+        self.known = {each.number for each in found if each.state in SHOWN}
+        self.best = max((f.accuracy or 0 for f in found if f.state == "complete"), default=0.0)
+
+    def show(self, found: Sequence[Found]) -> None:
+        """Print a line for each trial that has ended since the last call."""
+        for each in found:
+            if each.state in SHOWN and each.number not in self.known:
+                self.known.add(each.number)
+                self.display.done += each.has_ended
+                self.display.failed += each.has_ended and each.state == "failed"
+                self.display.say(self._line(each))
+        self.display.refresh()
+
+    def _line(self, each: Found) -> str:
+        name = f"trial {each.number}" + (f" ({each.ablation})" if each.ablation else "")
+        took = timedelta(seconds=round(each.seconds))
+        start = f"[{self.display.done}/{self.display.total}] {name}: "
+        if each.state == "failed":
+            failed = f"FAILED: {each.error}"
+            return start + (failed if each.error else "interrupted, or killed; it is tried again")
+        accuracy = "–" if each.accuracy is None else f"{100 * each.accuracy:.2f} %"
+        if each.state == "pruned":
+            return f"{start}given up at {accuracy} ({took})"
+        is_best = (each.accuracy or 0) > self.best
+        self.best = max(self.best, each.accuracy or 0)
+        cost = f"{(each.flops or 0) / 1e6:.4g} M multiply-adds"
+        return f"{start}{accuracy}, {cost} ({took}){', the best so far' if is_best else ''}"

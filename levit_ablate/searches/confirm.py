@@ -1,7 +1,8 @@
-"""The best of a search trained again, on fresh seeds with the full recipe, beside the baseline.
+"""Confirmation: the best of a search trained again with the full recipe, on fresh seeds.
 
-The best of many is partly the luckiest: what a search saw of it is too good, by construction. What
-is claimed is what comes out here, which is a study like any other.
+The best of many is partly the luckiest, so its accuracy in the search is too high by construction.
+The confirmation is a study like any other, with the baseline beside them, and its result is the
+one to claim.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from levit_ablate.tracking import parent_run
 
 
 def rank(each: Found) -> tuple[float, int]:
-    """By which trials are sorted, the most accurate first."""
+    """Return the sort key of a trial: the most accurate first."""
     return -(each.accuracy or 0), each.number
 
 
 def most_accurate(planned: SearchPlan, found: Sequence[Found]) -> list[Found]:
-    """The networks that were trained to their end, the best first; none twice, nor the baseline."""
+    """Return the trials trained to their end, best first; no network twice, no baseline."""
     return _networks(planned, complete_of(found))
 
 
 def best_of(planned: SearchPlan, found: Sequence[Found], count: int) -> list[Found]:
-    """Those that are to be confirmed: the most accurate.
+    """Return the trials to confirm: the most accurate ones.
 
-    Of a search for a front, some of the front, from its most accurate to its cheapest.
+    In a search for a front, they are spread over the front, its two ends included.
     """
     if len(planned.search.objectives) == 1:
         return most_accurate(planned, found)[:count]
@@ -53,7 +54,7 @@ def _networks(planned: SearchPlan, found: Sequence[Found]) -> list[Found]:
 
 
 def confirmation(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Plan:
-    """The study that trains them and the baseline on fresh seeds with the full recipe."""
+    """Return the study that trains the best and the baseline, on fresh seeds."""
     attributes = {each.number: each.user_attrs for each in study.get_trials(deepcopy=False)}
     variants = []
     for each in best:
@@ -74,12 +75,12 @@ def confirmation(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> P
 
 
 def name_of(planned: SearchPlan) -> str:
-    """Of the study that confirms it: `levit-ablate table` takes it."""
+    """Return the name of the confirmation, a study that `levit-ablate table` shows."""
     return f"{planned.search.name}-{planned.key[:8]}"
 
 
 def confirmed(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Results | None:
-    """What is recorded of the confirmation; None where there is nothing yet."""
+    """Return the recorded results of the confirmation, or None."""
     if not best:
         return None
     checked = confirmation(planned, study, best)
@@ -88,7 +89,7 @@ def confirmed(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Resu
 
 
 def exported(planned: SearchPlan, study: Trials, number: int, summary: str) -> str:
-    """A trial's network as the YAML of an ablation."""
-    (said,) = [t.user_attrs for t in study.get_trials(deepcopy=False) if t.number == number]
-    assert trials.ARCHITECTURE in said
-    return library.to_yaml(planned.rebuilt(f"trial {number}", summary, said).ablation)
+    """Return a trial's network as the YAML of an ablation."""
+    (attributes,) = [t.user_attrs for t in study.get_trials(deepcopy=False) if t.number == number]
+    assert trials.ARCHITECTURE in attributes
+    return library.to_yaml(planned.rebuilt(f"trial {number}", summary, attributes).ablation)

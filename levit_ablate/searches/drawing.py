@@ -13,20 +13,20 @@ from levit_ablate.searches.numbers import STAGE_NUMBERS, Setting, architecture_o
 from levit_ablate.searches.space import Space
 
 Ask = Callable[[str, Setting], Any]
-"""Gives the value of a setting, by its name."""
+"""Returns the value of a setting, by its name."""
 LARGEST_GRID = 10_000
 
 
 def sampled(ask: Ask, space: Space, baseline: Variant) -> tuple[Architecture, Design]:
-    """Ask for every setting that matters, those first on which others depend.
+    """Draw a network: ask for every setting that matters, those first on which others depend.
 
-    Without a pyramid there is one stage, whose depth is that of all; nothing is asked of the width
-    and heads of the others, and nothing of downsampling.
+    Without a pyramid there is one stage, of all stages' depth together; the width and heads of the
+    others, and downsampling, are not asked for.
 
     Args:
         ask: gives the value of a setting, by its name.
         space: the settings.
-        baseline: has what the space does not speak of.
+        baseline: has the settings that the space leaves out.
     """
     chosen: dict[str, Any] = {}
     first = sorted(space.design.items(), key=lambda item: item[0] != "pyramid")
@@ -47,9 +47,9 @@ def sampled(ask: Ask, space: Space, baseline: Variant) -> tuple[Architecture, De
 
 
 def combinations_of(space: Space, baseline: Variant) -> list[dict[str, Any]]:
-    """Every combination of the values of what varies, where it has a meaning, each once.
+    """Return every combination of settings that has a meaning, each once.
 
-    Raises UserError where there are more than a grid can have.
+    Raises UserError if there are more than `LARGEST_GRID`.
     """
     found: list[dict[str, Any]] = []
     waiting: list[dict[str, Any]] = [{}]

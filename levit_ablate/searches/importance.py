@@ -193,14 +193,14 @@ def limits(found: Importance) -> list[str]:
         higher = f" Interactions of three settings or more have {100 * found.rest:.1f} %."
         return [line + (higher if settings > 2 else "")]
     few = f", and {trials} are too few to rely on" if trials < ENOUGH * settings else ""
-    said = [
+    lines = [
         f"Main effects only, by Optuna's fANOVA: a forest of regression trees, fitted to {trials} "
         f"trials of {settings} settings that were not drawn uniformly{few}; what settings do only "
         f"together (an exclusive or) is not shown, and widths are those fitted to the budget."
     ]
     if found.at:
-        said.append(f"Accuracy is that {found.at}, the last that pruned trials have too.")
+        lines.append(f"Accuracy is that {found.at}, the last that pruned trials have too.")
     if found.partial:
         some = ", ".join(f"{name} ({count} trials)" for name, count in found.partial.items())
-        said.append(f"Left out, as only some trials have them: {some}.")
-    return said
+        lines.append(f"Left out, as only some trials have them: {some}.")
+    return lines

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,10 +19,11 @@ from levit_ablate.analysis import speed
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
 from levit_ablate.runner.job import Job, Outcome
+from levit_ablate.runner.progress import Display
 from levit_ablate.runtime import has_gpu
 from levit_ablate.searches import trials
-from levit_ablate.searches.display import TrialLines
 from levit_ablate.searches.plan import SearchPlan
+from levit_ablate.searches.results import Found
 from levit_ablate.searches.sampling import InvalidError, sampler_of, variant_of
 from levit_ablate.searches.storage import STORAGE_ERRORS, reading_the_trials
 from levit_ablate.tracking.runs import of_key, settle
@@ -58,7 +59,8 @@ class SearchJobs:
         url: URL of the trials; empty for the journal in the work folder.
         study: the trials.
         parent: the search's run in MLflow.
-        lines: prints a line for each trial that has ended.
+        display: shows the progress.
+        show: prints a line for each trial that has ended.
         life: user attributes by which others know that this process lives.
     """
 
@@ -68,15 +70,17 @@ class SearchJobs:
         url: str,
         study: Study,
         parent: Run,
-        lines: TrialLines,
+        display: Display,
+        show: Callable[[Sequence[Found]], None],
         life: Mapping[str, str],
     ) -> None:
         self.planned = planned
         self.search = planned.search
+        self.prunes_by_epoch = planned.search.pruner in ("asha", "median")
         self.url = url
         self.study = study
         self.parent = parent
-        self.lines = lines
+        self.display, self.show = display, show
         self.life = life
         self.asking = trials.asking(planned)
         self.at_work: dict[int, _AtWork] = {}  # by the trial's number
@@ -93,7 +97,7 @@ class SearchJobs:
             others = trials.at_work(self.study.get_trials(deepcopy=False))
             is_enough = trials.is_done(self.study, self.planned)
         if is_enough and others:
-            self.lines.display.say_once(f"others are at work; waiting for {', '.join(others)}")
+            self.display.say_once(f"others are at work; waiting for {', '.join(others)}")
         return is_enough and not others
 
     def next(self) -> Job | Literal["again"] | None:
@@ -103,7 +107,7 @@ class SearchJobs:
         if time.monotonic() < self.next_ask:
             return None
         if not answers():  # what could not be recorded is tried again
-            self.lines.display.say_once(f"{the_record()} does not answer; waiting for it")
+            self.display.say_once(f"{the_record()} does not answer; waiting for it")
         else:
             with reading_the_trials(self.url):
                 with self.asking:
@@ -180,12 +184,8 @@ class SearchJobs:
             parent=self.parent.info.run_id,
             name=f"trial {number}" + (f" seed {seed}" if len(seeds) > 1 else ""),
             number=number,
-            may_be_given_up=not own.results and self._prunes_by_epoch,
+            may_be_given_up=not own.results and self.prunes_by_epoch,
         )
-
-    @property
-    def _prunes_by_epoch(self) -> bool:
-        return self.search.pruner in ("asha", "median")
 
     def _latency(self, trial: Trial, variant: Variant) -> float | None:
         """Measure it where the search needs it. Raises InvalidError if it is over the limit."""
@@ -237,7 +237,7 @@ class SearchJobs:
             trial.set_user_attr(trials.ERROR, f"RunError: {error}")
             self._tell(trial, state=TrialState.FAIL)
             return
-        if not own.results and self._prunes_by_epoch:
+        if not own.results and self.prunes_by_epoch:
             for step, value in enumerate(result.curve[own.num_reported :], own.num_reported + 1):
                 trial.report(value, step)
         own.results.append(result)
@@ -265,7 +265,7 @@ class SearchJobs:
             frozen = self.study._storage.get_trial(own.trial._trial_id)
             self._tell(own.trial, state=TrialState.FAIL)
             trials.again(self.study, frozen)
-        self.lines.display.say(f"{job.title}: {outcome.error}")
+        self.display.say(f"{job.title}: {outcome.error}")
         with contextlib.suppress(RunError):
             settle(of_key(*job.variant.keys))
         self.deaths += 1
@@ -287,7 +287,7 @@ class SearchJobs:
             return
         self.next_look = time.monotonic() + POLL
         with reading_the_trials(self.url):
-            self.lines.show(trials.found_of(self.study.get_trials(deepcopy=False)))
+            self.show(trials.found_of(self.study.get_trials(deepcopy=False)))
 
     def close(self) -> None:
         """Leave the trials that are not done to the next command, and print the last lines."""

@@ -31,7 +31,7 @@ class Setting:
     step: Value | None = None
     """The distance between them, where they are a range."""
     solver: tuple[int, ...] = ()
-    """What the solver may take for a width in place of what is sampled; empty for the options."""
+    """Widths that the solver may take in place of what is sampled; empty for the options."""
 
     @property
     def is_fixed(self) -> bool:
@@ -73,14 +73,14 @@ class Number(Limits):
 
 
 def near(middle: int, step: int) -> Setting:
-    """From half to one and a half of a number, in steps that meet it."""
+    """Return the range from half to one and a half of a number, in steps that meet it."""
     reach = max(1, middle // 2 // step) * step
     low = middle - reach if middle > reach else middle
     return span(low, middle + reach, step)
 
 
 def span(low: Value, high: Value, step: Value) -> Setting:
-    """From `low` in steps as far as `high`, each rounded to ten digits."""
+    """Return the range from `low` in steps as far as `high`, each rounded to ten digits."""
     count = int((high - low) / step + 1e-9) + 1
     options = tuple(round(low + index * step, 10) for index in range(count))
     return Setting(options=options, step=step if count > 1 else None)

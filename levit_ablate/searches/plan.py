@@ -53,12 +53,12 @@ class SearchPlan:
 
     @property
     def dataset(self) -> str:
-        """The images, by name."""
+        """Name of the dataset, or of its folder."""
         return dataset_name(self.baseline.experiment.data)
 
     @property
     def measures_latency(self) -> bool:
-        """Whether the latency of every network is: for a budget of it, or a front."""
+        """The latency of every network is measured, for a budget of it or a front."""
         return self.latency is not None or "latency" in self.search.objectives
 
     @property
@@ -68,7 +68,7 @@ class SearchPlan:
 
     @cached_property
     def key(self) -> str:
-        """By which a search is found again: all that decides what its trials come to."""
+        """Key under which the search is found again: the hash of all that decides its trials."""
         return hashed(
             {
                 "search": self.search.name,
@@ -83,7 +83,7 @@ class SearchPlan:
 
     @cached_property
     def whole(self) -> Whole:
-        """What its own run in MLflow is of."""
+        """Name, key and conditions of its own run in MLflow."""
         return Whole(
             kind=SEARCH,
             name=self.search.name,
@@ -101,14 +101,14 @@ class SearchPlan:
     def variant(
         self, name: str, summary: str, architecture: Architecture, design: Design
     ) -> Variant:
-        """A network of the search, as a trial trains it. Raises UserError if it has no meaning."""
+        """Return a network as a trial trains it. Raises UserError if it has no meaning."""
         architecture, design = geometry.canonical(architecture, design)
         return self._at_seed(self.ablation(name, summary, architecture, design))
 
     def ablation(
         self, name: str, summary: str, architecture: Architecture, design: Design
     ) -> Ablation:
-        """The same as an ablation, which a file can hold."""
+        """Return a network as an ablation, which a file can hold."""
         base = self.baseline.experiment.design
         changed = differences(Design(), design) | differences(base, design)
         return Ablation(
@@ -120,13 +120,13 @@ class SearchPlan:
         )
 
     def rebuilt(self, name: str, summary: str, said: Mapping[str, Any]) -> Variant:
-        """The network that a trial's attributes hold, under the conditions of a trial."""
+        """Return the network that a trial's attributes hold, under the conditions of a trial."""
         architecture = config_from(Architecture, said["architecture"], name, "architecture")
         design = config_from(Design, said["design"], name, "design")
         return self.variant(name, summary, architecture, design)
 
     def named(self, name: str) -> Variant:
-        """An ablation under the conditions of a trial. Raises UserError where there is none."""
+        """Return an ablation under the conditions of a trial. Raises UserError without one."""
         own = library.read(name)
         return self.baseline if name == self.baseline.name else self._at_seed(own)
 
@@ -134,7 +134,7 @@ class SearchPlan:
         return self.compared.variant(own).at_seed(self.search.seeds[0])
 
     def fitted(self, architecture: Architecture, design: Design) -> Architecture | None:
-        """With the widths that the budget allows; None where even the narrowest cost too much.
+        """Return the geometry with the widths that the budget allows; None where none fit.
 
         A search for accuracy alone brings every network near to the budget.
         """

@@ -19,7 +19,7 @@ from levit_ablate.library import BASELINE, SEARCHES, conditions, line
 from levit_ablate.schema import Reader, fields_from, merge, named, read_word, read_yaml, seeds_from
 
 FEWEST_SEEDS = 5
-"""With which Wilcoxon's test can reach Optuna's threshold of 0.1 before the last of them."""
+"""Fewer cannot reach Optuna's threshold of 0.1 in Wilcoxon's test before the last seed."""
 OTHERS = "others"
 """Stages that nothing else is said of, in a space."""
 COSTS = ("flops", "params", "latency")
@@ -105,14 +105,14 @@ _seeds = partial(seeds_from, counted=False)
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched, and how."""
+    """A search as its file has it."""
 
     name: str
     """The file's name, without its suffix."""
     path: Path
     """The file."""
     summary: Annotated[str, line("what is searched")]
-    """What it is about, in a line."""
+    """One line on what it is about."""
     space: Annotated[Mapping[str, Any], _space] = field(default_factory=dict)
     """Settings, as `space_from` takes them."""
     objectives: Annotated[tuple[str, ...], _objectives] = ("accuracy",)

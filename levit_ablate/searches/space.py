@@ -109,7 +109,7 @@ def space_from(
 
 
 def _by_stage(said: Any, most: int, where: str) -> dict[int, Any]:
-    """What is said of each stage, by its index."""
+    """Return what is said of each stage, by its index."""
     if said is None:
         return {}
     if not isinstance(said, Mapping):

@@ -55,7 +55,7 @@ class Plan:
 
     @cached_property
     def whole(self) -> Whole:
-        """What its own run in MLflow says."""
+        """Name, key and conditions of its own run in MLflow."""
         return Whole(
             kind=STUDY,
             name=self.study.name,

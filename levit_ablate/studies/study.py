@@ -30,9 +30,9 @@ class Study:
     path: Path
     """The file."""
     summary: str
-    """What it is about, in a line."""
+    """One line on what it is about."""
     baseline: Ablation
-    """What the variants change."""
+    """The ablation that the variants change."""
     variants: tuple[Ablation, ...]
     """Each a difference from the baseline."""
     parts: Mapping[str, tuple[str, str]] = field(default_factory=dict)

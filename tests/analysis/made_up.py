@@ -36,7 +36,7 @@ def row(name: str, accuracies: tuple[float | None, ...], **values: object) -> Ro
 
 
 def results(rows: list[Row] | None = None, seeds: int = 3) -> Results:
-    """Of these rows, or of five with everything."""
+    """Return results of these rows, or of five with everything."""
     rows = rows or [row(name, values[:seeds]) for name, values in ACCURACIES.items()]
     said = {
         "study": "paper",

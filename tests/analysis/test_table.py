@@ -162,7 +162,7 @@ def test_markdown_is_a_table_of_as_many_columns_everywhere():
 
 
 class Page(HTMLParser):
-    """What a page refers to, and its text."""
+    """Links and text of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

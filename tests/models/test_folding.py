@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
+from designs import SINGLE_FLIPS, name_of
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -12,26 +11,12 @@ from levit_ablate.models.folding import fold_batch_norms
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.presets import PRESETS
 
-CHANGES = [
-    {"pyramid": False},
-    {"position": "absolute"},
-    {"position": "none"},
-    {"attention_activation": "none"},
-    {"activation": "gelu"},
-    {"activation": "relu"},
-    {"keys": "as_values"},
-    {"mlp_expansion": 4.0},
-    {"stem": "patch"},
-    {"pooling": "class_token"},
-    {"norm": "layer"},
-    {"norm": "layer", "stem_norm": "batch"},
-    {"norm": "layer", "stem_norm": "batch", "stem": "patch"},
-    {"downsampling": "convolution"},
-    {"downsampling": "convolution", "pooling": "class_token"},
-    {"zero_init": False},
-    {"distillation": "soft"},
-    {"distillation": "none"},
+TOGETHER = [
+    Design(norm="layer", stem_norm="batch"),
+    Design(norm="layer", stem_norm="batch", stem="patch"),
+    Design(downsampling="convolution", pooling="class_token"),
 ]
+"""Choices whose parts with a norm meet only here."""
 
 
 def build(model: str, design: Design) -> tuple[LeViT, Tensor]:
@@ -66,9 +51,9 @@ def test_folding_keeps_the_logits_of_every_preset(model: str) -> None:
     assert isinstance(folded.get_submodule("stem.0.0"), nn.Conv2d)
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_folding_keeps_the_logits_of_every_design_choice(change: dict[str, object]) -> None:
-    assert_folded(*build("levit_nano", replace(Design(), **change)))
+@pytest.mark.parametrize("design", [*SINGLE_FLIPS, *TOGETHER], ids=name_of)
+def test_folding_keeps_the_logits_of_every_design_choice(design: Design) -> None:
+    assert_folded(*build("levit_nano", design))
 
 
 def test_folding_takes_the_norms_parameters_away_and_adds_biases() -> None:

@@ -1,4 +1,4 @@
-"""What a report says of its networks, and of which."""
+"""The report of a search describes the right networks."""
 
 from __future__ import annotations
 

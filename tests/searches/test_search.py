@@ -9,7 +9,7 @@ import pytest
 from levit_ablate import library
 from levit_ablate.errors import UserError
 from levit_ablate.searches.plan import plan
-from levit_ablate.searches.recorded import said_of
+from levit_ablate.searches.record import search_as_mapping
 from levit_ablate.searches.sampling import points_of_named
 from levit_ablate.searches.search import KEYS, Search, changed, read, read_file
 
@@ -123,7 +123,7 @@ def test_a_mistake_in_a_file_is_named_with_the_file(text, expected):
 )
 def test_what_was_recorded_reads_back_as_it_was_asked(said):
     asked = changed(read("equal_flops"), said)
-    recorded = json.loads(json.dumps(said_of(asked)))
+    recorded = json.loads(json.dumps(search_as_mapping(asked)))
     base = Search(name=asked.name, path=asked.path, summary=asked.summary)
     assert changed(base, {key: recorded[key] for key in KEYS if key != "summary"}) == asked
 

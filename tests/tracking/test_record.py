@@ -144,8 +144,11 @@ def test_the_epochs_of_a_killed_run_that_its_store_missed_are_written_when_it_is
     folder.mkdir(parents=True)
     epochs = [{"train_loss": 3.0}, {"train_loss": 2.0}]
 
+    ids = []
+
     def train_until_killed() -> None:
         with record(own, folder) as killed:
+            ids.append(killed.run_id)
             killed.metrics(epochs[0], epoch=0)
             go_away(tmp_path / "mlflow.db")
             killed.metrics(epochs[1], epoch=1)
@@ -157,7 +160,7 @@ def test_the_epochs_of_a_killed_run_that_its_store_missed_are_written_when_it_is
     assert (folder / outbox.FILE).exists()  # how it ended
     come_back(tmp_path / "mlflow.db")
     with record(own, folder) as resumed:
-        assert resumed.run_id == killed.run_id and not (folder / outbox.FILE).exists()
+        assert [resumed.run_id] == ids and not (folder / outbox.FILE).exists()
         for epoch, metrics in enumerate(epochs):  # as `RecordEpochs` does, from its checkpoint
             resumed.metrics(metrics, epoch)
     deliver_pending(tmp_path / "work")

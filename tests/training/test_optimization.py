@@ -9,6 +9,7 @@ import mlflow
 import pytest
 import torch
 from lightning import Trainer
+from networks import SMALL
 from torch import Tensor, nn
 
 from levit_ablate import library
@@ -32,23 +33,22 @@ DECAYS = (0.9, 0.95, 0.98, 0.9873, 0.998, 0.9995, 0.9999, 0.99996)
 NAMES = list(library.names())
 
 
-def experiment_of(name: str, **recipe: object):
-    """A short training without a teacher, averaged."""
+def trained(name: str, folder: Path, **recipe: object) -> tuple[Trainer, LeViTModule, ImageData]:
+    """A short training of a small network, without a teacher, averaged."""
     given = {
         "design": {"distillation": "none"},
-        "recipe": {"epochs": 1, "warmup_epochs": 0.5, "batch_size": 256, **recipe},
+        "architecture": SMALL,
+        "recipe": {"epochs": 1, "warmup_epochs": 0.5, "batch_size": 64, **recipe},
+        "data": {"validation": 0.7},
         "hardware": {"accelerator": "cpu"},
     }
-    return variant(name, given).experiment
-
-
-def trained(name: str, folder: Path, **recipe: object) -> tuple[Trainer, LeViTModule, ImageData]:
-    experiment = experiment_of(name, **recipe)
+    made = variant(name, given)
+    experiment = made.experiment
     data = ready_data(experiment)
     module = LeViTModule(
         design=experiment.design,
-        model=experiment.model,
-        architecture=experiment.architecture,
+        architecture=made.architecture,
+        images=made.images,
         recipe=experiment.recipe,
     )
     trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, [])

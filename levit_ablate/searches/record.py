@@ -20,12 +20,12 @@ from levit_ablate.tracking.runs import read_json, reading_the_record
 from levit_ablate.tracking.runs import search as search_runs
 from levit_ablate.tracking.tags import DATASET, SEARCH
 
-ASKED = "search.json"
+FILE = "search.json"
 """Artifact of a search's run."""
 
 
-class Asked(NamedTuple):
-    """How a search was asked for."""
+class RecordedSearch(NamedTuple):
+    """A search and its conditions, as its record has them."""
 
     search: Search
     given: Mapping[str, Any]
@@ -33,13 +33,17 @@ class Asked(NamedTuple):
     """The datasets of earlier searches of the name, the latest first."""
 
 
-def write_asked(planned: SearchPlan, storage: str, parent: Run) -> None:
+def write_search(planned: SearchPlan, storage: str, parent: Run) -> None:
     """Write it into the search's run, with the URL of the trials, which holds no password."""
-    content = {"search": said_of(planned.search), "given": dict(planned.given), "storage": storage}
-    MlflowClient().log_dict(parent.info.run_id, content, ASKED)
+    content = {
+        "search": search_as_mapping(planned.search),
+        "given": dict(planned.given),
+        "storage": storage,
+    }
+    MlflowClient().log_dict(parent.info.run_id, content, FILE)
 
 
-def said_of(search: Search) -> dict[str, Any]:
+def search_as_mapping(search: Search) -> dict[str, Any]:
     """Return a search as its file would have it, with its name and path."""
     said = {field.name: plain(getattr(search, field.name)) for field in fields(Search)}
     budget = {cost: amount_said(most, cost) for cost, most in search.budget.items()}
@@ -47,7 +51,7 @@ def said_of(search: Search) -> dict[str, Any]:
 
 
 @reading_the_record()
-def latest(name: str) -> Asked | None:
+def latest(name: str) -> RecordedSearch | None:
     """Return the latest search of this name in the open store, or None.
 
     Raises UserError if another version recorded it, with other settings.
@@ -55,7 +59,7 @@ def latest(name: str) -> Asked | None:
     runs = search_runs(f"tags.`{SEARCH}` = '{name}'")
     if not runs:
         return None
-    content = read_json(runs[0], ASKED)
+    content = read_json(runs[0], FILE)
     said = content["search"]
     base = Search(name=said["name"], path=Path(said["path"]), summary=said["summary"])
     try:
@@ -63,7 +67,7 @@ def latest(name: str) -> Asked | None:
     except (UserError, KeyError) as error:
         raise UserError(f"{name}: its record in run {runs[0].info.run_id}: {error}") from error
     others = tuple(run.data.tags.get(DATASET, "") for run in runs[1:])
-    return Asked(search=asked, given=content["given"], others=others)
+    return RecordedSearch(search=asked, given=content["given"], others=others)
 
 
 @reading_the_record()
@@ -74,10 +78,10 @@ def storage_recorded(planned: SearchPlan) -> str:
     """
     run = parent_run.found(planned.whole)
     artifacts = MlflowClient().list_artifacts(run.info.run_id) if run else []
-    if run is None or ASKED not in {each.path for each in artifacts}:
+    if run is None or FILE not in {each.path for each in artifacts}:
         return ""  # it is new, or was killed before it wrote that
     try:
-        storage: str = read_json(run, ASKED).get("storage", "")
+        storage: str = read_json(run, FILE).get("storage", "")
     except DamagedError:
         if journal_of(planned).exists():
             return ""

@@ -8,7 +8,7 @@ import pytest
 from searching import small
 
 from levit_ablate.errors import DamagedError
-from levit_ablate.searches.recorded import latest, storage_recorded, write_asked
+from levit_ablate.searches.record import latest, storage_recorded, write_search
 from levit_ablate.searches.storage import journal_of
 from levit_ablate.tracking import parent_run
 
@@ -21,7 +21,7 @@ def planned(store):
     planned = small()
 
     def describe(parent, was_there):
-        write_asked(planned, URL, parent)
+        write_search(planned, URL, parent)
 
     with parent_run.at_work(planned.whole, Path(), describe, lambda _: True):
         return planned
