@@ -98,10 +98,10 @@ norm, which with that of LeViT everywhere else can only be the same."""
 
 
 def load_weights(network: LeViT, weights: str | Path | Mapping[str, Any]) -> None:
-    """Copy released weights into `network`: all of them or, if anything does not fit, none.
+    """Copy weights into `network`: all of them or, if anything does not fit, none.
 
     Args:
-        network: a network of LeViT's design; its start and its drop path do not matter.
+        network: of LeViT's design for released weights; of any for those of its like.
         weights: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file, or what is in one: a state dict in
             timm's layout, the official one or our own, by itself or as `model` or `state_dict`; of
             the network, or of what wraps it (`WRAPPERS`).
@@ -147,10 +147,13 @@ def from_released(weights: str | Path | Mapping[str, Any], network: LeViT) -> di
     """
     where = "weights" if isinstance(weights, Mapping) else f"weights: {weights}"
     given = tensors_of(weights if isinstance(weights, Mapping) else read(Path(weights)), where)
+    ours = network.state_dict()
+    if given.keys() == ours.keys():  # our own layout, of whatever design
+        _check(given, ours, where)
+        return dict(given)
     layouts = [_sources(network, layout) for layout in Names._fields]
     sources = max(layouts, key=lambda sources: len(sources.keys() & given.keys()))
     _check(given, _joined(network, sources), where)
-    ours = network.state_dict()
     converted: dict[str, Tensor] = {}
     for key, names in sources.items():
         converted.update(zip(names, _split(given[key], names, ours), strict=True))

@@ -270,6 +270,15 @@ def test_the_state_dict_of_a_network_of_ours_loads_too() -> None:
     assert_same_bits(second.state_dict(), first.state_dict())
 
 
+@pytest.mark.parametrize("design", SINGLE_FLIPS, ids=name_of)
+def test_the_state_dict_of_a_network_of_any_design_loads_into_its_like(design: Design) -> None:
+    preset = PRESETS["levit_nano"]
+    ours, other = (LeViT(preset.architecture, design, preset.images) for _ in range(2))
+    given = {name: tensor + 1 for name, tensor in ours.state_dict().items()}
+    load_weights(other, given)
+    assert all(torch.equal(given[name], own) for name, own in other.state_dict().items())
+
+
 def test_one_head_goes_into_a_network_of_one_head() -> None:
     weights = timm_weights(distilled=False)
     network = build(design=Design(distillation="none"))
