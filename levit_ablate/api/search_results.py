@@ -17,6 +17,7 @@ from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant
 from levit_ablate.searches import plots, report_tables
 from levit_ablate.searches.confirm import exported
+from levit_ablate.searches.importance import FEWEST_TRIALS
 from levit_ablate.searches.report import Report, as_json, pictures_of
 from levit_ablate.searches.results import FIELDS, Found, winner
 from levit_ablate.training.module import LeViTModule
@@ -49,7 +50,12 @@ class SearchPlots:
     def importance(self) -> Figure:
         """Draw how much of the variance of accuracy each setting makes."""
         found = self._report.importance
-        return shown(plots.effects(found) if found else None, f"{self._name}: importance")
+        if found is None:
+            raise UserError(
+                f"{self._name}: importance: needs {FEWEST_TRIALS} trained networks, of which some "
+                f"differ in accuracy"
+            )
+        return shown(plots.effects(found), f"{self._name}: importance")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +111,8 @@ def main(argv: Sequence[str]) -> None:
         started = places(options)
         workers = {"workers": started.pop("jobs")} if "jobs" in started else {}
         how = {**kept, **workers, **started}
-        found = api.search(file, **how, progress=True, allow_failures=True, **given)
+        with redirect_stdout(sys.stderr):  # what libraries print, as Ray's threads do
+            found = api.search(file, **how, progress=True, allow_failures=True, **given)
     if "export" in options:
         which, name = options["export"]
         path = found.export(which, name)

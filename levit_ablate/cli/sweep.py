@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from levit_ablate.cli.options import parse, parser_for
 from levit_ablate.cli.study_options import (
@@ -31,15 +33,18 @@ def main(argv: Sequence[str]) -> None:
     from levit_ablate.analysis import formats
     from levit_ablate.api import sweep as api  # loads torch, lightning and mlflow: seconds
 
-    study = api.sweep(
-        wanted.study,
-        **wanted.chosen(),
-        **places(options),
-        tracking_uri=options.get("tracking_uri"),
-        progress=True,
-        allow_failures=True,
-        **wanted.given,
-    )
+    with redirect_stdout(
+        sys.stderr
+    ):  # what libraries print, as Ray's threads do, is not the result
+        study = api.sweep(
+            wanted.study,
+            **wanted.chosen(),
+            **places(options),
+            tracking_uri=options.get("tracking_uri"),
+            progress=True,
+            allow_failures=True,
+            **wanted.given,
+        )
     if options.get("format") == "json":
         print(study.to("json"), end="")
     else:
