@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
 
     with redirect_stdout(
         sys.stderr
-    ):  # what libraries print, as Ray's threads do, is not the result
+    ):  # what libraries print, as Ray's threads do
         study = api.sweep(
             wanted.study,
             **wanted.chosen(),
