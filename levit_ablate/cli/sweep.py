@@ -33,9 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from levit_ablate.analysis import formats
     from levit_ablate.api import sweep as api  # loads torch, lightning and mlflow: seconds
 
-    with redirect_stdout(
-        sys.stderr
-    ):  # what libraries print, as Ray's threads do
+    with redirect_stdout(sys.stderr):  # what libraries print, as Ray's threads do
         study = api.sweep(
             wanted.study,
             **wanted.chosen(),
