@@ -13,6 +13,7 @@ import pytest
 from processes import FORKS, Started, result_of, wait_for
 from recorded import runs, tag, trained
 from searching import LONG, search, small, workers_of
+from sqlalchemy.engine import make_url
 
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.searches.storage import database, reading_the_trials, serve, storage_of, study_of
@@ -40,7 +41,7 @@ def test_four_workers_of_which_one_is_killed_lose_no_trial_and_do_none_twice(ser
     assert states.count("COMPLETE") == 4 and states.count("FAIL") == 1 and len(states) == 5
 
 
-def test_two_commands_at_once_join_one_search(server, tmp_path):
+def test_two_commands_at_once_join_one_search(server, tmp_path, monkeypatch):
     words = ("--storage", server, "--trials", "4", "--recipe.epochs", "3")
     both = [search(tmp_path, *words) for _ in range(2)]
     first, second = (result_of(process)["counts"] for process in both)
@@ -48,6 +49,7 @@ def test_two_commands_at_once_join_one_search(server, tmp_path):
     assert set(trained(tmp_path).values()) == {1} and len(trained(tmp_path)) == 4
     assert len([run for run in runs(tmp_path) if tag(run, "search")]) == 1
     report = ("search", "equal_flops", "--report", "--format", "json")  # it knows of the database
+    monkeypatch.setenv("PGUSER", make_url(server).username)  # but not of the account
     assert result_of(Started(FORKS, *report, cwd=tmp_path))["counts"]["complete"] == 4
 
 

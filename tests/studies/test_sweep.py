@@ -141,10 +141,11 @@ def test_a_table_of_seeds_that_are_not_there_says_which(swept):
     folder, _, _ = swept
     table = levit_ablate("table", "paper", "--seeds", "0,1,7", cwd=folder)
     assert table.wait() == 2
-    assert "--seeds: 7 not recorded; there are 0, 1, 2" in table.said()[1]
+    assert "--seeds: 7 not recorded; there are 0, 1" in table.said()[1]
     table = levit_ablate("table", "papr", cwd=folder)
     assert table.wait() == 2
-    assert "papr: nothing is recorded in sqlite:///mlflow.db; did you mean paper" in table.said()[1]
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    assert f"papr: nothing is recorded in {store}; did you mean paper" in table.said()[1]
 
 
 def test_the_table_is_read_back_from_the_record(swept, tmp_path):
