@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
+import io
 import json
 import logging
 import os
@@ -30,6 +32,7 @@ from processes import Started, wait_for
 import levit_ablate as la
 from levit_ablate import library
 from levit_ablate.api import launch
+from levit_ablate.api.session import talking
 from levit_ablate.cli.main import run_command
 
 QUICK = {
@@ -246,6 +249,38 @@ def test_a_call_leaves_mlflow_and_the_streams_as_they_were(result, folder, monke
     assert fresh.trained and fresh.run_id != again.run_id == result.run_id
     assert fresh.accuracy == again.accuracy
     assert "MLFLOW_TRACKING_URI" not in os.environ and "MLFLOW_EXPERIMENT_ID" not in os.environ
+    assert (sys.stdout, sys.stderr) == streams
+
+
+class _Printer(logging.Handler):
+    """A handler that prints to whatever standard error is, as rich's does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"logged: {record.getMessage()}", file=sys.stderr)
+
+
+def test_a_handler_of_the_log_may_print(capsys, caplog):
+    handler = _Printer()
+    logger = logging.getLogger("levit_ablate")
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, "levit_ablate"), talking(progress=False):
+            print("a line")
+    finally:
+        logger.removeHandler(handler)
+    assert capsys.readouterr() == ("", "logged: a line\n")
+
+
+def test_a_redirection_that_outlives_a_call_leaves_no_stream_that_prints_to_itself(capsys):
+    call, redirected = talking(progress=True), contextlib.redirect_stderr(io.StringIO())
+    streams = sys.stdout, sys.stderr
+    call.__enter__()
+    redirected.__enter__()
+    call.__exit__(None, None, None)
+    redirected.__exit__(None, None, None)  # puts back what the call had put there
+    with talking(progress=True):
+        print("a line")
+    assert capsys.readouterr() == ("", "a line\n")
     assert (sys.stdout, sys.stderr) == streams
 
 
