@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from functools import partial
 from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -34,6 +35,7 @@ from levit_ablate import library
 from levit_ablate.api import launch
 from levit_ablate.api.session import talking
 from levit_ablate.cli.main import run_command
+from levit_ablate.runner.job import Outcome
 
 QUICK = {
     "architecture": SMALL,
@@ -406,6 +408,24 @@ def test_a_plan_says_what_is_recorded(study):
         ("no_patch_conv", 1): "missing",
     }
     assert list(plan.variants["name"]) == ["baseline", "no_patch_conv"]
+
+
+def says_who(job: object, station: object, driver: object) -> Outcome:
+    return Outcome(error=os.environ.get("WHO", "nobody"))
+
+
+def test_a_job_has_the_environment_of_its_caller_and_not_of_the_first_one(tmp_path, monkeypatch):
+    said = []
+    for who in ("first", "second"):
+        monkeypatch.setenv("WHO", who)
+        hardware = la.Hardware(accelerator="cpu", work_dir=str(tmp_path))
+        launcher = launch.Places(jobs=1).launch(says_who, hardware, "sqlite:///mlflow.db")
+        with contextlib.closing(launcher):
+            launcher.start(SimpleNamespace(log="job"))
+            while not (events := launcher.events(1)):
+                pass
+        said.append(events[-1].news.error.split()[0])
+    assert said == ["first", "second"]
 
 
 def test_jobs_import_no_script_of_the_callers():
