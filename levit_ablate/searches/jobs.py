@@ -78,7 +78,9 @@ class SearchJobs:
     def is_done(self) -> bool:
         if self.at_work or time.monotonic() < self.next_ask:
             return False
-        with reading_the_trials(self.url), self.asking:
+        with reading_the_trials(self.url), trials.acquired(self.asking, POLL) as may_ask:
+            if not may_ask:
+                return False
             trials.revive(self.study)
             others = trials.at_work(self.study.get_trials(deepcopy=False))
             is_enough = trials.is_done(self.study, self.planned)
@@ -96,10 +98,14 @@ class SearchJobs:
             self.display.say_once(f"{the_record()} does not answer; waiting for it")
         else:
             with reading_the_trials(self.url):
-                with self.asking:
-                    trials.revive(self.study)
-                    is_done = trials.is_done(self.study, self.planned)
-                    own = None if is_done else self._ask()
+                own, is_done = None, True
+                with trials.acquired(self.asking, POLL) as may_ask:
+                    if may_ask:
+                        trials.revive(self.study)
+                        is_done = trials.is_done(self.study, self.planned)
+                        own = None if is_done else self._ask()
+                    else:
+                        self.display.say_once("another process asks for a trial; waiting for it")
                 if own:
                     return self._first_job(*own) or "again"
                 if not is_done:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 
@@ -334,3 +336,33 @@ def test_a_job_that_asks_again_as_its_machine_was_lost_is_still_given_up():
     found = done(pruning_search(), Lost())
     assert lost and {number: found[number].last_step for number in lost} == lost
     assert {found[number].state for number in lost} == {TrialState.PRUNED}
+
+
+def test_ctrl_c_ends_a_search_that_waits_for_another_process_to_ask(monkeypatch):
+    """As where that one was stopped by Ctrl-Z while it held the lock."""
+    planned = small(trials=1)
+    monkeypatch.setattr(jobs, "POLL", 0.1)
+    held, ended, lines = threading.Event(), threading.Event(), conduct.TrialLines
+
+    def hold() -> None:
+        with trials.asking(planned):
+            held.set()
+            ended.wait(20)
+
+    holder = threading.Thread(target=hold)
+
+    def begin(*arguments):
+        holder.start()
+        held.wait()
+        threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()
+        return lines(*arguments)
+
+    monkeypatch.setattr(conduct, "TrialLines", begin)
+    launcher = MadeUp()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            conduct.conduct(planned, "", launcher)
+        assert not ended.is_set() and holder.is_alive() and not launcher.started
+    finally:
+        ended.set()
+        holder.join()
