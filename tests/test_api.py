@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
+import io
 import json
 import logging
 import os
@@ -18,6 +20,7 @@ from collections.abc import Iterator
 from functools import partial
 from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -30,7 +33,9 @@ from processes import Started, wait_for
 import levit_ablate as la
 from levit_ablate import library
 from levit_ablate.api import launch
+from levit_ablate.api.session import talking
 from levit_ablate.cli.main import run_command
+from levit_ablate.runner.job import Outcome
 
 QUICK = {
     "architecture": SMALL,
@@ -252,6 +257,38 @@ def test_a_call_leaves_mlflow_and_the_streams_as_they_were(result, folder, monke
     assert (sys.stdout, sys.stderr) == streams
 
 
+class _Printer(logging.Handler):
+    """A handler that prints to whatever standard error is, as rich's does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"logged: {record.getMessage()}", file=sys.stderr)
+
+
+def test_a_handler_of_the_log_may_print(capsys, caplog):
+    handler = _Printer()
+    logger = logging.getLogger("levit_ablate")
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, "levit_ablate"), talking(progress=False):
+            print("a line")
+    finally:
+        logger.removeHandler(handler)
+    assert capsys.readouterr() == ("", "logged: a line\n")
+
+
+def test_a_redirection_that_outlives_a_call_leaves_no_stream_that_prints_to_itself(capsys):
+    call, redirected = talking(progress=True), contextlib.redirect_stderr(io.StringIO())
+    streams = sys.stdout, sys.stderr
+    call.__enter__()
+    redirected.__enter__()
+    call.__exit__(None, None, None)
+    redirected.__exit__(None, None, None)  # puts back what the call had put there
+    with talking(progress=True):
+        print("a line")
+    assert capsys.readouterr() == ("", "a line\n")
+    assert (sys.stdout, sys.stderr) == streams
+
+
 def test_another_thread_and_a_running_event_loop_are_no_hindrance(result):
     found: list[la.RunResult] = []
 
@@ -374,6 +411,24 @@ def test_a_plan_says_what_is_recorded(study):
         ("no_patch_conv", 1): "missing",
     }
     assert list(plan.variants["name"]) == ["baseline", "no_patch_conv"]
+
+
+def says_who(job: object, station: object, driver: object) -> Outcome:
+    return Outcome(error=os.environ.get("WHO", "nobody"))
+
+
+def test_a_job_has_the_environment_of_its_caller_and_not_of_the_first_one(tmp_path, monkeypatch):
+    said = []
+    for who in ("first", "second"):
+        monkeypatch.setenv("WHO", who)
+        hardware = la.Hardware(accelerator="cpu", work_dir=str(tmp_path))
+        launcher = launch.Places(jobs=1).launch(says_who, hardware, "sqlite:///mlflow.db")
+        with contextlib.closing(launcher):
+            launcher.start(SimpleNamespace(log="job"))
+            while not (events := launcher.events(1)):
+                pass
+        said.append(events[-1].news.error.split()[0])
+    assert said == ["first", "second"]
 
 
 def test_jobs_import_no_script_of_the_callers():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,8 @@ from levit_ablate.errors import UserError
 from levit_ablate.runner.job import Driver, Job, Outcome, Station, Work
 from levit_ablate.runner.local import LocalLauncher
 from levit_ablate.runner.loop import Launcher
+
+GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class Places:
         gpus = torch.cuda.device_count() if on_gpu else 0
         check_places(jobs, per_device, gpus, self.word)
         logs = Path(hardware.work_dir, "logs").absolute()
-        here = partial(_in_folder, Path.cwd(), work)
+        here = partial(_as_here, Path.cwd(), dict(os.environ), work)
         return _OwnMain(here, station, jobs, per_device, gpus, logs)
 
 
@@ -106,7 +108,20 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _in_folder(folder: Path, work: Work, job: Job, station: Station, driver: Driver) -> Outcome:
-    """Do a job in the folder of the caller, who may have changed it since the first job."""
+def _as_here(
+    folder: Path,
+    environment: Mapping[str, str],
+    work: Work,
+    job: Job,
+    station: Station,
+    driver: Driver,
+) -> Outcome:
+    """Do a job in the caller's folder and environment, which may be others than at the first job.
+
+    A process has those of the fork server, but for the GPU of its place.
+    """
     os.chdir(folder)
+    own = {} if station.gpu is None else {GPUS: os.environ[GPUS]}
+    os.environ.clear()
+    os.environ.update({**environment, **own})
     return work(job, station, driver)

@@ -36,18 +36,30 @@ _stores: list[tuple[str, dict[str, str | None], Any]] = []
 
 
 class _LogStream(io.TextIOBase):
-    """A text stream whose lines become log records."""
+    """A text stream whose lines become log records.
+
+    Args:
+        handlers: gets what the log's own handlers print to a standard stream.
+    """
 
     is_log = True
 
-    def __init__(self) -> None:
+    def __init__(self, handlers: TextIO) -> None:
+        self.handlers = handlers
         self.line = ""
+        self.is_logging = False
 
     def write(self, text: str) -> int:
+        if self.is_logging:
+            return self.handlers.write(text)
         *lines, self.line = (self.line + text).split("\n")
-        for line in lines:
-            if line.strip():
-                LOG.info(line)
+        self.is_logging = True
+        try:
+            for line in lines:
+                if line.strip():
+                    LOG.info(line)
+        finally:
+            self.is_logging = False
         return len(text)
 
 
@@ -85,6 +97,14 @@ class _ThreadStream(io.TextIOBase):
         return getattr(self.stream, name)
 
 
+def _own_stream(name: str) -> TextIO:
+    """Return a standard stream; not ours, which a redirection that outlived a call put back."""
+    stream = getattr(sys, name)
+    while isinstance(stream, _ThreadStream):
+        stream = stream.stream
+    return cast(TextIO, stream)
+
+
 @contextmanager
 def talking(progress: bool) -> Iterator[None]:
     """Within, what this thread prints goes to standard error, or to the log without `progress`.
@@ -93,14 +113,14 @@ def talking(progress: bool) -> Iterator[None]:
     """
     with _lock:
         if not _talking:
-            before = {name: getattr(sys, name) for name in STREAMS}
+            before = {name: _own_stream(name) for name in STREAMS}
             for name, stream in before.items():
                 setattr(sys, name, _ThreadStream(name, stream))
         else:
             before = _talking[0]
         _talking.append(before)
     outer = dict(vars(_targets))
-    target = before["stderr"] if progress else _LogStream()
+    target = before["stderr"] if progress else _LogStream(before["stderr"])
     vars(_targets).update(dict.fromkeys(STREAMS, target))
     try:
         yield

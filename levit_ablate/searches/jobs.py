@@ -7,12 +7,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 from mlflow.entities import Run
 from optuna import Study, Trial
-from optuna.storages._heartbeat import BaseHeartbeatThread, get_heartbeat_thread
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import TrialState
 
 from levit_ablate.analysis import speed
@@ -22,6 +22,7 @@ from levit_ablate.runner.job import Job, Outcome
 from levit_ablate.runner.progress import Display
 from levit_ablate.runtime import has_gpu
 from levit_ablate.searches import trials
+from levit_ablate.searches.at_work import AtWork
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.results import Found
 from levit_ablate.searches.sampling import InvalidError, sampler_of, variant_of
@@ -34,21 +35,6 @@ POLL = 2.0
 """Seconds between two looks at the trials."""
 MOST_DEATHS = 3
 """Workers that may die one after the other, without another that ends."""
-
-
-@dataclass
-class _AtWork:
-    """A trial whose network is trained, a seed at a time."""
-
-    trial: Trial
-    variant: Variant
-    latency: float | None
-    heartbeat: BaseHeartbeatThread
-    started: float = field(default_factory=time.monotonic)
-    num_reported: int = 0
-    """Epochs that were reported to Optuna."""
-    results: list[Result] = field(default_factory=list)
-    """Results of the seeds that are done."""
 
 
 class SearchJobs:
@@ -83,7 +69,7 @@ class SearchJobs:
         self.display, self.show = display, show
         self.life = life
         self.asking = trials.asking(planned)
-        self.at_work: dict[int, _AtWork] = {}  # by the trial's number
+        self.at_work: dict[int, AtWork] = {}  # by the trial's number
         self.waiting: list[Job] = []  # further seeds of trials at work
         self.deaths = 0
         self.next_ask = self.next_look = 0.0
@@ -92,7 +78,9 @@ class SearchJobs:
     def is_done(self) -> bool:
         if self.at_work or time.monotonic() < self.next_ask:
             return False
-        with reading_the_trials(self.url), self.asking:
+        with reading_the_trials(self.url), trials.acquired(self.asking, POLL) as may_ask:
+            if not may_ask:
+                return False
             trials.revive(self.study)
             others = trials.at_work(self.study.get_trials(deepcopy=False))
             is_enough = trials.is_done(self.study, self.planned)
@@ -110,10 +98,14 @@ class SearchJobs:
             self.display.say_once(f"{the_record()} does not answer; waiting for it")
         else:
             with reading_the_trials(self.url):
-                with self.asking:
-                    trials.revive(self.study)
-                    is_done = trials.is_done(self.study, self.planned)
-                    own = None if is_done else self._ask()
+                own, is_done = None, True
+                with trials.acquired(self.asking, POLL) as may_ask:
+                    if may_ask:
+                        trials.revive(self.study)
+                        is_done = trials.is_done(self.study, self.planned)
+                        own = None if is_done else self._ask()
+                    else:
+                        self.display.say_once("another process asks for a trial; waiting for it")
                 if own:
                     return self._first_job(*own) or "again"
                 if not is_done:
@@ -143,7 +135,7 @@ class SearchJobs:
         """Return the training of a new trial at the first seed; None if there is none to be."""
         heartbeat = get_heartbeat_thread(trial._trial_id, self.study._storage)
         heartbeat.start()
-        own = _AtWork(trial, variant, None, heartbeat)
+        own = AtWork(trial, variant, None, heartbeat)
         self.at_work[trial.number] = own
         try:
             own.latency = self._latency(trial, variant)
@@ -175,7 +167,7 @@ class SearchJobs:
             trial.set_user_attr(trials.ERROR, message[:300])
         self._tell(trial, state=TrialState.FAIL)
 
-    def _job(self, own: _AtWork) -> Job:
+    def _job(self, own: AtWork) -> Job:
         seeds = self.search.seeds
         seed = seeds[len(own.results)]
         number = own.trial.number
@@ -202,21 +194,27 @@ class SearchJobs:
     def go_on(self, job: Job, curve: Sequence[float]) -> bool:
         """Report the new epochs; the trial goes on if it is not pruned at any of them."""
         own = self.at_work[job.number]
-        with reading_the_trials(self.url):
+        # one that another driver took for dead goes on: its retry finds what it comes to
+        with reading_the_trials(self.url), contextlib.suppress(UpdateFinishedTrialError):
             for accuracy in curve[own.num_reported :]:
+                own.trial.report(accuracy, step=own.num_reported + 1)
                 own.num_reported += 1
-                own.trial.report(accuracy, step=own.num_reported)
-                if own.trial.should_prune():
-                    return False
-        return True
+                own.is_pruned = own.trial.should_prune()
+                if own.is_pruned:
+                    break
+        return not own.is_pruned  # also where it asks again, as its machine was lost meanwhile
 
     def ended(self, job: Job, outcome: Outcome, is_stopping: bool) -> None:
         own = self.at_work[job.number]
-        trial = own.trial
         self.next_ask = self.next_look = 0.0
         if not outcome.died:
             self.deaths = 0
         with reading_the_trials(self.url):
+            self._take(job, own, outcome, is_stopping)
+
+    def _take(self, job: Job, own: AtWork, outcome: Outcome, is_stopping: bool) -> None:
+        trial = own.trial
+        try:
             if outcome.result:
                 self._seed_ended(own, outcome.result)
             elif outcome.given_up:
@@ -228,8 +226,10 @@ class SearchJobs:
                     message = f"{outcome.kind}: {outcome.error}".strip(": ")
                     trial.set_user_attr(trials.ERROR, message)
                 self._tell(trial, state=TrialState.FAIL)
+        except UpdateFinishedTrialError:  # another driver took it for dead, and has retried it
+            self._tell(trial, state=TrialState.FAIL)
 
-    def _seed_ended(self, own: _AtWork, result: Result) -> None:
+    def _seed_ended(self, own: AtWork, result: Result) -> None:
         trial = own.trial
         try:
             accuracy = result.validation_accuracy
@@ -249,17 +249,11 @@ class SearchJobs:
                 return
         if is_last:
             trial.set_constraint("valid", 0.0)
-            self._tell(trial, self._values(own))
+            self._tell(trial, own.values(self.search.objectives))
         else:
             self.waiting.append(self._job(own))
 
-    def _values(self, own: _AtWork) -> list[float]:
-        accuracy = sum(each.validation_accuracy for each in own.results) / len(own.results)
-        cost = own.variant.cost
-        costs = {"flops": cost.flops, "params": cost.params, "latency": own.latency}
-        return [accuracy, *(float(costs[name] or 0) for name in self.search.objectives[1:])]
-
-    def _died(self, job: Job, own: _AtWork, outcome: Outcome) -> None:
+    def _died(self, job: Job, own: AtWork, outcome: Outcome) -> None:
         """Try a trial again whose worker died. Raises RunError if workers die all the time."""
         with self.asking:
             frozen = self.study._storage.get_trial(own.trial._trial_id)
@@ -278,7 +272,8 @@ class SearchJobs:
         """End a trial."""
         if own := self.at_work.pop(trial.number, None):
             own.heartbeat.join()
-            trial.set_user_attr(trials.SECONDS, time.monotonic() - own.started)
+            with contextlib.suppress(UpdateFinishedTrialError):
+                trial.set_user_attr(trials.SECONDS, time.monotonic() - own.started)
         self.study.tell(trial, values, state=state, skip_if_finished=True)
 
     def update(self) -> None:
@@ -286,8 +281,11 @@ class SearchJobs:
         if time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + POLL
-        with reading_the_trials(self.url):
-            self.show(trials.found_of(self.study.get_trials(deepcopy=False)))
+        try:
+            with reading_the_trials(self.url):
+                self.show(trials.found_of(self.study.get_trials(deepcopy=False)))
+        except RunError as error:  # the trainings go on, until there is something to be told
+            self.display.say_once(str(error))
 
     def close(self) -> None:
         """Leave the trials that are not done to the next command, and print the last lines."""
@@ -295,5 +293,4 @@ class SearchJobs:
             with contextlib.suppress(*STORAGE_ERRORS):
                 self._tell(own.trial, state=TrialState.FAIL)
         self.next_look = 0.0
-        with contextlib.suppress(RunError):
-            self.update()
+        self.update()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna import Study, Trial, create_trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage, fail_stale_trials
@@ -75,6 +75,20 @@ def asking(planned: SearchPlan) -> FileLock:
     folder = planned.work_dir / "searches"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(lock_of(folder / planned.key))
+
+
+@contextmanager
+def acquired(lock: FileLock, seconds: float) -> Iterator[bool]:
+    """Hold a lock, or give false after some seconds: a wait without end would ignore Ctrl-C."""
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def revive(study: Study) -> list[int]:

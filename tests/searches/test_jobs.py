@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 
@@ -13,7 +15,7 @@ from searching import GIVEN, small
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.runner.job import Job, Outcome, Question
 from levit_ablate.runner.loop import Event
-from levit_ablate.searches import conduct, jobs
+from levit_ablate.searches import conduct, jobs, trials
 from levit_ablate.searches.plan import plan
 from levit_ablate.searches.sampling import NAME, InvalidError, variant_of
 from levit_ablate.searches.search import changed, read
@@ -284,3 +286,83 @@ def test_latency_is_measured_by_one_command_on_one_kind_of_machine(monkeypatch):
     assert "this is another machine; go on there" in refused[1]
     with pytest.raises(UserError, match="--workers 1"), conduct.measuring_alone(planned, study, 2):
         pass
+
+
+def test_a_trial_that_another_driver_took_for_dead_disturbs_no_other():
+    """As after a night in which the machine slept: its heartbeats were missing."""
+    planned = pruning_search()
+
+    class Sleeps(MadeUp):
+        def events(self, timeout: float) -> list[Event]:
+            events = super().events(timeout)
+            if self.running and self.running[0].number == 1 and len(self.answers[1]) == 1:
+                study = study_of(planned, "")
+                study.tell(1, state=TrialState.FAIL)
+                trials.again(study, study.get_trials()[1])
+            return events
+
+    found = done(planned, Sleeps())
+    ends = [trial.state.name for trial in found if INVALID not in trial.user_attrs]
+    assert ends.count("FAIL") == 1 and ends[1] == "FAIL" and len(ends) == 9
+    assert 1 in [trial.user_attrs.get(RETRY_OF) for trial in found]
+
+
+def test_a_hiccup_of_the_trials_between_two_reports_stops_no_training(monkeypatch, capsys):
+    read_trials, raised = trials.found_of, []
+
+    def found_of(there):
+        if not raised and any(trial.state == TrialState.RUNNING for trial in there):
+            raised.append(True)
+            raise OSError("the database is being started")
+        return read_trials(there)
+
+    monkeypatch.setattr(trials, "found_of", found_of)
+    monkeypatch.setattr(jobs, "POLL", 0.0)
+    found = done(small(trials=2))
+    assert raised and [trial.state.name for trial in found] == ["COMPLETE"] * 2
+    assert "the database is being started" in capsys.readouterr().err
+
+
+def test_a_job_that_asks_again_as_its_machine_was_lost_is_still_given_up():
+    lost: dict[int, int] = {}
+
+    class Lost(MadeUp):
+        def answer(self, job: Job, go_on: bool) -> None:
+            if not go_on and job.number not in lost:
+                lost[job.number] = len(self.answers[job.number]) + 1  # the answer did not arrive
+            else:
+                super().answer(job, go_on)
+
+    found = done(pruning_search(), Lost())
+    assert lost and {number: found[number].last_step for number in lost} == lost
+    assert {found[number].state for number in lost} == {TrialState.PRUNED}
+
+
+def test_ctrl_c_ends_a_search_that_waits_for_another_process_to_ask(monkeypatch):
+    """As where that one was stopped by Ctrl-Z while it held the lock."""
+    planned = small(trials=1)
+    monkeypatch.setattr(jobs, "POLL", 0.1)
+    held, ended, lines = threading.Event(), threading.Event(), conduct.TrialLines
+
+    def hold() -> None:
+        with trials.asking(planned):
+            held.set()
+            ended.wait(20)
+
+    holder = threading.Thread(target=hold)
+
+    def begin(*arguments):
+        holder.start()
+        held.wait()
+        threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()
+        return lines(*arguments)
+
+    monkeypatch.setattr(conduct, "TrialLines", begin)
+    launcher = MadeUp()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            conduct.conduct(planned, "", launcher)
+        assert not ended.is_set() and holder.is_alive() and not launcher.started
+    finally:
+        ended.set()
+        holder.join()
