@@ -81,6 +81,11 @@ def test_a_module_imports_only_from_lower_floors_or_its_own_part(name):
         )
 
 
+@pytest.mark.parametrize("name", modules())
+def test_a_module_has_300_lines_at_most(name):
+    assert len(modules()[name].read_text(encoding="utf-8").splitlines()) <= 300
+
+
 def test_the_modules_import_each_other_without_circles():
     graph = {name: own_imports(path) - {name} for name, path in modules().items()}
     order = list(TopologicalSorter(graph).static_order())

@@ -1,4 +1,4 @@
-"""What ships and what is in the user's ./ablations, as data frames. No torch."""
+"""Lists the ablations, studies, searches and models there are, as data frames. Loads no torch."""
 
 from __future__ import annotations
 

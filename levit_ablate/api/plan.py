@@ -1,4 +1,4 @@
-"""What a sweep would do, without doing it."""
+"""Plans a sweep: the runs it would train, and an estimate of the time."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class SearchSettings(Settings, total=False):
     trial_epochs: int
     """Epochs of a trial, fewer than the recipe's, which the best are given."""
     space: Mapping[str, Any]
-    """What is searched: {"width": "32:64", "design": {"norm": ["batch", "layer"]}}."""
+    """The space: {"width": "32:64", "design": {"norm": ["batch", "layer"]}}."""
     budget: Mapping[str, Any]
     """The most that a network may cost: {"flops": "baseline"}, {"latency": "5ms"}."""
 

@@ -69,7 +69,7 @@ class Search:
     tracking_uri: str
     """MLflow store that holds its runs."""
     failed: tuple[str, ...] = ()
-    """What has no result, and why."""
+    """Trainings without a result, and why."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""What a call leaves as it found it: standard streams, and MLflow's own settings."""
+"""Keeps standard streams and MLflow's settings as a call found them."""
 
 from __future__ import annotations
 

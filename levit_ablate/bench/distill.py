@@ -1,4 +1,4 @@
-"""What a teacher costs: asked in every run, as in the paper, or once, its answers stored."""
+"""Measures a teacher's cost: asked in every run, as in the paper, or once, with stored answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from levit_ablate.training.teacher_cache import LiveTeacher
 from levit_ablate.training.train import num_threads
 
 EPOCHS = 2
-"""Of a training that is timed."""
+"""Epochs of a timed training."""
 
 
 class Timed(Callback):

@@ -1,4 +1,4 @@
-"""What a sweep costs beside the trainings themselves, and what it gains from several at once."""
+"""Measures a sweep's overhead beside its trainings, and the gain of several jobs at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Swept(NamedTuple):
 
     @property
     def overhead(self) -> float:
-        """What it took beyond its loops, as a share of them; means little with several at once."""
+        """Time beyond the training loops, as a share of them; means little with several at once."""
         return self.wall / self.bare - 1
 
 

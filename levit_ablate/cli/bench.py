@@ -20,14 +20,14 @@ COUNTS = {
     "distill": {"rounds": 5, "variants": 12, "seeds": 3},
     "sweep": {"variants": 3, "seeds": 1},
 }
-"""What each measurement counts, unless the options say otherwise."""
+"""Default counts of each measurement."""
 
 AT_ONCE = (1, 2)
 """Runs at once that a sweep is measured with."""
 
 
 class Measured(NamedTuple):
-    """What a measurement came to."""
+    """Result of a measurement."""
 
     figures: dict[str, Any]
     """For machines."""

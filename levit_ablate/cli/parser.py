@@ -28,7 +28,7 @@ class Names(NamedTuple):
     """The names that an option takes."""
 
     plural: str
-    """What is named, for the help: Ablations."""
+    """Plural noun for the help: Ablations."""
     find: Callable[[], Iterable[str]]
     """Lists the names."""
     folder: str = ""

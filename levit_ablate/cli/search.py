@@ -205,5 +205,5 @@ def dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def _plain(said: Any) -> Any:
-    """What is said of all stages and of none by itself replaces what the file says of each."""
+    """Let a setting of all stages, given alone, replace the file's of each stage."""
     return said[OTHERS] if isinstance(said, Mapping) and said.keys() == {OTHERS} else said

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _images(options: dict[str, Any], given: dict[str, Any]) -> Images | None:
-    """What to build for: the model's own images, another side of them, or the dataset's (None)."""
+    """Return the images to build for: the model's, of another side, or the dataset's (None)."""
     if options.get("print_config"):  # it is for `run`, and so for the dataset's images
         if "image_size" in options:
             raise UserError("--print_config is for run, whose images are --data.image_size's")

@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
     """The settings of an experiment that the user gave."""
 
     def chosen(self) -> dict[str, Any]:
-        """What is chosen of the study, as keyword arguments of `api.sweep.sweep`."""
+        """Return variants, seeds and baseline as keyword arguments of `api.sweep.sweep`."""
         seeds = self.seeds or None
         return {"variants": self.variants, "seeds": seeds, "baseline": self.baseline}
 

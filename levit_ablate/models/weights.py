@@ -41,17 +41,17 @@ SAFE: list[Any] = [
         for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
     ),
 ]
-"""What an official checkpoint may hold beside tensors and plain data: classes that only hold
+"""Classes that an official checkpoint may hold beside tensors and plain data; they only hold
 values. They are trusted while such a file is read, and the configs always."""
 WRAPPERS = ("module.", "_orig_mod.", "network.")
-"""What DistributedDataParallel and torch's average, torch.compile and `LeViTModule` put before the
-names of the network's tensors."""
+"""Prefixes of the tensors' names under DistributedDataParallel and torch's average, torch.compile,
+and `LeViTModule`."""
 AVERAGE = "average.module."
-"""What `LeViTModule` puts before those of its average, where that is what it evaluates."""
+"""Prefix of the averaged tensors in a `LeViTModule` that evaluates the average."""
 
 
 class Names(NamedTuple):
-    """What one thing is called here, in timm and in the official code."""
+    """Name of a tensor or module here, in timm and in the official code."""
 
     ours: str
     timm: str
@@ -141,7 +141,7 @@ def to_timm(network: LeViT) -> dict[str, Tensor]:
 
 
 def from_released(weights: str | Path | Mapping[str, Any], network: LeViT) -> dict[str, Tensor]:
-    """What `load_weights` copies: a state dict of `network`, which stays as it is.
+    """Return the state dict that `load_weights` copies into `network`, which stays as it is.
 
     Raises UserError, in one line that says what differs.
     """
@@ -241,7 +241,7 @@ def _num_heads(names: list[str], ours: Mapping[str, Tensor]) -> int:
 
 
 def read(path: Path) -> Any:
-    """What a file of weights holds, without running any code in it."""
+    """Return the contents of a file of weights, without running any code in it."""
     if not is_file(path):
         raise UserError(f"weights: {path}: there is no such file")
     try:
@@ -268,7 +268,7 @@ def tensors_of(contents: Any, where: str) -> dict[str, Tensor]:
 
 
 def _evaluates_average(contents: Any) -> bool:
-    """Whether a file is a checkpoint of `LeViTModule` whose recipe evaluates the average."""
+    """Return whether a file is a checkpoint of `LeViTModule` whose recipe evaluates the average."""
     options = contents.get("hyper_parameters") if isinstance(contents, Mapping) else None
     recipe = options.get("recipe") if isinstance(options, Mapping) else None
     return isinstance(recipe, Recipe) and recipe.evaluate == "average"
