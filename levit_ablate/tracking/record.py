@@ -102,8 +102,13 @@ def _end(outbox: Outbox, status: str) -> None:
         with contextlib.suppress(RunError):
             outbox.keep()
         return
-    outbox.put("end", status=status, timestamp=_now())
-    if not outbox.deliver(PATIENCE):
+    try:
+        outbox.put("end", status=status, timestamp=_now())
+        is_sent = outbox.deliver(PATIENCE)
+    except RunError:  # a write was refused; those behind it wait
+        outbox.keep()
+        raise
+    if not is_sent:
         outbox.keep()
         raise RunError(
             f"trained, but {the_record()} does not answer ({outbox.why}); what it misses is kept "

@@ -227,6 +227,22 @@ deliver_pending(Path("work"))
     assert not folder.exists()
 
 
+def test_what_stands_behind_a_refused_write_is_sent_by_the_next_command(store, tmp_path):
+    own, folder = variant("baseline", {}), tmp_path / "work" / "runs" / "key"
+    folder.mkdir(parents=True)
+
+    def finish() -> None:
+        with record(own, folder) as recorder:
+            refused = {"kind": "tags", "values": {"no?name!": "x"}}
+            recorder.outbox.waiting.append({**refused, "run_id": recorder.run_id, "uri": store})
+
+    with pytest.raises(RunError):
+        finish()
+    assert statuses() == ["RUNNING"]
+    deliver_pending(tmp_path / "work")
+    assert statuses() == ["FINISHED"]
+
+
 def waiting(folder: Path, run_id: str, uri: str) -> Path:
     """A run's folder whose outbox waits for a store."""
     folder.mkdir(parents=True)
