@@ -19,7 +19,7 @@ from levit_ablate.searches import plots, report_tables
 from levit_ablate.searches.confirm import exported
 from levit_ablate.searches.importance import FEWEST_TRIALS
 from levit_ablate.searches.report import Report, as_json, pictures_of
-from levit_ablate.searches.results import FIELDS, Found, winner
+from levit_ablate.searches.results import FIELDS, TrialResult, winner
 from levit_ablate.training.module import LeViTModule
 
 
@@ -124,7 +124,7 @@ class Search:
             )
         return _numeric(pd.DataFrame(rows, columns=None if rows else list(kept)))
 
-    def _row(self, each: Found) -> dict[str, object]:
+    def _row(self, each: TrialResult) -> dict[str, object]:
         return {
             "trial": each.number,
             "state": each.state,
@@ -153,7 +153,7 @@ class Search:
     @property
     def notes(self) -> list[str]:
         """Lines below the table: what may be claimed, and what may not."""
-        return report_tables.said(self.report)
+        return report_tables.notes(self.report)
 
     def table(self) -> pd.DataFrame:
         """Return the best as they are printed, beside the baseline: text, a row a network."""
@@ -221,7 +221,7 @@ class Search:
         """Return a line that says which trial of which search a network is."""
         return f"Trial {self._chosen(which).number} of search {self.name} on {self.dataset}"
 
-    def _chosen(self, which: int | str) -> Found:
+    def _chosen(self, which: int | str) -> TrialResult:
         trained = {each.number: each for each in self.report.found if each.state == "complete"}
         if which == "best" and self.report.winner:
             return self.report.winner

@@ -25,7 +25,7 @@ from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.record import write_search
 from levit_ablate.searches.report import Report, as_json, pictures_of
 from levit_ablate.searches.report_tables import as_text
-from levit_ablate.searches.results import Found, complete_of, counts_of
+from levit_ablate.searches.results import TrialResult, complete_of, counts_of
 from levit_ablate.searches.sampling import enqueue, points_of_named
 from levit_ablate.searches.storage import reading_the_trials, study_of
 from levit_ablate.tracking import parent_run
@@ -50,7 +50,7 @@ def check(planned: SearchPlan) -> None:
     report_horizon(experiment, check_conditions(experiment))
 
 
-def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[Found]:
+def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[TrialResult]:
     """Do the trials that a search lacks, recorded in the open store; return all its trials.
 
     Args:
@@ -80,7 +80,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[Found
         parent_run.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent,
     ):
         _run(planned, storage, study, parent, launcher)
-        found = trials.found_of(study.get_trials(deepcopy=False))
+        found = trials.trial_results(study.get_trials(deepcopy=False))
         link(planned, study, parent)
     return found
 
@@ -89,7 +89,7 @@ def _run(planned: SearchPlan, storage: str, study: Study, parent: Run, launcher:
     """Train until there are enough trials that have ended, on whichever machine."""
     with reading_the_trials(storage), trials.asking(planned):
         number, notes = enqueue(study, planned)
-        found = trials.found_of(study.get_trials(deepcopy=False))
+        found = trials.trial_results(study.get_trials(deepcopy=False))
     title = f"{planned.search.name} on {planned.dataset}"
     done = sum(each.has_ended for each in found)
     with Display(title, number, done) as display, trials.holding_a_lock(planned.work_dir) as life:
@@ -120,7 +120,7 @@ def failure_of(planned: SearchPlan, study: Study) -> str:
 
     It has failed if next to nothing that it draws is valid, or no network was trained to its end.
     """
-    found = trials.found_of(study.get_trials(deepcopy=False))
+    found = trials.trial_results(study.get_trials(deepcopy=False))
     if trials.is_hopeless(study, planned):
         reasons = Counter(each.error for each in found if each.state == "invalid")
         ((reason, _),) = reasons.most_common(1)
@@ -143,7 +143,7 @@ def failure_of(planned: SearchPlan, study: Study) -> str:
 def link(planned: SearchPlan, study: Study, parent: Run) -> None:
     """Put runs of trials that were recorded elsewhere below the search too."""
     there = study.get_trials(deepcopy=False)
-    names = {each.number: each.name for each in trials.found_of(there)}
+    names = {each.number: each.name for each in trials.trial_results(there)}
     networks = [
         planned.rebuilt(names[each.number], "", each.user_attrs)
         for each in there
@@ -225,12 +225,12 @@ class TrialLines:
         found: the trials at the start.
     """
 
-    def __init__(self, display: Display, found: Sequence[Found]) -> None:
+    def __init__(self, display: Display, found: Sequence[TrialResult]) -> None:
         self.display = display
         self.known = {each.number for each in found if each.state in SHOWN}
         self.best = max((f.accuracy or 0 for f in found if f.state == "complete"), default=0.0)
 
-    def show(self, found: Sequence[Found]) -> None:
+    def show(self, found: Sequence[TrialResult]) -> None:
         """Print a line for each trial that has ended since the last call."""
         for each in found:
             if each.state in SHOWN and each.number not in self.known:
@@ -240,7 +240,7 @@ class TrialLines:
                 self.display.say(self._line(each))
         self.display.refresh()
 
-    def _line(self, each: Found) -> str:
+    def _line(self, each: TrialResult) -> str:
         name = f"trial {each.number}" + (f" ({each.ablation})" if each.ablation else "")
         took = timedelta(seconds=round(each.seconds))
         start = f"[{self.display.done}/{self.display.total}] {name}: "

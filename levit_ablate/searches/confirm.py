@@ -15,23 +15,23 @@ from levit_ablate import library
 from levit_ablate.analysis.results import Results, results_of
 from levit_ablate.searches import trials
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.results import FIELDS, Found, complete_of, front_of
+from levit_ablate.searches.results import FIELDS, TrialResult, complete_of, front_of
 from levit_ablate.studies.plan import Plan, plan
 from levit_ablate.studies.study import Study
 from levit_ablate.tracking import parent_run
 
 
-def rank(each: Found) -> tuple[float, int]:
+def rank(each: TrialResult) -> tuple[float, int]:
     """Return the sort key of a trial: the most accurate first."""
     return -(each.accuracy or 0), each.number
 
 
-def most_accurate(planned: SearchPlan, found: Sequence[Found]) -> list[Found]:
+def most_accurate(planned: SearchPlan, found: Sequence[TrialResult]) -> list[TrialResult]:
     """Return the trials trained to their end, best first; no network twice, no baseline."""
     return _networks(planned, complete_of(found))
 
 
-def best_of(planned: SearchPlan, found: Sequence[Found], count: int) -> list[Found]:
+def best_of(planned: SearchPlan, found: Sequence[TrialResult], count: int) -> list[TrialResult]:
     """Return the trials to confirm: the most accurate ones.
 
     In a search for a front, they are spread over the front, its two ends included.
@@ -45,15 +45,15 @@ def best_of(planned: SearchPlan, found: Sequence[Found], count: int) -> list[Fou
     return chosen
 
 
-def _networks(planned: SearchPlan, found: Sequence[Found]) -> list[Found]:
-    networks: dict[str, Found] = {}
+def _networks(planned: SearchPlan, found: Sequence[TrialResult]) -> list[TrialResult]:
+    networks: dict[str, TrialResult] = {}
     for each in sorted(found, key=rank):
         if each.key != planned.baseline.key:
             networks.setdefault(each.key, each)
     return list(networks.values())
 
 
-def confirmation(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Plan:
+def confirmation(planned: SearchPlan, study: Trials, best: Sequence[TrialResult]) -> Plan:
     """Return the study that trains the best and the baseline, on fresh seeds."""
     attributes = {each.number: each.user_attrs for each in study.get_trials(deepcopy=False)}
     variants = []
@@ -79,7 +79,7 @@ def name_of(planned: SearchPlan) -> str:
     return f"{planned.search.name}-{planned.key[:8]}"
 
 
-def confirmed(planned: SearchPlan, study: Trials, best: Sequence[Found]) -> Results | None:
+def confirmed(planned: SearchPlan, study: Trials, best: Sequence[TrialResult]) -> Results | None:
     """Return the recorded results of the confirmation, or None."""
     if not best:
         return None

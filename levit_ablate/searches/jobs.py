@@ -24,7 +24,7 @@ from levit_ablate.runtime import has_gpu
 from levit_ablate.searches import trials
 from levit_ablate.searches.at_work import AtWork
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.results import Found
+from levit_ablate.searches.results import TrialResult
 from levit_ablate.searches.sampling import InvalidError, sampler_of, variant_of
 from levit_ablate.searches.storage import STORAGE_ERRORS, reading_the_trials
 from levit_ablate.tracking.runs import of_key, settle
@@ -57,7 +57,7 @@ class SearchJobs:
         study: Study,
         parent: Run,
         display: Display,
-        show: Callable[[Sequence[Found]], None],
+        show: Callable[[Sequence[TrialResult]], None],
         life: Mapping[str, str],
     ) -> None:
         self.planned = planned
@@ -283,7 +283,7 @@ class SearchJobs:
         self.next_look = time.monotonic() + POLL
         try:
             with reading_the_trials(self.url):
-                self.show(trials.found_of(self.study.get_trials(deepcopy=False)))
+                self.show(trials.trial_results(self.study.get_trials(deepcopy=False)))
         except RunError as error:  # the trainings go on, until there is something to be told
             self.display.say_once(str(error))
 

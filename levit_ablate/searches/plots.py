@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from levit_ablate.analysis.plots import NAMED, OURS, label_points, png, styled_axes
 from levit_ablate.searches.importance import Importance, limits
 from levit_ablate.searches.results import (
-    Found,
+    TrialResult,
     complete_of,
     counts_of,
     front_of,
@@ -28,6 +28,8 @@ from levit_ablate.searches.results import (
 
 FADED = (0.65, 0.65, 0.65)
 Colour = tuple[float, float, float]
+Point = tuple[float, TrialResult]
+"""A trial, and where it stands on the axis of x."""
 COSTS = {
     "flops": (1e-6, "multiply-adds of an image, millions"),
     "num_params": (1e-6, "parameters, millions"),
@@ -47,7 +49,7 @@ JITTER = 0.02
 
 
 def pictures(
-    found: Sequence[Found],
+    found: Sequence[TrialResult],
     cost: str,
     budget: float | None = None,
     importance: Importance | None = None,
@@ -70,7 +72,7 @@ def pictures(
     return {name: png(figure) for name, figure in made.items() if figure}
 
 
-def history(found: Sequence[Found], cost: str, budget: float | None = None) -> Figure | None:
+def history(found: Sequence[TrialResult], cost: str, budget: float | None = None) -> Figure | None:
     """Draw the accuracy of every trial by its number, and the best until then. None without any.
 
     The best is that of complete trials within the budget.
@@ -101,7 +103,7 @@ def history(found: Sequence[Found], cost: str, budget: float | None = None) -> F
     return figure
 
 
-def front(found: Sequence[Found], cost: str, budget: float | None = None) -> Figure | None:
+def front(found: Sequence[TrialResult], cost: str, budget: float | None = None) -> Figure | None:
     """Draw accuracy against cost, and the Pareto front. None without complete trials."""
     scale, label = COSTS[cost]
     complete = [trial for trial in complete_of(found) if getattr(trial, cost) is not None]
@@ -150,7 +152,7 @@ def effects(importance: Importance) -> Figure:
     return figure
 
 
-def parallel(found: Sequence[Found], best: Found) -> Figure | None:
+def parallel(found: Sequence[TrialResult], best: TrialResult) -> Figure | None:
     """Draw parallel coordinates: a line for each complete trial, coloured by accuracy.
 
     The best is thick. None where no setting varies.
@@ -201,7 +203,7 @@ def parallel(found: Sequence[Found], best: Found) -> Figure | None:
 class _Scale:
     """Axis of a setting: the heights of its values, from 0 to 1, and its ticks."""
 
-    def __init__(self, name: str, trials: Sequence[Found]) -> None:
+    def __init__(self, name: str, trials: Sequence[TrialResult]) -> None:
         values = [trial.params[name] for trial in trials if name in trial.params]
         known = list(dict.fromkeys(values))
         self.name = name
@@ -217,12 +219,12 @@ class _Scale:
             self._places = {value: float(at) for value, at in zip(known, steps, strict=True)}
             self.ticks = [(at, _word(value)) for value, at in self._places.items()]
 
-    def height(self, trial: Found) -> float:
+    def height(self, trial: TrialResult) -> float:
         """Return the height of the trial's value, below all where it has none."""
         return self._places[trial.params[self.name]] if self.name in trial.params else ABSENT
 
 
-def _varied(trials: Sequence[Found]) -> list[str]:
+def _varied(trials: Sequence[TrialResult]) -> list[str]:
     """List the settings that differ between trials, or that only some have."""
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     missing = object()
@@ -242,12 +244,12 @@ def _ticks(axes: Axes, place: int, ticks: Sequence[tuple[float, str]]) -> None:
         axes.text(place + 0.04, height, text, fontsize=8, va="center", bbox=ground, zorder=4)
 
 
-def _percent(trial: Found) -> float:
+def _percent(trial: TrialResult) -> float:
     assert trial.accuracy is not None
     return 100 * trial.accuracy
 
 
-def _draw_complete(axes: Axes, points: Sequence[tuple[float, Found]], beyond: str = "") -> None:
+def _draw_complete(axes: Axes, points: Sequence[Point], beyond: str = "") -> None:
     """Draw complete trials, enqueued ablations in another colour; hollow if over the budget."""
     named = [(x, trial) for x, trial in points if trial.ablation]
     others = [(x, trial) for x, trial in points if not trial.ablation]
@@ -257,7 +259,7 @@ def _draw_complete(axes: Axes, points: Sequence[tuple[float, Found]], beyond: st
 
 def _draw(
     axes: Axes,
-    points: Sequence[tuple[float, Found]],
+    points: Sequence[Point],
     marker: str,
     colour: Colour,
     label: str,
@@ -270,7 +272,10 @@ def _draw(
 
 
 def _finish(
-    figure: Figure, axes: Axes, found: Sequence[Found], points: Sequence[tuple[float, Found]]
+    figure: Figure,
+    axes: Axes,
+    found: Sequence[TrialResult],
+    points: Sequence[Point],
 ) -> None:
     """Add what plots of accuracy share: axis, states of the trials, legend, names of ablations."""
     axes.set_ylabel("validation accuracy, %")

@@ -19,7 +19,7 @@ from levit_ablate.searches.confirm import best_of, confirmed, most_accurate, ran
 from levit_ablate.searches.importance import Importance, importance_of
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.plots import pictures
-from levit_ablate.searches.results import FIELDS, Found, counts_of, front_of
+from levit_ablate.searches.results import FIELDS, TrialResult, counts_of, front_of
 
 SHOWN = 10
 """Rows of a table: trials, or shares."""
@@ -32,12 +32,12 @@ class Report:
     """Results of a search as they stand."""
 
     planned: SearchPlan
-    found: tuple[Found, ...]
+    found: tuple[TrialResult, ...]
     stages: Mapping[int, str]
     """Trial number → its stages in a line."""
     choices: Mapping[int, str]
     """Trial number → its other differences from the baseline; empty without any."""
-    best: tuple[Found, ...]
+    best: tuple[TrialResult, ...]
     """The most accurate trials and those to be confirmed, the most accurate first."""
     confirmed: Results | None
     """Results of the study on fresh seeds; None where nothing is recorded yet."""
@@ -49,13 +49,13 @@ class Report:
         return counts_of(self.found)
 
     @property
-    def baseline(self) -> Found | None:
+    def baseline(self) -> TrialResult | None:
         """The baseline's trial, or None."""
         key = self.planned.baseline.key
         return next((f for f in self.found if f.key == key and f.state == "complete"), None)
 
     @property
-    def winner(self) -> Found | None:
+    def winner(self) -> TrialResult | None:
         """The best as confirmed on every seed, or as the search saw it where none is; or None."""
         rows = [(self.confirmation_of(each), each) for each in self.best]
         confirmed = [(row.mean or 0.0, each) for row, each in rows if row and not row.errors]
@@ -64,10 +64,10 @@ class Report:
         return max(confirmed, key=lambda pair: pair[0])[1]
 
     @property
-    def reference(self) -> Found:
+    def reference(self) -> TrialResult:
         """The baseline's trial; where there is none, as it does not fit, its cost alone."""
         base = self.planned.baseline
-        return self.baseline or Found(
+        return self.baseline or TrialResult(
             number=UNTRIED,
             state="waiting",
             params={},
@@ -89,11 +89,11 @@ class Report:
         return limit
 
     @property
-    def front(self) -> list[Found]:
+    def front(self) -> list[TrialResult]:
         """Complete trials that no other beats in both accuracy and cost, the cheapest first."""
         return front_of(self.found, FIELDS[self.planned.search.cost])
 
-    def confirmation_of(self, each: Found) -> Row | None:
+    def confirmation_of(self, each: TrialResult) -> Row | None:
         """Return the row of a trial, or of the baseline, on fresh seeds; None without any."""
         if self.confirmed is None:
             return None
@@ -106,7 +106,7 @@ class Report:
 def report_of(planned: SearchPlan, study: Study) -> Report:
     """Read the report of a search from its trials and the open store; nothing is trained."""
     there = study.get_trials(deepcopy=False)
-    found = trials.found_of(there)
+    found = trials.trial_results(there)
     networks = {
         trial.number: (
             config_from(Architecture, trial.user_attrs[trials.ARCHITECTURE], ""),
@@ -160,7 +160,7 @@ def as_json(report: Report) -> str:
     """Return the report as one JSON object; accuracies and differences are shares from 0 to 1."""
     base = report.baseline
 
-    def described(each: Found) -> dict[str, Any]:
+    def described(each: TrialResult) -> dict[str, Any]:
         row = report.confirmation_of(each)
         return {
             **{k: v for k, v in asdict(each).items() if k != "error"},

@@ -20,7 +20,7 @@ from levit_ablate.models.matching import NEAR, Budget
 from levit_ablate.models.presets import PRESETS
 from levit_ablate.searches.importance import limits
 from levit_ablate.searches.report import SHOWN, Report, stages_line
-from levit_ablate.searches.results import Found
+from levit_ablate.searches.results import TrialResult
 
 WORDS = ("trial", "network", "stages", "setting")
 """Columns of text; the others are numbers."""
@@ -44,7 +44,7 @@ def show(report: Report, console: Console) -> None:
         console.print("\nNo network but the baseline has been trained to its end yet.")
         return
     _print(best(report), console)
-    _say(said(report), console)
+    _say(notes(report), console)
     if len(search.objectives) > 1:
         console.print(f"\n[bold]The front[/bold] of accuracy against {search.cost}")
         _print(front(report), console)
@@ -105,7 +105,7 @@ def best(report: Report) -> pd.DataFrame:
 
 
 def _row(
-    name: str, each: Found, report: Report, difference: float | None, confirmed: Row | None
+    name: str, each: TrialResult, report: Report, difference: float | None, confirmed: Row | None
 ) -> dict[str, str]:
     """Return the cells of a trial; `confirmed` is its row on fresh seeds."""
     paired = confirmed.difference if confirmed else None
@@ -122,14 +122,14 @@ def _row(
     }
 
 
-def _network(each: Found, report: Report) -> dict[str, str]:
+def _network(each: TrialResult, report: Report) -> dict[str, str]:
     """Return the cells of a trial's network; its choices only where the search varies them."""
     stages = {"stages": report.stages.get(each.number, "")}
     varies = any(report.choices.values())
     return stages | ({"choices": report.choices.get(each.number) or NONE} if varies else {})
 
 
-def said(report: Report) -> list[str]:
+def notes(report: Report) -> list[str]:
     """Return the notes below the table of the best: what its columns are, what may be claimed."""
     search = report.planned.search
     epochs = report.planned.baseline.experiment.recipe.epochs
@@ -204,7 +204,7 @@ def _epochs(number: int) -> str:
     return f"{number} epoch{'s' * (number != 1)}"
 
 
-def _costs(each: Found) -> dict[str, str]:
+def _costs(each: TrialResult) -> dict[str, str]:
     return _cost_cells(each.flops or 0, each.num_params or 0)
 
 

@@ -13,7 +13,7 @@ FIELDS = {"flops": "flops", "params": "num_params", "latency": "latency"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class TrialResult:
     """Result of a trial."""
 
     number: int
@@ -46,17 +46,17 @@ class Found:
         return self.ablation or f"trial {self.number}"
 
 
-def counts_of(found: Sequence[Found]) -> Counter[str]:
+def counts_of(found: Sequence[TrialResult]) -> Counter[str]:
     """Count the trials by state; those that were retried are not counted."""
     return Counter(each.state for each in found if each.state != "failed" or each.error)
 
 
-def complete_of(found: Sequence[Found]) -> list[Found]:
+def complete_of(found: Sequence[TrialResult]) -> list[TrialResult]:
     """Return the trials that were trained to their end."""
     return [each for each in found if each.state == "complete" and each.accuracy is not None]
 
 
-def front_of(found: Sequence[Found], field: str) -> list[Found]:
+def front_of(found: Sequence[TrialResult], field: str) -> list[TrialResult]:
     """Return the Pareto front: complete trials of which none is as accurate for less.
 
     Args:
@@ -68,23 +68,23 @@ def front_of(found: Sequence[Found], field: str) -> list[Found]:
     """
     known = [each for each in complete_of(found) if getattr(each, field) is not None]
     known.sort(key=lambda each: (getattr(each, field), -(each.accuracy or 0), each.number))
-    front: list[Found] = []
+    front: list[TrialResult] = []
     for each in known:
         if not front or (each.accuracy or 0) > (front[-1].accuracy or 0):
             front.append(each)
     return front
 
 
-def is_within(trial: Found, field: str, budget: float | None) -> bool:
+def is_within(trial: TrialResult, field: str, budget: float | None) -> bool:
     """Return whether a trial's cost is known to keep to a budget; None allows anything."""
     cost = getattr(trial, field)
     return budget is None or (cost is not None and cost <= budget)
 
 
-def winner(found: Sequence[Found], field: str, budget: float | None) -> Found | None:
+def winner(found: Sequence[TrialResult], field: str, budget: float | None) -> TrialResult | None:
     """Return the most accurate complete trial within the budget, the cheapest of equals."""
 
-    def rank(trial: Found) -> tuple[float, float]:
+    def rank(trial: TrialResult) -> tuple[float, float]:
         cost = getattr(trial, field)
         return -(trial.accuracy or 0), inf if cost is None else cost
 

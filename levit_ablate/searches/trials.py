@@ -21,7 +21,7 @@ from levit_ablate.experiment import Variant
 from levit_ablate.runtime import is_held, lock_of
 from levit_ablate.schema import plain
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.results import Found
+from levit_ablate.searches.results import TrialResult
 from levit_ablate.searches.sampling import COMBINATION, MOVED, NAME
 
 # user attributes of a trial
@@ -263,12 +263,12 @@ def settings_of(trial: FrozenTrial) -> dict[str, Any]:
     return {name: widths.get(name, value) for name, value in trial.params.items()}
 
 
-def found_of(trials: Sequence[FrozenTrial]) -> list[Found]:
+def trial_results(trials: Sequence[FrozenTrial]) -> list[TrialResult]:
     """Return the trials as a report needs them, in the order of their numbers."""
-    return [_found(trial) for trial in sorted(trials, key=lambda trial: trial.number)]
+    return [_trial_result(trial) for trial in sorted(trials, key=lambda trial: trial.number)]
 
 
-def _found(trial: FrozenTrial) -> Found:
+def _trial_result(trial: FrozenTrial) -> TrialResult:
     own = trial.user_attrs
     states = {
         TrialState.COMPLETE: "complete",
@@ -280,7 +280,7 @@ def _found(trial: FrozenTrial) -> Found:
     accuracy = trial.values[0] if trial.values and INVALID not in own else None
     if accuracy is None and trial.intermediate_values:
         accuracy = trial.intermediate_values[max(trial.intermediate_values)]
-    return Found(
+    return TrialResult(
         number=trial.number,
         state="invalid" if INVALID in own else states[trial.state],  # type: ignore[arg-type]
         params=settings_of(trial),

@@ -308,15 +308,15 @@ def test_a_trial_that_another_driver_took_for_dead_disturbs_no_other():
 
 
 def test_a_hiccup_of_the_trials_between_two_reports_stops_no_training(monkeypatch, capsys):
-    read_trials, raised = trials.found_of, []
+    read_trials, raised = trials.trial_results, []
 
-    def found_of(there):
+    def trial_results(there):
         if not raised and any(trial.state == TrialState.RUNNING for trial in there):
             raised.append(True)
             raise OSError("the database is being started")
         return read_trials(there)
 
-    monkeypatch.setattr(trials, "found_of", found_of)
+    monkeypatch.setattr(trials, "trial_results", trial_results)
     monkeypatch.setattr(jobs, "POLL", 0.0)
     found = done(small(trials=2))
     assert raised and [trial.state.name for trial in found] == ["COMPLETE"] * 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from levit_ablate.searches import plots
 from levit_ablate.searches.importance import Importance, limits
 from levit_ablate.searches.plots import ABSENT
-from levit_ablate.searches.results import Found, front_of, winner
+from levit_ablate.searches.results import TrialResult, front_of, winner
 
 
 def trial(number, accuracy, flops=1_000_000, **values):
@@ -31,7 +31,7 @@ def trial(number, accuracy, flops=1_000_000, **values):
         "error": "",
         "key": "",
     }
-    return Found(**(given | values))
+    return TrialResult(**(given | values))
 
 
 TRIALS = [

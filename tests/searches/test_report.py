@@ -70,7 +70,7 @@ def test_a_baseline_that_was_no_trial_stands_in_the_table_of_what_is_compared_wi
     assert list(table["trial"]) == ["baseline", "1", "0"]
     assert list(table["confirmed"]) == ["60.00 %", "80.00 %", "85.00 %"]
     assert table["in the search"][0] == "–" and table["multiply-adds"][0] != "0 M"
-    said = " ".join(report_tables.said(shown))
+    said = " ".join(report_tables.notes(shown))
     assert "Not all of that is there: trial 1 lacks seed 2." in said and "1 epoch," in said
     assert shown.winner.name == "trial 0" == report_tables.presets(shown)["network"].iloc[-1]
     assert json.loads(report.as_json(shown))["baseline"]["confirmed"]["mean"] == 0.6

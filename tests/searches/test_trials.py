@@ -114,7 +114,7 @@ def test_a_network_of_which_processes_die_again_and_again_has_failed(study):
         trials.revive(study)
     assert states(study) == ["FAIL"] * 4 and trials.revive(study) == []
     assert trials.counted(study.get_trials()) == 1
-    found = trials.found_of(study.get_trials())
+    found = trials.trial_results(study.get_trials())
     assert found[-1].error == "the process that trained it was killed 3 times"
 
 
@@ -142,7 +142,7 @@ def test_invalid_trials_do_not_count(study):
         study.tell(trial, *([0.25] if state == TrialState.COMPLETE else []), state=state)
     assert trials.worst(study) == [0.25] and trials.revive(study) == []
     assert trials.counted(study.get_trials()) == 1
-    found = trials.found_of(study.get_trials())
+    found = trials.trial_results(study.get_trials())
     assert [each.state for each in found] == ["complete", "invalid", "invalid"]
     assert [each.accuracy for each in found] == [0.25, None, None]
 
@@ -166,7 +166,7 @@ def test_settings_are_those_that_vary_with_the_widths_that_were_fitted(study):
     network = planned.variant("x", "", architecture, planned.baseline.experiment.design)
     trials.describe(trial, network)
     study.tell(trial, 0.5)
-    (found,) = trials.found_of(study.get_trials())
+    (found,) = trials.trial_results(study.get_trials())
     assert found.params == {"width.1": 12}  # nothing of the second's, which nobody asked for
 
 
