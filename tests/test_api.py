@@ -28,14 +28,13 @@ import torch
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from networks import SMALL, write_small
-from processes import Started, wait_for
+from processes import Started, says_who, wait_for
 
 import levit_ablate as la
 from levit_ablate import library
 from levit_ablate.api import launch
 from levit_ablate.api.session import talking
 from levit_ablate.cli.main import run_command
-from levit_ablate.runner.job import Outcome
 
 QUICK = {
     "architecture": SMALL,
@@ -411,10 +410,6 @@ def test_a_plan_says_what_is_recorded(study):
         ("no_patch_conv", 1): "missing",
     }
     assert list(plan.variants["name"]) == ["baseline", "no_patch_conv"]
-
-
-def says_who(job: object, station: object, driver: object) -> Outcome:
-    return Outcome(error=os.environ.get("WHO", "nobody"))
 
 
 def test_a_job_has_the_environment_of_its_caller_and_not_of_the_first_one(tmp_path, monkeypatch):
