@@ -12,12 +12,12 @@ from levit_ablate import library
 from levit_ablate.config import Data, Design, Stage
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import variant
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import preset
 from levit_ablate.recipes import RECIPES
 from levit_ablate.schema import plain, to_yaml
 from levit_ablate.validity import check_changes
 
-IMAGES = PRESETS["levit_128s"].images
+IMAGES = preset("levit_128s").images
 SHIPPED = [
     "baseline",
     "class_token",
@@ -185,7 +185,7 @@ def test_a_given_geometry_is_the_baselines_too(name):
 
 
 def test_a_given_geometry_that_is_the_models_own_keeps_the_models_name():
-    nano = plain(PRESETS["levit_nano"].architecture)
+    nano = plain(preset("levit_nano").architecture)
     assert variant("no_pyramid", {"architecture": nano}) == variant("no_pyramid", {})
 
 
@@ -227,7 +227,7 @@ def test_a_file_of_ones_own_brings_an_architecture_along():
     own("mine", architecture={"stages": stages, "value_dim": 12, "stem_depth": 2})
     shown = variant("mine", {})
     assert [stage.width for stage in shown.architecture.stages] == [24, 40]
-    assert shown.baseline.architecture == PRESETS["levit_nano"].architecture
+    assert shown.baseline.architecture == preset("levit_nano").architecture
     check_changes(shown)
 
 
@@ -296,7 +296,7 @@ def test_a_record_without_a_geometry_is_beside_its_model():
     del recorded["geometry"]
     again = variant(*library.from_recorded(recorded, Path("recorded.yaml")))
     assert again.key == shown.key
-    assert again.baseline.architecture == PRESETS["levit_nano"].architecture
+    assert again.baseline.architecture == preset("levit_nano").architecture
 
 
 @pytest.mark.parametrize(

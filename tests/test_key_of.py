@@ -13,12 +13,12 @@ from levit_ablate import library
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Stage, Teacher
 from levit_ablate.experiment import variant
 from levit_ablate.keys import key_of, teacher_key
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import preset
 from levit_ablate.schema import to_mapping
 
 PLACES = ("Data.root", "Data.on_error")
 KEYED = Experiment(
-    architecture=PRESETS["levit_nano"].architecture,
+    architecture=preset("levit_nano").architecture,
     recipe=Recipe(ema_horizon=0.1),  # with an average, so that it can be evaluated
 )
 
@@ -135,14 +135,14 @@ KEYLESS_HARDWARE = [
 
 @pytest.mark.parametrize("hardware", KEYLESS_HARDWARE, ids=str)
 def test_the_key_does_not_depend_on_the_hardware(hardware):
-    experiment = Experiment(architecture=PRESETS["levit_nano"].architecture)
+    experiment = Experiment(architecture=preset("levit_nano").architecture)
     assert key_of(replace(experiment, hardware=hardware)) == key_of(experiment)
     given = {"hardware": to_mapping(replace(experiment, hardware=hardware))["hardware"]}
     assert variant("no_hardswish", given).key == variant("no_hardswish", {}).key
 
 
 def test_the_key_depends_on_the_geometry_and_not_on_the_models_name():
-    nano = to_mapping(Experiment(architecture=PRESETS["levit_nano"].architecture))["architecture"]
+    nano = to_mapping(Experiment(architecture=preset("levit_nano").architecture))["architecture"]
     renamed = variant("baseline", {"model": "levit_micro", "architecture": nano})
     assert renamed.key == variant("baseline", {"model": "levit_nano"}).key
     assert renamed.key != variant("baseline", {"model": "levit_micro"}).key

@@ -10,7 +10,7 @@ from levit_ablate import library
 from levit_ablate.config import Data, Design, Experiment, Recipe
 from levit_ablate.experiment import variant
 from levit_ablate.keys import changed, key_of, key_of_version_1, stream_key, teacher_key
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import preset
 from levit_ablate.recipes import RECIPES
 
 FLOAT32 = {"precision": "32-true"}  # the hardware's choice unless set
@@ -82,7 +82,7 @@ def test_a_setting_that_is_added_later_leaves_old_keys_as_they_are():
     added = [("talking_heads", bool, False)]
     options = {"bases": (Design,), "frozen": True, "kw_only": True}
     later = make_dataclass("Design", added, **options)
-    experiment = Experiment(architecture=PRESETS["levit_nano"].architecture)
+    experiment = Experiment(architecture=preset("levit_nano").architecture)
     for design in (Design(), Design(stem="patch", mlp_expansion=3)):
         before = key_of(replace(experiment, design=design))
         grown = replace(experiment, design=later(**asdict(design)))
@@ -93,7 +93,7 @@ def test_a_setting_that_is_added_later_leaves_old_keys_as_they_are():
 def test_what_stands_at_its_default_is_in_no_key():
     assert changed(Recipe()) == changed(Data()) == {}
     assert changed(Design(mlp_expansion=2)) == {}
-    architecture = PRESETS["levit_nano"].architecture
+    architecture = preset("levit_nano").architecture
     assert changed(architecture)["stages"][0] == {"depth": 1, "width": 32, "num_heads": 2}
 
 
@@ -149,7 +149,7 @@ def test_a_result_of_version_1_that_would_be_another_today_is_not_used(given):
 
 
 def test_a_folder_is_not_what_it_was_in_version_1():
-    architecture = PRESETS["levit_nano"].architecture
+    architecture = preset("levit_nano").architecture
     folder = Experiment(architecture=architecture, recipe=Recipe(**SMOKE), data=Data(name="folder"))
     assert key_of_version_1(folder) is None
     assert key_of_version_1(replace(folder, data=Data())) is not None

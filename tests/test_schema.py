@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Stage
 from levit_ablate.errors import UserError
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import preset, shipped
 from levit_ablate.recipes import RECIPES
 from levit_ablate.schema import (
     check_keys,
@@ -70,7 +70,7 @@ RANGES = {
     "clip": st.floats(1e-6, 1e6),
     "num_threads": st.integers(0, 512),
     "seed": seeds,
-    "model": st.sampled_from(sorted(PRESETS)),
+    "model": st.sampled_from(sorted(shipped())),
     "work_dir": st.text(min_size=1, max_size=8).filter(str.strip),
 }
 
@@ -119,7 +119,7 @@ def test_an_experiment_comes_back_from_its_mapping_with_every_type_kept(experime
 def test_an_experiment_comes_back_from_a_file(tmp_path):
     experiment = Experiment(
         model="levit_micro",
-        architecture=PRESETS["levit_384"].architecture,
+        architecture=preset("levit_384").architecture,
         design=Design(position="none", norm="layer"),
         recipe=RECIPES["smoke"],
         seed=2**32 - 1,

@@ -60,7 +60,7 @@ def list_models() -> pd.DataFrame:
     `images` are channels x height x width, a stage is depth x C width, N heads.
     """
     rows = []
-    for name in dict.fromkeys([*presets.PRESETS, *library.names(library.MODELS)]):
+    for name in library.names(library.MODELS):
         found = presets.preset(name)
         images = found.images
         rows.append(

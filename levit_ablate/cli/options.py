@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -16,7 +16,6 @@ from levit_ablate.cli.parser import Names, Parser, nested
 from levit_ablate.config import Experiment
 from levit_ablate.errors import UserError, closest
 from levit_ablate.library import RECORDED, Ablation
-from levit_ablate.models import presets
 from levit_ablate.schema import check_keys, merge, read_yaml
 
 FIRST_PAGE = (
@@ -34,17 +33,17 @@ FIRST_PAGE = (
 Format = Literal["text", "json"]
 
 
-def _named(plural: str, kind: library.Kind, shipped: Iterable[str] = ()) -> Names:
-    """Return the names of files of a kind, after those of `shipped`."""
+def _named(plural: str, kind: library.Kind) -> Names:
+    """The names of files of a kind."""
     folder = str(library.folders(kind)[0])
-    return Names(plural, lambda: dict.fromkeys([*shipped, *library.names(kind)]), folder)
+    return Names(plural, lambda: library.names(kind), folder)
 
 
 NAMES: dict[str, Names] = {
     "name": _named("Ablations", library.ABLATIONS),
     "study": _named("Studies", library.STUDIES),
     "search": _named("Searches", library.SEARCHES),
-    "model": _named("Models", library.MODELS, presets.PRESETS),
+    "model": _named("Models", library.MODELS),
     "recipe": Names("Recipes", lambda: NAMED["recipe"]),
     "data": Names("Datasets", lambda: NAMED["data"]),
 }

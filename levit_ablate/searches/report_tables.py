@@ -17,7 +17,7 @@ from levit_ablate.analysis.table import NONE, interval, millions, p_value, perce
 from levit_ablate.library import BASELINE
 from levit_ablate.models.cost import costs
 from levit_ablate.models.matching import NEAR, Budget
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import shipped
 from levit_ablate.searches.importance import limits
 from levit_ablate.searches.report import SHOWN, Report, stages_line
 from levit_ablate.searches.results import TrialResult
@@ -179,7 +179,7 @@ def presets(report: Report) -> pd.DataFrame:
     base = report.planned.baseline
     design = base.experiment.design
     rows: list[dict[str, Any]] = []
-    for name, preset in PRESETS.items():
+    for name, preset in shipped().items():
         cost = costs(preset.architecture, design, base.images).total
         stages = stages_line(preset.architecture, design)
         rows.append({"network": name, **_cost_cells(cost.flops, cost.params), "stages": stages})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from levit_ablate.cli.main import run_command
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import preset, shipped
 
 # parameters and multiply-adds of LeViT-128S at 224 px, one head
 EXACT = {
@@ -185,13 +185,13 @@ def test_no_line_is_wider_than_a_terminal(shown, monkeypatch):
 # --- models and image sizes
 
 
-@pytest.mark.parametrize("model", PRESETS)
+@pytest.mark.parametrize("model", shipped())
 def test_every_model_is_shown(facts, model):
-    found, preset = facts("no_patch_conv", "--model", model), PRESETS[model]
+    found, chosen = facts("no_patch_conv", "--model", model), preset(model)
     assert found["model"] == model
-    assert found["images"]["height"] == preset.images.height
+    assert found["images"]["height"] == chosen.images.height
     assert stages(found, "depth", "width", "num_heads") == [
-        (stage.depth, stage.width, stage.num_heads) for stage in preset.architecture.stages
+        (stage.depth, stage.width, stage.num_heads) for stage in chosen.architecture.stages
     ]
     assert found["flops"] != found["baseline"]["flops"]
 

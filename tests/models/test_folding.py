@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from levit_ablate.config import Design
 from levit_ablate.models.folding import fold_batch_norms
 from levit_ablate.models.levit import LeViT
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import preset, shipped
 
 TOGETHER = [
     Design(norm="layer", stem_norm="batch"),
@@ -21,7 +21,7 @@ TOGETHER = [
 
 def build(model: str, design: Design) -> tuple[LeViT, Tensor]:
     """A network in float64 whose norms are drawn at random, and images for it."""
-    chosen = PRESETS[model]
+    chosen = preset(model)
     network = LeViT(chosen.architecture, design, chosen.images).double()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def assert_folded(network: LeViT, images: Tensor) -> nn.Module:
     return folded
 
 
-@pytest.mark.parametrize("model", PRESETS)
+@pytest.mark.parametrize("model", shipped())
 def test_folding_keeps_the_logits_of_every_preset(model: str) -> None:
     network, images = build(model, Design())
     folded = assert_folded(network, images)

@@ -25,7 +25,7 @@ from levit_ablate.config import Architecture, Design, Stage
 from levit_ablate.errors import UserError
 from levit_ablate.models.cost import costs
 from levit_ablate.models.levit import Attention, LeViT, Residual
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import preset
 
 # Every combination.
 
@@ -176,24 +176,24 @@ def shapes(network: LeViT) -> dict[str, tuple[int, ...]]:
 
 
 def test_a_stage_that_says_what_the_network_says_already_changes_nothing():
-    plain = PRESETS["levit_nano"].architecture
+    plain = preset("levit_nano").architecture
     own = tuple(replace(s, value_dim=plain.value_dim, mlp_expansion=2.0) for s in plain.stages)
     told = replace(plain, stages=own, stem_width=plain.stages[0].width)
-    images = PRESETS["levit_nano"].images
+    images = preset("levit_nano").images
     networks = [LeViT(each, Design(), images).eval() for each in (plain, told)]
     image = torch.randn(2, images.channels, images.height, images.width)
     assert torch.equal(*(network(image) for network in networks))
 
 
 def test_a_stage_has_heads_and_mlps_of_its_own_and_the_shrinking_block_those_of_the_stage_before():
-    plain = PRESETS["levit_nano"].architecture  # widths 32, 48, 64; values of 16, keys of 8
+    plain = preset("levit_nano").architecture  # widths 32, 48, 64; values of 16, keys of 8
     own = (
         plain.stages[0],
         replace(plain.stages[1], value_dim=24, mlp_expansion=3.0),
         plain.stages[2],
     )
     network = LeViT(
-        replace(plain, stages=own, stem_width=20), Design(), PRESETS["levit_nano"].images
+        replace(plain, stages=own, stem_width=20), Design(), preset("levit_nano").images
     )
     attention = {
         name: (module.num_heads, module.key_dim, module.value_dim)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from levit_ablate.config import Design, Images
 from levit_ablate.models.levit import LeViT
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import preset
 from levit_ablate.models.weights import RELEASED, from_released, load_weights, to_timm
 
 Pair = tuple[LevitDistilled, LeViT]
@@ -49,7 +49,7 @@ def build(model: str, images: Images = IMAGENET, dtype: torch.dtype = torch.floa
     reference.set_distilled_training(True)
     reference.to(dtype)
     randomize(reference)
-    architecture = replace(PRESETS[model].architecture, drop_path=0.0)
+    architecture = replace(preset(model).architecture, drop_path=0.0)
     network = LeViT(architecture, Design(), images).to(dtype)
     load_weights(network, reference.state_dict())
     return reference, network
@@ -138,7 +138,7 @@ def test_a_stage_with_an_mlp_expansion_of_its_own_gives_the_logits_of_timm() -> 
     small = {"img_size": 64, "num_classes": 10, "mlp_ratio": (3.0, 2.0, 2.0)}  # shrinking: always 2
     reference = timm.create_model("levit_128s", **small).double().eval()
     randomize(reference)
-    architecture = PRESETS["levit_128s"].architecture
+    architecture = preset("levit_128s").architecture
     first, *others = architecture.stages
     stages = (replace(first, mlp_expansion=3.0), *others)
     network = LeViT(replace(architecture, stages=stages), Design(), images).double().eval()
@@ -159,7 +159,7 @@ def test_single_precision_gives_the_logits_of_timm() -> None:
 
 def test_saved_weights_give_the_network_in_timm() -> None:
     images = Images(channels=3, height=64, width=64, num_classes=10)
-    architecture = PRESETS["levit_128s"].architecture
+    architecture = preset("levit_128s").architecture
     network = LeViT(architecture, Design(), images, seed=3).double().eval()
     reference = timm.create_model("levit_128s", img_size=64, num_classes=10).double().eval()
     reference.load_state_dict(to_timm(network))

@@ -8,7 +8,7 @@ import pytest
 from levit_ablate import library
 from levit_ablate.config import Architecture, Images, Stage
 from levit_ablate.errors import UserError
-from levit_ablate.models.presets import PRESETS, preset
+from levit_ablate.models.presets import preset, shipped
 
 NAMES = "levit_128, levit_128s, levit_192, levit_256, levit_384, levit_micro, levit_nano"
 
@@ -55,8 +55,8 @@ def test_the_papers_five_models_have_its_table_of_depths_widths_and_heads(
 
 
 def test_every_preset_is_found_by_its_name():
-    assert [preset(name) for name in PRESETS] == list(PRESETS.values())
-    assert ", ".join(sorted(PRESETS)) == NAMES
+    assert {name: preset(name) for name in library.names(library.MODELS)} == shipped()
+    assert ", ".join(shipped()) == NAMES
 
 
 # --- the user's own, in files
@@ -80,12 +80,12 @@ def test_a_model_in_a_file_is_found_by_its_name_and_by_its_path():
         assert found.images == Images(channels=3, height=48, width=64, num_classes=7)
         stages = (Stage(depth=1, width=24, num_heads=2),)
         assert found.architecture == Architecture(stages=stages, value_dim=16)
-    assert library.names(library.MODELS) == {"mine": path}
+    assert library.names(library.MODELS)["mine"] == path
 
 
 def test_a_model_in_a_file_is_for_imagenets_images_unless_it_says_otherwise():
     own("mine", f"summary: x\n{ARCHITECTURE}")
-    assert preset("mine").images == PRESETS["levit_128s"].images
+    assert preset("mine").images == preset("levit_128s").images
 
 
 def test_a_model_in_a_file_comes_before_a_shipped_one_of_its_name():

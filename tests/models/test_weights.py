@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import pytest
 import timm
 import torch
-from designs import SINGLE_FLIPS, name_of
+from designs import SINGLE_FLIPS, name_of, nano
 from lightning import Trainer
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,7 +23,7 @@ from levit_ablate.errors import UserError
 from levit_ablate.models.folding import fold_batch_norms
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.parts import AttentionBias
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import preset
 from levit_ablate.models.weights import (
     FREE,
     RELEASED,
@@ -38,7 +38,7 @@ DEPTHS = {"levit_128s": (2, 3, 4)}  # the other four have (4, 4, 4)
 
 
 def build(model: str = "levit_128s", design: Design | None = None, **changes: Any) -> LeViT:
-    chosen = PRESETS[model]
+    chosen = preset(model)
     return LeViT(chosen.architecture, design or Design(), replace(chosen.images, **changes))
 
 
@@ -238,7 +238,7 @@ def test_weights_of_an_averaged_and_of_a_partly_compiled_network_load() -> None:
 def test_of_a_lightning_checkpoint_of_ours_the_evaluated_weights_load(
     tmp_path: Path, evaluate: Literal["network", "average"]
 ) -> None:
-    chosen = PRESETS["levit_nano"]
+    chosen = preset("levit_nano")
     recipe = Recipe(ema_decay=0.9, evaluate=evaluate)
     module = LeViTModule(design=Design(zero_init=False), images=chosen.images, recipe=recipe)
     assert module.average is not None
@@ -272,8 +272,7 @@ def test_the_state_dict_of_a_network_of_ours_loads_too() -> None:
 
 @pytest.mark.parametrize("design", SINGLE_FLIPS, ids=name_of)
 def test_the_state_dict_of_a_network_of_any_design_loads_into_its_like(design: Design) -> None:
-    preset = PRESETS["levit_nano"]
-    ours, other = (LeViT(preset.architecture, design, preset.images) for _ in range(2))
+    ours, other = nano(design), nano(design)
     given = {name: tensor + 1 for name, tensor in ours.state_dict().items()}
     load_weights(other, given)
     assert all(torch.equal(given[name], own) for name, own in other.state_dict().items())

@@ -10,14 +10,14 @@ from searching import small
 
 from levit_ablate.analysis.results import Results, Row
 from levit_ablate.config import Design
-from levit_ablate.models.presets import PRESETS
+from levit_ablate.models.presets import preset
 from levit_ablate.searches import report, report_tables
 from levit_ablate.searches.report import choices_line, stages_line
 from levit_ablate.searches.sampling import variant_of
 from levit_ablate.searches.storage import study_of
 from levit_ablate.searches.trials import describe
 
-NANO = PRESETS["levit_nano"].architecture
+NANO = preset("levit_nano").architecture
 
 
 def test_what_is_confirmed_of_a_front_is_in_the_report(monkeypatch):
