@@ -16,14 +16,14 @@ import levit_ablate
 PACKAGE = Path(levit_ablate.__file__).parent
 # from the ground up; no part imports another of its own floor
 FLOORS = [
-    ["errors", "paths", "streams", "signals", "bars"],
+    ["errors", "streams", "signals", "bars"],
     ["config"],
     ["recipes"],
     ["schema"],
     ["library", "keys", "runtime"],
     ["models", "data"],
     ["experiment"],
-    ["timing", "tracking", "validity"],
+    ["tracking", "validity"],
     ["analysis"],
     ["training"],
     ["runner"],

@@ -7,21 +7,8 @@ import pytest
 from levit_ablate.cli.main import run_command
 from levit_ablate.errors import UserError
 from levit_ablate.models import weights
-from levit_ablate.paths import is_file, is_folder
 
 LONG = "x" * 300
-
-
-def test_a_file_and_a_folder_are_told_apart(tmp_path):
-    file = tmp_path / "file"
-    file.touch()
-    assert is_file(file) and not is_folder(file)
-    assert is_folder(tmp_path) and not is_file(tmp_path)
-
-
-@pytest.mark.parametrize("name", [LONG, f"{LONG}/x", "a\0b", "missing", ""])
-def test_what_can_be_no_path_is_neither(name):
-    assert not is_file(name) and not is_folder(name)
 
 
 @pytest.mark.parametrize(

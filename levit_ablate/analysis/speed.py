@@ -7,8 +7,9 @@ the paper. Latency is that of one image. Every round times all networks in turn.
 from __future__ import annotations
 
 import platform
+import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,7 +20,6 @@ from levit_ablate.config import Images
 from levit_ablate.experiment import Variant
 from levit_ablate.models.folding import fold_batch_norms
 from levit_ablate.models.levit import LeViT
-from levit_ablate.timing import rates
 
 CPU_BATCH, GPU_BATCH = 16, 256
 ROUNDS = 3
@@ -90,3 +90,22 @@ def _one_thread(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def rates(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+    """Items a second of each way: the median over rounds.
+
+    In a round every way has its turn, so that a noisy machine is noisy for all.
+
+    Args:
+        ways: do something, and tell how many items it was.
+        rounds: how often; one more comes first, to warm up.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            items = way()
+            if number:
+                measured[name].append(items / (time.perf_counter() - started))
+    return {name: statistics.median(values) for name, values in measured.items()}

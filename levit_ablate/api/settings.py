@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,7 +20,6 @@ from levit_ablate.config import (
 )
 from levit_ablate.errors import UserError, closest
 from levit_ablate.library import SUFFIXES
-from levit_ablate.paths import is_file
 from levit_ablate.recipes import RECIPES
 from levit_ablate.schema import check_keys, merge, plain, read_yaml
 
@@ -102,7 +102,7 @@ def from_word(key: str, word: str, label: str) -> Mapping[str, Any]:
     config, named = SECTIONS[key], NAMED.get(key, {})
     if word in named:
         return named[word]
-    if word.endswith(SUFFIXES) or is_file(word):
+    if word.endswith(SUFFIXES) or os.path.isfile(word):
         mapping = read_yaml(Path(word))
         check_keys(mapping, config, word, f"{key}.")
         return mapping

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from levit_ablate.analysis.speed import rates
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, TrainingBatches
 from levit_ablate.data.datamodule import Served, num_workers
@@ -29,7 +30,6 @@ from levit_ablate.data.memory import InMemory
 from levit_ablate.data.splits import Labelled, Splits
 from levit_ablate.data.stream import Stream
 from levit_ablate.runtime import has_gpu
-from levit_ablate.timing import rates
 
 SMALL_SIDE, NUM_SMALL = 32, 12_800
 TILE, NUM_TILES = (400, 320), 384

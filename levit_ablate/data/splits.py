@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from levit_ablate.data.decoding import pixels
 from levit_ablate.data.folder_index import Array, Index, Part
 from levit_ablate.data.loader import over_files
 from levit_ablate.errors import UserError
-from levit_ablate.paths import is_file
 
 DIGITS_TEST_SHARE = 0.25
 """The digits come without a test set."""
@@ -148,7 +148,7 @@ def fashion_mnist(data: Data) -> Splits:
     Downloaded once where it is neither. Raises UserError where it cannot be had, or is damaged.
     """
     root = Path(data.root)
-    if not any(map(is_file, _fashion_files(root))):
+    if not any(map(os.path.isfile, _fashion_files(root))):
         _downloaded(torchvision_datasets.FashionMNIST, data)
     files = _fashion_files(root)
     parts = []
@@ -180,7 +180,7 @@ def _fashion_files(root: Path) -> list[Path]:
     """Images and labels of each part: compressed as published, or as torchvision keeps them."""
     kinds = (IDX_IMAGES, IDX_LABELS)
     files = [root / kind.format(part) for part in FASHION_PARTS for kind in kinds]
-    if is_file(files[0]):
+    if os.path.isfile(files[0]):
         return files
     return [root / "FashionMNIST" / "raw" / file.stem for file in files]
 

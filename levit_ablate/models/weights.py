@@ -11,6 +11,7 @@ in a head queries, keys, values. BatchNorm works row by row, so its tensors spli
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count, product
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -25,7 +26,6 @@ from levit_ablate.config import Architecture, Design, Images, Recipe, Stage, dif
 from levit_ablate.errors import UserError, closest
 from levit_ablate.models.levit import LeViT
 from levit_ablate.models.presets import preset
-from levit_ablate.paths import is_file
 
 RELEASED = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
 """The presets with released weights, by the names that timm gives them too."""
@@ -242,7 +242,7 @@ def _num_heads(names: list[str], ours: Mapping[str, Tensor]) -> int:
 
 def read(path: Path) -> Any:
     """Return the contents of a file of weights, without running any code in it."""
-    if not is_file(path):
+    if not os.path.isfile(path):
         raise UserError(f"weights: {path}: there is no such file")
     try:
         if path.suffix == ".safetensors":

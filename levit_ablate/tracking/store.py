@@ -23,7 +23,6 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from levit_ablate.errors import UserError
-from levit_ablate.paths import is_file, is_folder
 from levit_ablate.tracking.uris import reason, without_password
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -123,7 +122,7 @@ def _refused(uri: str, why: str) -> UserError:
 
 def is_empty(uri: str) -> bool:
     """Return whether a store is a file that does not exist yet. Raises as `open_store`."""
-    return uri.startswith("sqlite:") and not is_file(_database(uri))
+    return uri.startswith("sqlite:") and not os.path.isfile(_database(uri))
 
 
 def open_recorded(uri: str) -> None:
@@ -180,7 +179,7 @@ def _database(uri: str) -> Path:
     if not name or name == ":memory:":
         raise _refused(uri, "names no file; write sqlite:///mlflow.db")
     database = Path(name).absolute()
-    if not is_folder(database.parent):
+    if not os.path.isdir(database.parent):
         raise _refused(uri, f"there is no folder {database.parent}")
     return database
 

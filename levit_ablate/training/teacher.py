@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -25,7 +26,6 @@ from levit_ablate.data.datasets import dataset_of
 from levit_ablate.errors import UserError, closest
 from levit_ablate.experiment import Variant
 from levit_ablate.keys import NO_WEIGHTS, teacher_key
-from levit_ablate.paths import is_file
 from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
 from levit_ablate.training import teacher_cache
 from levit_ablate.training.callbacks import AskTeacher
@@ -151,7 +151,7 @@ def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.M
         return renormalized(network, dataset.mean, dataset.deviation)
     network = build(teacher.model, images)
     path = weights or Path(teacher.weights)
-    if not is_file(path):
+    if not os.path.isfile(path):
         raise UserError(NO_WEIGHTS.format(path))
     try:
         network.load_state_dict(load_state_dict(str(path)))
