@@ -1,13 +1,13 @@
-"""Ablations under given conditions: made explicit, keyed, beside their baseline."""
+"""Ablations under given conditions: made explicit, keyed, checked, beside their baseline."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
+
+import torch
 
 from levit_ablate import library
 from levit_ablate.config import (
@@ -19,18 +19,17 @@ from levit_ablate.config import (
     Images,
     differences,
 )
-from levit_ablate.data.datasets import check_fingerprint, dataset_of, images_of, index_of
-from levit_ablate.data.folder_index import UNREADABLE
-from levit_ablate.data.folder_layout import some
+from levit_ablate.data.datasets import dataset_of, images_of
 from levit_ablate.errors import UserError
 from levit_ablate.keys import key_of, key_of_version_1
-from levit_ablate.library import Ablation, recorded_yaml
+from levit_ablate.library import Ablation
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import Cost, costs
+from levit_ablate.models.levit import LeViT
 from levit_ablate.models.matching import match
 from levit_ablate.models.presets import preset
 from levit_ablate.runtime import best_precision
-from levit_ablate.schema import experiment_from, flat, merge, plain
+from levit_ablate.schema import experiment_from, flat, merge, plain, yaml_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,8 @@ class Variant:
     @property
     def recorded_yaml(self) -> str:
         """The YAML that is recorded with its run, and that `run --config` takes by itself."""
-        return recorded_yaml(self.ablation, self.experiment, self.geometry)
+        header = self.ablation.header() | {"geometry": plain(self.geometry)}
+        return yaml_of(header | plain(self.experiment))
 
     @property
     def cost(self) -> Cost:
@@ -94,14 +94,11 @@ class Variant:
 
     def differences(self) -> dict[str, tuple[Any, Any]]:
         """Return what differs from the baseline: dotted name → (the baseline's, its own)."""
-        if self.baseline is None:
+        if (base := self.baseline) is None:
             return {}
-        base, own = self.baseline.experiment, self.experiment
-        sections = {
-            "design": differences(base.design, own.design),
-            "architecture": differences(self.baseline.architecture, self.architecture),
-        }
-        return flat(sections)
+        design = differences(base.experiment.design, self.experiment.design)
+        architecture = differences(base.architecture, self.architecture)
+        return flat({"design": design, "architecture": architecture})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +124,8 @@ class Comparison:
 
     def mapping(self, ablation: Ablation, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the experiment of an ablation with further changes, before it is matched."""
-        own = {} if ablation == self.baseline.ablation else ablation.changes()
-        return merge(self.shared, own, changes)
+        is_base = ablation == self.baseline.ablation
+        return merge(self.shared, {} if is_base else ablation.changes(), changes)
 
 
 def comparison(
@@ -139,10 +136,10 @@ def comparison(
     *,
     identify: bool = True,
 ) -> Comparison:
-    """Resolve the conditions among what is given, once for all variants.
+    """Resolve the conditions among what the user set, once for all variants.
 
     Args:
-        given: the parts of an experiment that the user set; its design and match are not taken up.
+        given: parts of an experiment; its design and match are not taken up.
         common: a design that all variants start from, and a match of the baseline's.
         base: the ablation that is the baseline, in place of the project's own.
         images: what the networks are built for, in place of the dataset's images.
@@ -156,11 +153,12 @@ def comparison(
     images = images or images_of(experiment_from({"data": conditions["data"]}).data)
     design = {key: common[key] for key in common if key == "design"}
     levit = library.read(library.BASELINE)
+    base = base or levit
     reference = _explicit(levit, merge(levit.changes(), conditions, design), images)
-    shared = merge((base or levit).changes(), conditions, design)
+    shared = merge(base.changes(), conditions, design)
     baseline = reference
-    if (base or levit) != levit or merge(shared, common) != shared:
-        baseline = _explicit(base or levit, merge(shared, common), images, reference)
+    if base != levit or merge(shared, common) != shared:
+        baseline = _explicit(base, merge(shared, common), images, reference)
     return Comparison(shared=shared, images=images, reference=reference, baseline=baseline)
 
 
@@ -171,28 +169,31 @@ def variant(
     *,
     identify: bool = True,
 ) -> Variant:
-    """Return an ablation with what the user set beside it, made explicit, and its baseline.
+    """Return an ablation (its name, its file, or itself) made explicit, and its baseline.
 
-    Args:
-        ablation: its name, its YAML file, or itself.
-        given: the parts of an experiment that the user set. Design and match are further changes
-            of the variant; everything else, the geometry too, holds for its baseline as well. A
-            geometry in the ablation's file is the ablation's own.
-        images: as for `comparison`.
-        identify: as for `comparison`.
-
-    Raises UserError where a name or a value is wrong, or a cost cannot be matched.
+    Of `given`, the parts of an experiment that the user set, design and match are further changes
+    of the variant; everything else, the geometry too, holds for its baseline as well. A geometry
+    in the ablation's file is the ablation's own. All else is as for `comparison`.
     """
     compared = comparison(given, images=images, identify=identify)
-    own = library.read(ablation) if isinstance(ablation, str) else ablation
+    if isinstance(ablation, str):
+        ablation = library.read(ablation)
     options = {key: given[key] for key in VARIANT_KEYS if given.get(key)}
-    resolved = compared.variant(own, options)
+    resolved = compared.variant(ablation, options)
     if not resolved.differences():
-        is_base = own.name == compared.baseline.name
-        return compared.baseline if is_base else resolved  # the gate refuses the latter
-    with_options, without = (experiment_from(compared.mapping(own, o)) for o in (options, {}))
-    is_own = with_options == without
-    return resolved if is_own else replace(resolved, ablation=_renamed(own, options))
+        is_base = ablation.name == compared.baseline.name
+        return compared.baseline if is_base else resolved  # `check_changes` refuses the latter
+    in_file, in_all = (compared.mapping(ablation, changes) for changes in ({}, options))
+    if experiment_from(in_file) == experiment_from(in_all):
+        return resolved  # the options say what the file says
+    settings = ", ".join(f"{name}={value}" for name, value in flat(options).items())
+    renamed = replace(
+        ablation,
+        name=f"{ablation.name} + {settings}",
+        summary=f"{ablation.summary}, with {settings}",
+        paper=None,
+    )
+    return replace(resolved, ablation=renamed)
 
 
 def conditions_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,13 +204,14 @@ def conditions_of(given: Mapping[str, Any]) -> dict[str, Any]:
     conditions = {key: value for key, value in given.items() if key not in VARIANT_KEYS}
     data = experiment_from({"data": conditions.get("data", {})}).data
     conditions = merge(dataset_of(data).defaults, conditions)
-    if not conditions.get("architecture"):
-        return {key: value for key, value in conditions.items() if key != "architecture"}
-    architecture = experiment_from({"architecture": conditions["architecture"]}).architecture
+    if not (given_geometry := conditions.pop("architecture", None)):
+        return conditions
+    architecture = experiment_from({"architecture": given_geometry}).architecture
+    conditions["architecture"] = plain(architecture)
     with suppress(UserError):  # it may be a recorded model whose file is gone
         if preset(conditions["model"]).architecture == architecture:
-            return conditions | {"architecture": plain(architecture)}
-    return conditions | {"architecture": plain(architecture), "model": OWN_GEOMETRY}
+            return conditions
+    return conditions | {"model": OWN_GEOMETRY}
 
 
 def hardware_of(given: Mapping[str, Any]) -> Hardware:
@@ -218,45 +220,43 @@ def hardware_of(given: Mapping[str, Any]) -> Hardware:
 
 
 def identified(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is given with the fingerprint of the images, which is part of the key.
-
-    A folder's is in its index, which is read, or made, which checks every image. Fashion-MNIST has
-    one because other datasets have files of the same names. The other datasets need none. Raises
-    UserError as `folder_index.open_index` and where the images are not those that were recorded.
-    """
-    data, hardware = experiment_from({"data": given.get("data", {})}).data, hardware_of(given)
-    if data.name == "folder":
-        index = index_of(data, hardware)
-        found = index.fingerprint
-        for line in index.left_out:
-            print(line, file=sys.stderr)
-        if index.skipped:
-            print(
-                f"data.root: {len(index.skipped)} images of {index.root} are left out: "
-                f"{some(index.skipped, '; ')}; all are listed in {index.folder / UNREADABLE}",
-                file=sys.stderr,
-            )
-    elif data.name == "fashion_mnist":
-        from levit_ablate.data import splits  # torchvision takes a second
-        from levit_ablate.data.datamodule import served
-
-        served(data, hardware)  # downloads what is not there
-        found = splits.fashion_mnist_fingerprint(Path(data.root))
-        check_fingerprint(data, found)
-    else:
+    """Return what is given with the images' `fingerprint_of`, which is part of the key."""
+    data = experiment_from({"data": given.get("data", {})}).data
+    if data.name not in ("folder", "fashion_mnist"):
         return dict(given)
-    return merge(given, {"data": {"fingerprint": found}})
+    from levit_ablate.data.datamodule import fingerprint_of  # torchvision takes a second
+
+    return merge(given, {"data": {"fingerprint": fingerprint_of(data, hardware_of(given))}})
 
 
-def _renamed(ablation: Ablation, options: dict[str, Any]) -> Ablation:
-    """Another ablation than the file's, and no row of the paper: its name tells the options."""
-    settings = ", ".join(f"{name}={value}" for name, value in flat(options).items())
-    return replace(
-        ablation,
-        name=f"{ablation.name} + {settings}",
-        summary=f"{ablation.summary}, with {settings}",
-        paper=None,
-    )
+def check_changes(variant: Variant) -> None:
+    """Refuse a variant whose network and objective are the baseline's.
+
+    Compares the built networks (their modules, and the weights that they start from) rather than
+    the settings, so that a choice without effect on this geometry is found too. Raises UserError.
+    """
+    base, design = variant.baseline, variant.experiment.design
+    if base is None or base.experiment.design.distillation != design.distillation:
+        return
+    if not variant.differences():
+        raise UserError(
+            f"{variant.name}: changes nothing: every choice in {variant.ablation.path}, with the "
+            f"options given, is the baseline's already; change one"
+        )
+    if _same_network(variant, base):
+        changed = ", ".join(variant.differences())
+        raise UserError(
+            f"{variant.name}: changes nothing: with model {variant.experiment.model}, {changed} "
+            f"leaves the network and the objective of the baseline as they are"
+        )
+
+
+def _same_network(first: Variant, second: Variant) -> bool:
+    one, other = (LeViT(v.architecture, v.experiment.design, v.images) for v in (first, second))
+    if repr(one) != repr(other) or first.architecture.drop_path != second.architecture.drop_path:
+        return False
+    others = other.state_dict()
+    return all(torch.equal(value, others[name]) for name, value in one.state_dict().items())
 
 
 def _explicit(
@@ -291,8 +291,8 @@ def _explicit(
 def _precise(experiment: Experiment) -> Experiment:
     """Fill in the number formats that this hardware is fast at, where none is given."""
     best, teacher = best_precision(experiment.hardware), experiment.teacher
-    own, taught = (
+    students, teachers = (
         replace(recipe, precision=best) if recipe.precision == "auto" else recipe
         for recipe in (experiment.recipe, teacher.recipe)
     )
-    return replace(experiment, recipe=own, teacher=replace(teacher, recipe=taught))
+    return replace(experiment, recipe=students, teacher=replace(teacher, recipe=teachers))

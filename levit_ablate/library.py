@@ -21,7 +21,6 @@ from levit_ablate.schema import (
     read_yaml,
     yaml_of,
 )
-from levit_ablate.schema import to_yaml as experiment_yaml
 
 BASELINE = "baseline"
 SUFFIXES = (".yaml", ".yml")
@@ -56,16 +55,12 @@ def names(kind: Kind = ABLATIONS) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for folder in reversed(folders(kind)):
-        own: dict[str, Path] = {}
-        for path in _visible(folder):
-            if path.suffix not in SUFFIXES or path.is_dir():
-                continue
-            if path.stem in own:
-                raise UserError(
-                    f"{own[path.stem]} and {path} have one name; rename or remove one of them"
-                )
-            own[path.stem] = path
-        found |= own
+        by_name: dict[str, Path] = {}
+        for path in _files(folder):
+            if other := by_name.get(path.stem):
+                raise UserError(f"{other} and {path} have one name; rename or remove one of them")
+            by_name[path.stem] = path
+        found |= by_name
     return dict(sorted(found.items()))
 
 
@@ -82,9 +77,10 @@ def path_of(name: str, kind: Kind = ABLATIONS) -> Path:
     return paths[name]
 
 
-def _visible(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+        return [path for path in files if not path.name.startswith(".") and not path.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -94,10 +90,10 @@ def _visible(folder: Path) -> list[Path]:
 def line(what: str) -> Reader:
     """A reader of one line of text, which is to say `what`."""
 
-    def read(said: Any, key: str) -> str:
-        if not isinstance(said, str) or len(said.strip().splitlines()) != 1:
+    def read(value: Any, key: str) -> str:
+        if not isinstance(value, str) or len(value.strip().splitlines()) != 1:
             raise UserError(f"{key}: a line that says {what} is needed")
-        return said.strip()
+        return value.strip()
 
     return read
 
@@ -105,12 +101,12 @@ def line(what: str) -> Reader:
 def part_of(config: type) -> Reader:
     """A reader of some fields of a dataclass, which are checked and stay a mapping."""
 
-    def read(said: Any, key: str) -> Mapping[str, Any]:
-        said = {} if said is None else said
-        if not isinstance(said, Mapping):
-            raise UserError(f"{key}: {said!r} is no mapping of keys to values")
-        check_keys(said, config, "", f"{key}.")
-        return said
+    def read(value: Any, key: str) -> Mapping[str, Any]:
+        mapping = {} if value is None else value
+        if not isinstance(mapping, Mapping):
+            raise UserError(f"{key}: {mapping!r} is no mapping of keys to values")
+        check_keys(mapping, config, "", f"{key}.")
+        return mapping
 
     return read
 
@@ -118,11 +114,11 @@ def part_of(config: type) -> Reader:
 def conditions(whose: str) -> Reader:
     """A reader of parts of an experiment without its seed, for `whose` seeds are its own."""
 
-    def read(said: Any, key: str) -> Mapping[str, Any]:
-        own: Mapping[str, Any] = part_of(Experiment)(said, key)
-        if "seed" in own:
+    def read(value: Any, key: str) -> Mapping[str, Any]:
+        mapping: Mapping[str, Any] = part_of(Experiment)(value, key)
+        if "seed" in mapping:
             raise UserError(f"{key}.seed: {whose} has seeds of its own; set seeds")
-        return own
+        return mapping
 
     return read
 
@@ -180,18 +176,6 @@ RECORDED = ("name", "summary", "paper", "geometry")
 """Keys of a recorded experiment beside those of the experiment."""
 
 
-def recorded_yaml(ablation: Ablation, experiment: Experiment, geometry: Architecture) -> str:
-    """Return an explicit experiment and its ablation as YAML, which `run --config` takes.
-
-    Args:
-        ablation: where the experiment comes from.
-        experiment: explicit, so that its geometry is the one after design and matching.
-        geometry: the one before, which its baseline starts from.
-    """
-    header = ablation.header() | {"geometry": plain(geometry)}
-    return yaml_of(header) + experiment_yaml(experiment)
-
-
 def from_recorded(content: Mapping[str, Any], path: Path) -> tuple[Ablation, dict[str, Any]]:
     """Return the ablation and the conditions of a recorded experiment, read from `path`.
 
@@ -210,17 +194,15 @@ def from_recorded(content: Mapping[str, Any], path: Path) -> tuple[Ablation, dic
 
 def to_yaml(ablation: Ablation) -> str:
     """Return the file of an ablation; what is not set is left out."""
-    said = {"summary": ablation.summary, "match": ablation.match, "design": dict(ablation.design)}
-    if ablation.architecture:
-        said["architecture"] = _set(ablation.architecture)
-    return yaml_of({key: value for key, value in said.items() if value})
+    fields = ("summary", "match", "design", "architecture")
+    mapping = {name: _without_none(getattr(ablation, name)) for name in fields}
+    return yaml_of({name: value for name, value in mapping.items() if value})
 
 
-def _set(value: Any) -> Any:
-    """Return plain data without what is None."""
+def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _set(item) for key, item in value.items() if item is not None}
-    return [_set(item) for item in value] if isinstance(value, list) else value
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
 def read(name: str) -> Ablation:
@@ -249,15 +231,9 @@ def read_file(path: Path) -> Ablation:
 
 
 def from_mapping(content: Mapping[str, Any], name: str, path: Path, where: str = "") -> Ablation:
-    """Return the ablation that a mapping describes.
+    """Return the ablation that a mapping describes, read from `path`.
 
-    Args:
-        content: what its file says.
-        name: its name.
-        path: the file that it was read from.
-        where: what an error begins with, in place of the file.
-
-    Raises UserError as `read_file`.
+    Raises UserError as `read_file`; it begins with `where`, in place of the file.
     """
     where = where or str(path)
     ablation = config_from(Ablation, {"summary": None, **content}, where, name=name, path=path)

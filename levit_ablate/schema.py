@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -97,12 +97,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_word(said: Any) -> Any:
+def read_word(text: Any) -> Any:
     """Read text as a value in a file: a number, a truth value, or text. What is no text stays."""
     try:
-        return yaml.load(said, YamlLoader) if isinstance(said, str) else said  # a SafeLoader
+        return yaml.load(text, YamlLoader) if isinstance(text, str) else text  # a SafeLoader
     except (yaml.YAMLError, ValueError, LookupError):  # no YAML; too many digits; !!bool x
-        return said
+        return text
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,15 +126,9 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_keys(mapping: Mapping[str, Any], config: type, where: str, prefix: str = "") -> None:
-    """Refuse keys, choices and types that `config` does not have (UserError, with the closest).
+    """Refuse keys, choices and types that a dataclass does not have; keys may be missing.
 
-    Keys may be missing: what is checked may be laid over something that has them.
-
-    Args:
-        mapping: what was read.
-        config: the dataclass whose fields are the valid keys, the nested ones too.
-        where: the file, or what else the error names first.
-        prefix: the keys that lead to `mapping`, with a dot after each.
+    Raises UserError, with the closest: it names `where`, a file, then the key after `prefix`.
     """
     fields_from(config, mapping, where, prefix, partly=True)
 
@@ -152,15 +146,9 @@ def config_from(
 ) -> T:
     """Return the dataclass that a mapping under `key` describes.
 
-    A field whose type is Annotated with a `Reader` is read by that. Raises UserError, which begins
-    with `where`, for unknown and missing keys and for values that do not fit.
-
-    Args:
-        config: the dataclass.
-        mapping: what was read.
-        where: the file, or what else the error names first.
-        key: the keys that lead to `mapping`.
-        known: fields that a mapping cannot have, with their values: a file's name and path.
+    A field whose type is Annotated with a `Reader` is read by that. `known` are fields that a
+    mapping cannot have: a file's name and path. Raises UserError, which begins with `where`, for
+    unknown and missing keys and for values that do not fit.
     """
     with named(where):
         values = _read_fields(mapping, config, f"{key}." if key else "", False, tuple(known))
@@ -228,7 +216,10 @@ def _read(value: Any, hint: Any, key: str, partly: bool) -> Any:
             raise UserError(f"{key}: list needed, not {value!r}")
         own = get_args(hint)[0]
         return tuple(_read(each, own, f"{key}[{i}]", partly) for i, each in enumerate(value))
-    number = _number(value, hint)
+    number = value
+    if hint is float and type(value) in (int, str):
+        with suppress(ValueError):
+            number = float(value)
     if type(number) is not hint:
         remedy = "; write true or false" if hint is bool else ""
         raise UserError(f"{key}: {hint.__name__} needed, not {value!r}{remedy}")
@@ -244,29 +235,20 @@ def _made(config: Any, values: Mapping[str, Any], key: str) -> Any:
     return config(**values)
 
 
-def _number(value: Any, hint: Any) -> Any:
-    """A whole number or text as the float that it is meant to be."""
-    try:
-        return float(value) if hint is float and type(value) in (int, str) else value
-    except ValueError:
-        return value
-
-
 def _names(config: Any) -> str:
     return ", ".join(field.name for field in fields(config))
 
 
 Reader = Callable[[Any, str], Any]
-"""Returns a value as a field holds it, from what was said and the key that it was said under.
-Raises UserError."""
+"""Returns a value as a field holds it, from a file's value and its key. Raises UserError."""
 
 
-def seeds_from(said: Any, where: str, *, counted: bool = True) -> tuple[int, ...]:
+def seeds_from(value: Any, where: str, *, counted: bool = True) -> tuple[int, ...]:
     """Return seeds from a list, from text (0,1,5), or, where they are `counted`, from how many.
 
     A count gives the seeds from 0 on. Raises UserError where there is none, or one twice.
     """
-    listed = read_word(said)
+    listed = read_word(value)
     if isinstance(listed, str):
         listed = [read_word(word) for word in listed.split(",")]
     if type(listed) is int:
@@ -274,25 +256,14 @@ def seeds_from(said: Any, where: str, *, counted: bool = True) -> tuple[int, ...
     seeds = tuple(listed) if isinstance(listed, list | tuple | range) else (None,)
     if not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
         what = "neither how many (3) nor which (0,1,5)" if counted else "no list of seeds (0,1,2)"
-        raise UserError(f"{where}: {said!r} is {what}")
+        raise UserError(f"{where}: {value!r} is {what}")
     if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"{where}: {said!r}: at least one is needed, and none twice")
+        raise UserError(f"{where}: {value!r}: at least one is needed, and none twice")
     return seeds
 
 
-def to_yaml(experiment: Experiment) -> str:
-    """Return the experiment as YAML that `experiment_from` reads back to an equal one."""
-    return yaml_of(to_mapping(experiment))
-
-
-def to_mapping(experiment: Experiment) -> dict[str, Any]:
-    """Return the experiment as plain dicts, lists, numbers and strings."""
-    mapping: dict[str, Any] = plain(experiment)
-    return mapping
-
-
 def plain(value: Any) -> Any:
-    """Return configs, tuples and what is in them as dicts and lists."""
+    """Return configs, tuples and what is in them as the dicts and lists of a file."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):

@@ -11,11 +11,10 @@ import yaml
 from levit_ablate import library
 from levit_ablate.config import Data, Design, Stage
 from levit_ablate.errors import UserError
-from levit_ablate.experiment import variant
+from levit_ablate.experiment import check_changes, variant
 from levit_ablate.models.presets import preset
 from levit_ablate.recipes import RECIPES
-from levit_ablate.schema import plain, to_yaml
-from levit_ablate.validity import check_changes
+from levit_ablate.schema import plain, yaml_of
 
 IMAGES = preset("levit_128s").images
 SHIPPED = [
@@ -314,7 +313,7 @@ def test_a_record_whose_geometry_is_wrong_is_refused_with_file_and_key(geometry,
 
 def test_the_baseline_with_its_own_explicit_config_is_the_baseline():
     base = variant("baseline", {"seed": 2})
-    again = variant("baseline", yaml.safe_load(to_yaml(base.experiment)))
+    again = variant("baseline", yaml.safe_load(yaml_of(plain(base.experiment))))
     assert again.baseline is None
     assert again == base
 

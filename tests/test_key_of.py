@@ -14,7 +14,7 @@ from levit_ablate.config import Data, Design, Experiment, Hardware, Recipe, Stag
 from levit_ablate.experiment import variant
 from levit_ablate.keys import key_of, teacher_key
 from levit_ablate.models.presets import preset
-from levit_ablate.schema import to_mapping
+from levit_ablate.schema import plain
 
 PLACES = ("Data.root", "Data.on_error")
 KEYED = Experiment(
@@ -137,12 +137,12 @@ KEYLESS_HARDWARE = [
 def test_the_key_does_not_depend_on_the_hardware(hardware):
     experiment = Experiment(architecture=preset("levit_nano").architecture)
     assert key_of(replace(experiment, hardware=hardware)) == key_of(experiment)
-    given = {"hardware": to_mapping(replace(experiment, hardware=hardware))["hardware"]}
+    given = {"hardware": plain(replace(experiment, hardware=hardware))["hardware"]}
     assert variant("no_hardswish", given).key == variant("no_hardswish", {}).key
 
 
 def test_the_key_depends_on_the_geometry_and_not_on_the_models_name():
-    nano = to_mapping(Experiment(architecture=preset("levit_nano").architecture))["architecture"]
+    nano = plain(Experiment(architecture=preset("levit_nano").architecture))["architecture"]
     renamed = variant("baseline", {"model": "levit_micro", "architecture": nano})
     assert renamed.key == variant("baseline", {"model": "levit_nano"}).key
     assert renamed.key != variant("baseline", {"model": "levit_micro"}).key
@@ -155,5 +155,5 @@ def test_no_two_shipped_ablations_share_a_key():
 
 def test_a_key_survives_json_and_its_order():
     shown = variant("no_pyramid", {"seed": 3})
-    mapping = json.loads(json.dumps(to_mapping(shown.experiment), sort_keys=True))
+    mapping = json.loads(json.dumps(plain(shown.experiment), sort_keys=True))
     assert variant("no_pyramid", mapping).key == shown.key

@@ -23,7 +23,7 @@ FLOORS = [
     ["library", "keys", "runtime"],
     ["models", "data"],
     ["experiment"],
-    ["tracking", "validity"],
+    ["tracking"],
     ["analysis"],
     ["training"],
     ["runner"],

@@ -21,10 +21,10 @@ from levit_ablate.schema import (
     check_keys,
     experiment_from,
     merge,
+    plain,
     read_yaml,
     seeds_from,
-    to_mapping,
-    to_yaml,
+    yaml_of,
 )
 
 # --- any experiment, from the types of its fields; the ranges that types do not say stand here
@@ -106,13 +106,13 @@ def instances(config):
 @settings(deadline=None, max_examples=150)
 @given(instances(Experiment))
 def test_an_experiment_comes_back_from_its_yaml(experiment):
-    assert experiment_from(yaml.safe_load(to_yaml(experiment))) == experiment
+    assert experiment_from(yaml.safe_load(yaml_of(plain(experiment)))) == experiment
 
 
 @settings(deadline=None, max_examples=50)
 @given(instances(Experiment))
 def test_an_experiment_comes_back_from_its_mapping_with_every_type_kept(experiment):
-    again = experiment_from(to_mapping(experiment))
+    again = experiment_from(plain(experiment))
     assert repr(again) == repr(experiment)
 
 
@@ -125,7 +125,7 @@ def test_an_experiment_comes_back_from_a_file(tmp_path):
         seed=2**32 - 1,
     )
     path = tmp_path / "experiment.yaml"
-    path.write_text(to_yaml(experiment), encoding="utf-8")
+    path.write_text(yaml_of(plain(experiment)), encoding="utf-8")
     assert experiment_from(read_yaml(path)) == experiment
 
 
@@ -398,7 +398,7 @@ def test_words_and_numbers_are_those_of_yaml_1_2(tmp_path, text, value):
 def test_text_that_looks_like_something_else_comes_back_as_text_by_any_reader(tmp_path, text):
     work_dir = text if text.strip() else "."
     experiment = Experiment(hardware=Hardware(work_dir=work_dir))
-    written = to_yaml(experiment)
+    written = yaml_of(plain(experiment))
     (tmp_path / "f.yaml").write_text(written, encoding="utf-8")
     assert experiment_from(read_yaml(tmp_path / "f.yaml")) == experiment
     assert experiment_from(yaml.safe_load(written)) == experiment  # PyYAML's own, of YAML 1.1

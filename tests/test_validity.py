@@ -11,10 +11,9 @@ import yaml
 from levit_ablate import library
 from levit_ablate.config import Design, Experiment
 from levit_ablate.errors import UserError
-from levit_ablate.experiment import variant
+from levit_ablate.experiment import check_changes, variant
 from levit_ablate.models.presets import preset
-from levit_ablate.schema import to_mapping
-from levit_ablate.validity import check_changes
+from levit_ablate.schema import plain
 
 
 def own(name: str, **content) -> None:
@@ -96,7 +95,7 @@ def test_an_objective_of_its_own_is_a_change_though_the_network_is_the_same():
 
 
 def test_drop_path_alone_is_a_change():
-    architecture = to_mapping(Experiment(architecture=preset("levit_nano").architecture))
+    architecture = plain(Experiment(architecture=preset("levit_nano").architecture))
     own("mine", architecture={**architecture["architecture"], "drop_path": 0.1})
     check_changes(variant("mine", {}))
 

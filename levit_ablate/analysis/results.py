@@ -84,7 +84,7 @@ class Results:
     dataset: str
     seeds: tuple[int, ...]
     conditions: Mapping[str, Any]
-    """The baseline's experiment, as `schema.to_mapping` gives it."""
+    """The baseline's experiment, as `schema.plain` gives it."""
     rows: tuple[Row, ...]
     noise: Noise | None
     agreement: Agreement | None

@@ -17,7 +17,7 @@ from levit_ablate import library
 from levit_ablate.api.session import check_devices, opened, store_uri, talking
 from levit_ablate.api.settings import Settings, given_by
 from levit_ablate.config import Images
-from levit_ablate.experiment import Variant, hardware_of
+from levit_ablate.experiment import Variant, check_changes, hardware_of
 from levit_ablate.experiment import variant as resolved
 from levit_ablate.keys import teacher_key
 from levit_ablate.library import Ablation
@@ -33,7 +33,6 @@ from levit_ablate.training.fit import ready_data, report_horizon
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.teacher import ensure_teacher, teacher_figures
 from levit_ablate.training.train import Result, recorded, train
-from levit_ablate.validity import check_changes
 
 METRICS = ("train_loss", "val_loss", "val_accuracy")
 """Metrics of every epoch, in `RunResult.curves`."""

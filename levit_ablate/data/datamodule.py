@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 import lightning
@@ -13,11 +15,13 @@ from torch import Tensor
 
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, Source, TrainingBatches
-from levit_ablate.data.datasets import IN_MEMORY_SIDE, dataset_of, index_of
+from levit_ablate.data.datasets import IN_MEMORY_SIDE, check_fingerprint, dataset_of, index_of
 from levit_ablate.data.files import OnDisk
+from levit_ablate.data.folder_index import UNREADABLE
+from levit_ablate.data.folder_layout import some
 from levit_ablate.data.memory import InMemory
 from levit_ablate.data.randaugment import RandAugment
-from levit_ablate.data.splits import load, small_folder
+from levit_ablate.data.splits import fashion_mnist_fingerprint, load, small_folder
 from levit_ablate.data.stream import Stream
 from levit_ablate.runtime import num_cores
 
@@ -119,6 +123,30 @@ def served(data: Data, hardware: Hardware) -> Served:
     if index.max_side <= IN_MEMORY_SIDE and data.image_size <= IN_MEMORY_SIDE:
         return InMemory(small_folder(index, data), mean)
     return OnDisk(index, data, num_workers(hardware), mean)
+
+
+def fingerprint_of(data: Data, hardware: Hardware) -> str:
+    """Return the hash of the images of a folder, or of Fashion-MNIST's files.
+
+    A folder's is in its index, which is read, or made, which checks every image: what is left out
+    is printed. Fashion-MNIST has one because other datasets have files of the same names. Raises
+    UserError as `folder_index.open_index` and where the images are not those that were recorded.
+    """
+    if data.name == "fashion_mnist":
+        served(data, hardware)  # downloads what is not there
+        fingerprint = fashion_mnist_fingerprint(Path(data.root))
+        check_fingerprint(data, fingerprint)
+        return fingerprint
+    index = index_of(data, hardware)
+    for line in index.left_out:
+        print(line, file=sys.stderr)
+    if index.skipped:
+        print(
+            f"data.root: {len(index.skipped)} images of {index.root} are left out: "
+            f"{some(index.skipped, '; ')}; all are listed in {index.folder / UNREADABLE}",
+            file=sys.stderr,
+        )
+    return index.fingerprint
 
 
 def num_workers(hardware: Hardware) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from levit_ablate.config import Architecture, Design, Images, Stage
 from levit_ablate.errors import UserError
 
+T = TypeVar("T")
 Grid = tuple[int, int]
 """Height and width of the grid of patches."""
 
@@ -31,11 +32,6 @@ class Heads:
     num_heads: int
     key_dim: int
     value_dim: int
-
-
-def values_per_key(design: Design) -> ValuesPerKey:
-    """Size of a head's values over that of its keys."""
-    return VALUES_PER_KEY[design.keys]
 
 
 def stages_of(architecture: Architecture, design: Design) -> tuple[Stage, ...]:
@@ -65,7 +61,7 @@ def stem_width(architecture: Architecture) -> int:
 
 def key_dim_of(architecture: Architecture, design: Design, stage: Stage) -> int:
     """Size of queries and keys in a head (the paper's D). Raises UserError if it is not whole."""
-    value_dim, ratio = value_dim_of(architecture, stage), values_per_key(design).block
+    value_dim, ratio = value_dim_of(architecture, stage), VALUES_PER_KEY[design.keys].block
     if value_dim % ratio:
         raise UserError(
             f"architecture.value_dim: {value_dim} must be even with design.keys: small, "
@@ -88,7 +84,7 @@ def shrinking_heads(architecture: Architecture, design: Design, stage: Stage) ->
     values of D. Either way the values have 4C channels in all (rounded to whole heads).
     """
     key_dim = key_dim_of(architecture, design, stage)
-    value_dim = values_per_key(design).shrinking * key_dim
+    value_dim = VALUES_PER_KEY[design.keys].shrinking * key_dim
     num_heads = max(1, round(4 * stage.width / value_dim))
     return Heads(num_heads=num_heads, key_dim=key_dim, value_dim=value_dim)
 
@@ -117,24 +113,19 @@ def canonical(architecture: Architecture, design: Design) -> tuple[Architecture,
     stages = stages_of(architecture, design)
     value_dim = value_dim_of(architecture, stages[0])
     expansion = mlp_expansion_of(design, stages[0])
-
-    def brief(stage: Stage) -> Stage:
-        own_values, own_expansion = (
-            value_dim_of(architecture, stage),
-            mlp_expansion_of(design, stage),
-        )
-        return replace(
+    brief = tuple(
+        replace(
             stage,
-            value_dim=None if own_values == value_dim else own_values,
-            mlp_expansion=None if own_expansion == expansion else own_expansion,
+            value_dim=_unless(value_dim, value_dim_of(architecture, stage)),
+            mlp_expansion=_unless(expansion, mlp_expansion_of(design, stage)),
         )
-
-    inner = stem_width(architecture)
-    whole = replace(
-        architecture,
-        stages=tuple(map(brief, stages)),
-        value_dim=value_dim,
-        stem_width=None if inner == stages[0].width else inner,
+        for stage in stages
     )
+    inner = _unless(stages[0].width, stem_width(architecture))
+    architecture = replace(architecture, stages=brief, value_dim=value_dim, stem_width=inner)
     stem_norm = "same" if design.stem_norm == design.norm else design.stem_norm
-    return whole, replace(design, mlp_expansion=float(expansion), stem_norm=stem_norm)
+    return architecture, replace(design, mlp_expansion=float(expansion), stem_norm=stem_norm)
+
+
+def _unless(usual: T, value: T) -> T | None:
+    return None if value == usual else value

@@ -18,7 +18,7 @@ from levit_ablate.library import BASELINE, Ablation
 from levit_ablate.models import geometry
 from levit_ablate.models.cost import costs
 from levit_ablate.models.matching import Budget, within
-from levit_ablate.schema import config_from, experiment_from, merge, plain, to_mapping
+from levit_ablate.schema import config_from, experiment_from, merge, plain
 from levit_ablate.searches.drawing import combinations_of
 from levit_ablate.searches.numbers import SOLVED, architecture_of
 from levit_ablate.searches.search import Search
@@ -90,7 +90,7 @@ class SearchPlan:
             dataset=self.dataset,
             key=self.key,
             summary=self.search.summary,
-            conditions=to_mapping(self.baseline.experiment),
+            conditions=plain(self.baseline.experiment),
         )
 
     @cached_property

@@ -10,13 +10,12 @@ from typing import Any
 
 from levit_ablate.config import VARIANT_KEYS, Data
 from levit_ablate.errors import UserError
-from levit_ablate.experiment import Variant, comparison
+from levit_ablate.experiment import Variant, check_changes, comparison
 from levit_ablate.keys import hashed
-from levit_ablate.schema import merge, to_mapping
+from levit_ablate.schema import merge, plain
 from levit_ablate.studies.study import Study
 from levit_ablate.tracking.parent_run import Whole
 from levit_ablate.tracking.tags import STUDY
-from levit_ablate.validity import check_changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ class Plan:
             dataset=self.dataset,
             key=self.key,
             summary=self.study.summary,
-            conditions=to_mapping(self.baseline.experiment),
+            conditions=plain(self.baseline.experiment),
         )
 
     @cached_property
@@ -98,7 +97,7 @@ class Plan:
             "dataset": self.dataset,
             "seeds": seeds,
             "match": self.match,
-            "conditions": to_mapping(self.baseline.experiment),
+            "conditions": plain(self.baseline.experiment),
             "variants": [own.get(name) or before[name] for name in order],
         }
 

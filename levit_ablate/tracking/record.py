@@ -26,7 +26,7 @@ from levit_ablate.config import Images
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
 from levit_ablate.runtime import is_first_process, lock_of
-from levit_ablate.schema import flat, to_mapping
+from levit_ablate.schema import flat, plain
 from levit_ablate.tracking import runs
 from levit_ablate.tracking.outbox import FOR_GOOD, MARKER, Outbox
 from levit_ablate.tracking.store import (
@@ -135,7 +135,7 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
             raise runs.TakenError(earlier[-1])
         for orphan in orphans:  # killed before its folder named it: it cannot be resumed
             runs.end_orphan(orphan)
-        params = flat(to_mapping(variant.experiment))
+        params = flat(plain(variant.experiment))
         client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
         client.log_text(run_id, variant.recorded_yaml, "experiment.yaml")
         client.log_metric(run_id, "params", variant.cost.params)

@@ -25,7 +25,7 @@ from levit_ablate.data.batches import Batch
 from levit_ablate.errors import RunError
 from levit_ablate.keys import stream_key, teacher_key
 from levit_ablate.runtime import one_at_a_time
-from levit_ablate.schema import to_mapping
+from levit_ablate.schema import plain
 from levit_ablate.training.objective import Answers
 
 PIXEL_PACKAGES = ("torch", "torchvision", "timm", "pillow", "numpy")
@@ -162,6 +162,6 @@ def _file(folder: Path, epoch: int) -> Path:
 def describe(folder: Path, experiment: Experiment) -> None:
     """Write into the folder, for people, which stream and teacher its answers belong to."""
     folder.mkdir(parents=True, exist_ok=True)
-    mapping = to_mapping(experiment)
+    mapping = plain(experiment)
     description = {key: mapping[key] for key in ("data", "teacher", "seed", "recipe")}
     (folder / "stream.json").write_text(json.dumps(description, indent=2), encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from levit_ablate import library
 from levit_ablate.analysis.results import Results, Row, summed_up
 from levit_ablate.config import Experiment
-from levit_ablate.schema import to_mapping
+from levit_ablate.schema import plain
 
 ACCURACIES = {
     "baseline": (0.570, 0.575, 0.568),
@@ -43,6 +43,6 @@ def results(rows: list[Row] | None = None, seeds: int = 3) -> Results:
         "summary": "The paper's rows",
         "dataset": "cifar10",
         "seeds": list(range(seeds)),
-        "conditions": to_mapping(Experiment()),
+        "conditions": plain(Experiment()),
     }
     return summed_up(said, rows, measured_on="batch 16, one thread")

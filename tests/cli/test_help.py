@@ -59,7 +59,7 @@ def test_it_names_what_can_be_named_and_the_defaults_of_what_people_use(page, co
     assert "--recipe.epochs N Passes over the training images. (default: 20)" in text
     assert "--data NAME The images, by name or in a YAML file. (default: digits)" in text
     assert f"Recipes: {', '.join(RECIPES)} " in text
-    assert "Models: levit_128s, " in text and "Datasets: digits, cifar10" in text
+    assert "Models: levit_128, levit_128s, " in text and "Datasets: digits, cifar10" in text
     assert f"levit-ablate {command} --help SECTION, which is " in text
     own = {"search": "Searches: accuracy_and_flops, equal_flops, flags "}
     own |= dict.fromkeys(("plan", "sweep", "table"), "Studies: design_choices, from_deit, ")
