@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,20 @@ STREAM = (
     "cutmix_probability", "mixing_group", "repeats", "precision",
 )  # fmt: skip
 """Fields of `Recipe` that decide what a teacher sees, and in which precision it answers."""
-SINCE_VERSION_1 = ("stem_norm", "linear_init", "ema_horizon", "evaluate")
-"""Fields of configs that version 1 did not know; a field that is added joins them."""
+VERSION_1 = set(
+    """
+    stages value_dim stem_depth stem_width drop_path depth width num_heads mlp_expansion
+    pyramid position attention_activation activation keys stem pooling norm downsampling
+    zero_init distillation epochs batch_size learning_rate reference_batch_size warmup_epochs
+    warmup_learning_rate final_learning_rate schedule weight_decay label_smoothing clipping
+    clip ema_decay crop flip color_jitter rand_augment erasing mixup cutmix cutmix_probability
+    mixing_group repeats precision name image_size validation split_seed seed fingerprint
+    """.split()  # noqa: SIM905
+)
+"""The fields of configs that version 1 knew, and hashed even at their defaults."""
 NO_WEIGHTS = "teacher.weights: {} is neither trained nor pretrained, nor a file that can be read"
 
-Said = Callable[[Any], dict[str, Any]]
+Plain = Callable[[Any], Any]
 """A config as plain data: the fields that are in a key."""
 
 
@@ -66,7 +75,8 @@ def key_of_version_1(experiment: Experiment) -> str | None:
 
     To be removed at 1.0. Raises UserError as `key_of`.
     """
-    design, teacher = experiment.design, experiment.teacher
+    architecture, design, teacher = experiment.architecture, experiment.design, experiment.teacher
+    assert architecture is not None  # explicit
     recipes = [experiment.recipe]
     if design.distillation != "none" and teacher.weights == "trained":
         recipes.append(teacher.recipe)
@@ -76,10 +86,11 @@ def key_of_version_1(experiment: Experiment) -> str | None:
         or (recipe.repeats > 1 and recipe.batch_size % (2 * recipe.repeats))
         for recipe in recipes
     )
-    is_new = any(changed(each).keys() & set(SINCE_VERSION_1) for each in (design, *recipes))
+    configs = (architecture, *architecture.stages, design, experiment.data, *recipes)
+    is_new = any(changed(config).keys() - VERSION_1 for config in configs)
     if is_other or is_new or experiment.data.name == "folder":
         return None
-    return _key(experiment, _all_fields, version=None)
+    return _key(experiment, _known_to_version_1, version=None)
 
 
 def stream_key(experiment: Experiment, versions: Mapping[str, str]) -> str:
@@ -112,8 +123,8 @@ def changed(value: Any) -> Any:
     before as they are.
     """
     if is_dataclass(value):
-        own = {field: getattr(value, field.name) for field in fields(value)}
-        return {f.name: changed(each) for f, each in own.items() if each != f.default}
+        pairs = [(field, getattr(value, field.name)) for field in fields(value)]
+        return {field.name: changed(each) for field, each in pairs if each != field.default}
     return [changed(each) for each in value] if isinstance(value, tuple) else value
 
 
@@ -123,16 +134,16 @@ def hashed(mapping: Mapping[str, Any], version: int | None = VERSION) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _key(experiment: Experiment, said: Said, version: int | None) -> str:
+def _key(experiment: Experiment, plain: Plain, version: int | None) -> str:
     mapping = {
-        "architecture": said(experiment.architecture),
-        "design": said(experiment.design),
-        "recipe": said(experiment.recipe),
-        "data": _data(experiment, experiment.seed, said),
+        "architecture": plain(experiment.architecture),
+        "design": plain(experiment.design),
+        "recipe": plain(experiment.recipe),
+        "data": _data(experiment, experiment.seed, plain),
         "seed": experiment.seed,
     }
     if experiment.design.distillation != "none":
-        mapping["teacher"] = _teacher(experiment, said, version)
+        mapping["teacher"] = _teacher(experiment, plain, version)
     if experiment.design.distillation == "soft":
         mapping["top_k"] = experiment.teacher.top_k
     if "batch" in (experiment.design.norm, experiment.design.stem_norm):
@@ -140,30 +151,29 @@ def _key(experiment: Experiment, said: Said, version: int | None) -> str:
     return hashed(mapping, version)
 
 
-def _teacher(experiment: Experiment, said: Said, version: int | None) -> str:
+def _teacher(experiment: Experiment, plain: Plain, version: int | None) -> str:
     teacher = experiment.teacher
     mapping: dict[str, Any] = {"model": teacher.model, "weights": teacher.weights}
     if teacher.weights == "trained":
-        mapping["recipe"] = said(teacher.recipe)
-        mapping["data"] = _data(experiment, 0, said) | {"seed": 0}
+        mapping["recipe"] = plain(teacher.recipe)
+        mapping["data"] = _data(experiment, 0, plain) | {"seed": 0}
         mapping["norm_batch_size"] = norm_batch_size(teacher.recipe, experiment.hardware)
     elif teacher.weights != "pretrained":
         mapping["weights"] = _digest(Path(teacher.weights))
     return hashed(mapping, version)
 
 
-def _all_fields(config: Any) -> dict[str, Any]:
+def _known_to_version_1(value: Any) -> Any:
     """A config as plain data, with all fields that version 1 knew."""
-    own = asdict(config)
-    if "stages" in own:
-        own["stages"] = list(own["stages"])
-    return {name: each for name, each in own.items() if name not in SINCE_VERSION_1}
+    if is_dataclass(value):
+        known = [field.name for field in fields(value) if field.name in VERSION_1]
+        return {name: _known_to_version_1(getattr(value, name)) for name in known}
+    return list(map(_known_to_version_1, value)) if isinstance(value, tuple) else value
 
 
-def _data(experiment: Experiment, seed: int, said: Said) -> dict[str, Any]:
-    own = said(experiment.data)
-    given = {n: value for n, value in own.items() if n not in PLACES and value is not None}
-    return {"seed": seed, **given}
+def _data(experiment: Experiment, seed: int, plain: Plain) -> dict[str, Any]:
+    own = {name: value for name, value in plain(experiment.data).items() if name not in PLACES}
+    return {**own, "seed": seed if experiment.data.seed is None else experiment.data.seed}
 
 
 def _digest(path: Path) -> str:
