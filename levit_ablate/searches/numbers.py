@@ -71,6 +71,8 @@ class Number(Limits):
     the value is None where the space has none."""
     around: Callable[[Any], Setting]
     """Returns the setting where a space says nothing: the neighbourhood of what a network has."""
+    text: str
+    """How a report writes it."""
 
 
 def near(middle: int, step: int) -> Setting:
@@ -132,31 +134,31 @@ def _mlp_expansion(_: Architecture, design: Design, stage: Stage) -> float:
 
 STAGE_NUMBERS = {
     "depth": Number(
-        type=int, step=1, low=1, high=64,
+        type=int, step=1, low=1, high=64, text="{}x",
         of=lambda architecture, design, stage: stage.depth,
         sets=lambda value, design: {"depth": value},
         around=lambda own: span(max(1, own - 1), own + 2, 1),
     ),
     "width": Number(
-        type=int, step=8, low=1, high=4096, is_width=True,
+        type=int, step=8, low=1, high=4096, is_width=True, text="C{}",
         of=lambda architecture, design, stage: stage.width,
         sets=lambda value, design: {"width": value},
         around=lambda own: near(own, 8),
     ),
     "num_heads": Number(
-        type=int, step=1, low=1, high=256,
+        type=int, step=1, low=1, high=256, text="N{}",
         of=lambda architecture, design, stage: stage.num_heads,
         sets=lambda value, design: {"num_heads": value},
         around=lambda own: span(max(1, own - own // 2), own + max(1, own // 2), 1),
     ),
     "key_dim": Number(
-        type=int, step=4, low=1, high=1024,
+        type=int, step=4, low=1, high=1024, text="D{}",
         of=geometry.key_dim_of,
         sets=lambda value, design: {"value_dim": value * VALUES_PER_KEY[design.keys].block},
         around=lambda own: near(own, 4),
     ),
     "mlp_expansion": Number(
-        type=float, step=0.5, low=0.05, high=32,
+        type=float, step=0.5, low=0.05, high=32, text="M{:g}",
         of=_mlp_expansion,
         sets=lambda value, design: {"mlp_expansion": value},
         around=lambda own: span(1.0, 4.0, 0.5),
@@ -165,7 +167,7 @@ STAGE_NUMBERS = {
 """The numbers that each stage has of its own."""
 NETWORK_NUMBERS = {
     "stem_width": Number(
-        type=int, step=8, low=1, high=4096,
+        type=int, step=8, low=1, high=4096, text="stem C{}",
         of=lambda architecture, design, stage: geometry.stem_width(architecture),
         sets=lambda value, design: {"stem_width": value},
         around=lambda own: near(own, 8),

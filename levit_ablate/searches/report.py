@@ -11,12 +11,14 @@ from typing import Any
 from optuna import Study
 
 from levit_ablate.analysis.results import Results, Row
-from levit_ablate.config import Architecture, Design, Stage, differences
+from levit_ablate.config import Architecture, Design, differences
+from levit_ablate.keys import changed
 from levit_ablate.models import geometry
 from levit_ablate.schema import config_from
 from levit_ablate.searches import trials
 from levit_ablate.searches.confirm import best_of, confirmed, most_accurate, rank
 from levit_ablate.searches.importance import Importance, importance_of
+from levit_ablate.searches.numbers import NETWORK_NUMBERS, STAGE_NUMBERS
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.plots import pictures
 from levit_ablate.searches.results import FIELDS, TrialResult, counts_of, front_of
@@ -132,22 +134,24 @@ def report_of(planned: SearchPlan, study: Study) -> Report:
 
 
 def stages_line(architecture: Architecture, design: Design) -> str:
-    """Format each stage: depth, width C, heads N of keys D, and expansion M of the MLPs."""
-
-    def line(stage: Stage) -> str:
-        key_dim = geometry.key_dim_of(architecture, design, stage)
-        expansion = geometry.mlp_expansion_of(design, stage)
-        return f"{stage.depth}x C{stage.width} N{stage.num_heads} D{key_dim} M{expansion:g}"
-
-    return ", ".join(map(line, geometry.stages_of(architecture, design)))
+    """Format each stage: depth, width C, heads N of keys D, expansion M of the MLPs, and so on."""
+    return ", ".join(
+        " ".join(n.text.format(n.of(architecture, design, stage)) for n in STAGE_NUMBERS.values())
+        for stage in geometry.stages_of(architecture, design)
+    )
 
 
 def choices_line(architecture: Architecture, design: Design, base: Design) -> str:
-    """Format what `stages_line` leaves out: the stem's width, and choices other than the base's."""
-    changed = differences(base, design)
-    said = [f"{n} {str(v).lower()}" for n, (_, v) in changed.items() if n != "mlp_expansion"]
-    stem = [f"stem C{architecture.stem_width}"] if architecture.stem_width else []
-    return ", ".join(stem + said)
+    """Format what `stages_line` leaves out: numbers of the whole network, and other choices."""
+    set_fields = changed(architecture).keys()
+    numbers = [
+        number.text.format(number.of(architecture, design, architecture.stages[0]))
+        for number in NETWORK_NUMBERS.values()
+        if set_fields & number.sets(None, design).keys()
+    ]
+    choices = differences(base, design).items()
+    others = [f"{n} {str(v).lower()}" for n, (_, v) in choices if n != "mlp_expansion"]
+    return ", ".join(numbers + others)
 
 
 def pictures_of(report: Report) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from levit_ablate.models.presets import preset
 from levit_ablate.searches import numbers
 from levit_ablate.searches.drawing import sampled
 from levit_ablate.searches.numbers import STAGE_NUMBERS, setting_from
+from levit_ablate.searches.report import choices_line
 from levit_ablate.searches.space import space_from
 
 MICRO = preset("levit_micro").architecture
@@ -163,6 +164,7 @@ def test_a_number_is_searched_once_it_is_in_a_table(monkeypatch):
         of=lambda architecture, design, stage: architecture.drop_path,
         sets=lambda value, design: {"drop_path": value or 0.0},
         around=lambda own: numbers.span(0.0, 0.2, 0.1),
+        text="drop {:g}",
     )
     monkeypatch.setitem(numbers.NETWORK_NUMBERS, "drop_path", drop)
     found = space(drop_path="0:0.3", geometry="fixed", width={"1": "96,104"})
@@ -173,4 +175,5 @@ def test_a_number_is_searched_once_it_is_in_a_table(monkeypatch):
     assert (architecture.drop_path, architecture.stages[0].width) == (0.2, 104)
     own = numbers.numbers_of(architecture, design)
     assert own["drop_path"] == 0.2 and own.keys() >= found.varied().keys()
+    assert choices_line(architecture, design, design) == "drop 0.2"
     assert sampled(lambda n, s: s.options[0], space(), base)[0].drop_path == 0.0
