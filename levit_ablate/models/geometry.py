@@ -59,6 +59,13 @@ def stem_width(architecture: Architecture) -> int:
     return architecture.stem_width or architecture.stages[0].width
 
 
+def stem_widths(architecture: Architecture) -> list[int]:
+    """Widths of the stem's layers: S/8, S/4, S/2, C, where S is `stem_width` (C in the paper)."""
+    halvings = reversed(range(1, architecture.stem_depth))
+    inner = [max(1, stem_width(architecture) // 2**halving) for halving in halvings]
+    return [*inner, architecture.stages[0].width]
+
+
 def key_dim_of(architecture: Architecture, design: Design, stage: Stage) -> int:
     """Size of queries and keys in a head (the paper's D). Raises UserError if it is not whole."""
     value_dim, ratio = value_dim_of(architecture, stage), VALUES_PER_KEY[design.keys].block

@@ -240,9 +240,7 @@ class LeViT(nn.Module):
         width = stages[0].width
         stem = build.stem(
             images=images,
-            depth=architecture.stem_depth,
-            width=width,
-            inner_width=geometry.stem_width(architecture),
+            widths=geometry.stem_widths(architecture),
             norms=build.stem_norms,
             activation=build.activation,
         )

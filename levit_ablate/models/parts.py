@@ -6,9 +6,9 @@ C channels, H x W the grid of patches, N = H*W (+ 1 class token, first).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,61 +35,33 @@ HEADS: dict[str, tuple[str, ...]] = {
 # Stems.
 
 
-class Stem(Protocol):
-    """Images (B, channels, height, width) → features (B, C, H, W) with H = ceil(height / 2**depth).
-
-    `width` is C; the widths of inner layers are halved from `inner_width`, which is C in the paper.
-    """
-
-    def __call__(
-        self,
-        *,
-        images: Images,
-        depth: int,
-        width: int,
-        inner_width: int,
-        norms: NormKit,
-        activation: Activation,
-    ) -> nn.Module: ...
+Stem = Callable[..., nn.Module]
+"""(*, images, widths, norms, activation): images (B, channels, height, width) → features
+(B, C, H, W) with H = ceil(height / 2**depth), where `widths` are `geometry.stem_widths`: `depth`
+numbers, the last is C."""
 
 
 def convolution_stem(
-    *,
-    images: Images,
-    depth: int,
-    width: int,
-    inner_width: int,
-    norms: NormKit,
-    activation: Activation,
+    *, images: Images, widths: Sequence[int], norms: NormKit, activation: Activation
 ) -> nn.Module:
-    """3x3 convolutions of stride 2, widths S/8, S/4, S/2, C, where S is `inner_width`.
-
-    There is no activation after the last.
-    """
-    inner = [max(1, inner_width // 2**step) for step in reversed(range(1, depth))]
+    """3x3 convolutions of stride 2, with an activation between every two."""
     layers: list[nn.Module] = []
-    for before, after in pairwise([images.channels, *inner, width]):
+    for before, after in pairwise([images.channels, *widths]):
         layers += [norms.convolution(before, after, kernel=3, stride=2, padding=1), activation()]
     return nn.Sequential(*layers[:-1])
 
 
 def patch_stem(
-    *,
-    images: Images,
-    depth: int,
-    width: int,
-    inner_width: int,
-    norms: NormKit,
-    activation: Activation,
+    *, images: Images, widths: Sequence[int], norms: NormKit, activation: Activation
 ) -> nn.Module:
     """One convolution whose kernel and stride are the patch (row A2).
 
     A side that the patch does not divide is padded with zeros at its end, so that the grid is that
     of the convolutions.
     """
-    patch = 2**depth
+    patch, channels = 2 ** len(widths), images.channels
     padding = nn.ZeroPad2d((0, -images.width % patch, 0, -images.height % patch))
-    convolution = norms.convolution(images.channels, width, kernel=patch, stride=patch, padding=0)
+    convolution = norms.convolution(channels, widths[-1], kernel=patch, stride=patch, padding=0)
     return nn.Sequential(padding, convolution)
 
 
