@@ -16,8 +16,7 @@ from levit_ablate.config import Experiment
 from levit_ablate.errors import RunError
 from levit_ablate.signals import GracefulStop
 from levit_ablate.tracking.record import Recorder
-from levit_ablate.training.objective import Answers
-from levit_ablate.training.teacher_cache import LiveTeacher, TeacherCache
+from levit_ablate.training.teacher_cache import Answers, LiveTeacher, TeacherCache
 
 
 class StopOnSignal(Callback):

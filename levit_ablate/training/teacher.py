@@ -29,9 +29,8 @@ from levit_ablate.paths import is_file
 from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
 from levit_ablate.training import teacher_cache
 from levit_ablate.training.callbacks import AskTeacher
-from levit_ablate.training.classifier import Classifier
+from levit_ablate.training.classifier import Classifier, label_loss
 from levit_ablate.training.fit import BEST, fit, quiet, ready_data, report_horizon, tested
-from levit_ablate.training.objective import label_loss
 from levit_ablate.training.progress import Bar, Tell, TellProgress
 
 SMALL_SIDE = 64

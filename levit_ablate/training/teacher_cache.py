@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -26,10 +26,18 @@ from levit_ablate.errors import RunError
 from levit_ablate.keys import stream_key, teacher_key
 from levit_ablate.runtime import one_at_a_time
 from levit_ablate.schema import to_mapping
-from levit_ablate.training.objective import Answers
 
 PIXEL_PACKAGES = ("torch", "torchvision", "timm", "pillow", "numpy")
 """Packages that make the images; their versions are part of a cache's key."""
+
+
+class Answers(NamedTuple):
+    """A teacher's answers to a batch: its k most probable classes."""
+
+    classes: Tensor
+    """(B, k) int64, the most probable first; k is 1 for hard distillation."""
+    probabilities: Tensor
+    """(B, k) float32, their probabilities, which sum to one."""
 
 
 class LiveTeacher:
