@@ -34,8 +34,8 @@ from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.tracking.tags import hardware
 from levit_ablate.tracking.uris import without_password
-from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import report_horizon
+from levit_ablate.training.train import check_conditions
 
 MEASURED_ON = "measured_on"
 """User attribute of Optuna's study: the kind of machine that measured latency."""

@@ -35,8 +35,8 @@ from levit_ablate.tracking.parent_run import link_recorded
 from levit_ablate.tracking.runs import reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.tracking.tags import PARENT
-from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import report_horizon
+from levit_ablate.training.train import check_conditions
 
 REFRESH = 10.0
 """Least seconds between two writings of the table, while jobs are at work."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from levit_ablate.config import Experiment
 from levit_ablate.errors import RunError
 from levit_ablate.signals import GracefulStop
-from levit_ablate.tracking.record import Recorder
+from levit_ablate.tracking.record import GivenUpError, Recorder
 from levit_ablate.training.teacher_cache import Answers, LiveTeacher, TeacherCache
+
+GoOn = Callable[[Sequence[float]], bool]
+"""Decides whether to go on, from the validation accuracy after each epoch so far."""
 
 
 class StopOnSignal(Callback):
@@ -75,14 +78,20 @@ def stop_of(trainer: Trainer) -> StopOnSignal:
 
 
 class RecordEpochs(Callback):
-    """Writes the metrics of each epoch to the record in one batch.
+    """Writes the metrics of each epoch to the record in one batch, and asks whether to go on.
 
     Checkpoints hold the metrics of all epochs so far. A resumed training writes those again that
-    its record lacks, because it is another record or was out of reach when they were due.
+    its record lacks, because it is another record or was out of reach when they were due. It asks
+    again too: it may have been killed before it asked.
+
+    Args:
+        recorder: writes to the record.
+        go_on: called after each epoch but the last; false ends the training with GivenUpError.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, go_on: GoOn | None = None) -> None:
         self.recorder = recorder
+        self.go_on = go_on
         self.started = 0.0
         self.history: list[dict[str, float]] = []
 
@@ -91,10 +100,15 @@ class RecordEpochs(Callback):
         """Total duration of the epochs, validation included."""
         return sum(metrics["epoch_seconds"] for metrics in self.history)
 
+    @property
+    def curve(self) -> list[float]:
+        """Validation accuracy after each epoch so far."""
+        return [metrics["val_accuracy"] for metrics in self.history]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for epoch, metrics in enumerate(self.history):
             self.recorder.metrics(metrics, epoch)
-        self.started = time.perf_counter()
+        self._ask(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.perf_counter()
@@ -110,6 +124,12 @@ class RecordEpochs(Callback):
         metrics["epoch_seconds"] = time.perf_counter() - self.started
         self.history.append(metrics)
         self.recorder.metrics(metrics, trainer.current_epoch)
+        self._ask(trainer)
+
+    def _ask(self, trainer: Trainer) -> None:
+        epochs = len(self.history)
+        if self.go_on and 0 < epochs < (trainer.max_epochs or 0) and not self.go_on(self.curve):
+            raise GivenUpError(epochs)
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}

@@ -21,7 +21,7 @@ from torchvision.transforms import Normalize
 
 from levit_ablate.config import Experiment, Images, Teacher
 from levit_ablate.data.batches import Batch
-from levit_ablate.data.datasets import dataset_of
+from levit_ablate.data.datasets import dataset_of, images_of
 from levit_ablate.errors import UserError, closest
 from levit_ablate.experiment import Variant
 from levit_ablate.keys import NO_WEIGHTS, teacher_key
@@ -71,6 +71,7 @@ def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
     ways: list[dict[str, Any]] = [{"img_size": (images.height, images.width)}, {}]
     if max(images.height, images.width) <= SMALL_SIDE and not pretrained:
         ways.insert(0, {"output_stride": 8})
+    image = torch.zeros(1, images.channels, images.height, images.width)
     refused = (TypeError,) if pretrained else BUILD_ERRORS
     reason: Exception | None = None
     for way in ways:
@@ -79,9 +80,13 @@ def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
         except refused as error:
             reason = error
             continue
-        if (failed := _forward_error(network, images)) is None:
-            return network
-        reason = failed
+        try:
+            with torch.inference_mode():
+                network.eval()(image)
+        except BUILD_ERRORS as error:
+            reason = error
+        else:
+            return network.train()
     first_line = " ".join(str(reason).split())[:200]
     raise UserError(
         f"teacher.model: {model} cannot be built for images of {images.height}x{images.width} "
@@ -89,18 +94,25 @@ def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
     )
 
 
-@torch.inference_mode()
-def _forward_error(network: nn.Module, images: Images) -> Exception | None:
-    """Return the error that a network raises for images of this shape, or None."""
-    image = torch.zeros(1, images.channels, images.height, images.width)
-    was_training = network.training
-    try:
-        network.eval()(image)
-    except BUILD_ERRORS as error:
-        return error
-    finally:
-        network.train(was_training)
-    return None
+def check_distilled(variant: Variant) -> None:
+    """Raise UserError for a variant without a teacher."""
+    if variant.experiment.design.distillation == "none":
+        raise UserError(f"{variant.name}: has no teacher (design.distillation: none)")
+
+
+def check_teacher(experiment: Experiment) -> None:
+    """Raise UserError where the experiment's teacher cannot be had for its images."""
+    teacher, images = experiment.teacher, images_of(experiment.data)
+    if teacher.weights == "pretrained":
+        check_pretrained(teacher.model, images)
+    elif teacher.weights != "trained":
+        loaded(experiment, images, None)
+    else:
+        build(teacher.model, images)
+        try:
+            ready_data(teaching(experiment))
+        except UserError as error:
+            raise UserError(str(error).replace("recipe.", "teacher.recipe.")) from error
 
 
 def check_pretrained(model: str, images: Images) -> None:

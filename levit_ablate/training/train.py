@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from levit_ablate.config import Experiment
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
@@ -22,19 +23,16 @@ from levit_ablate.signals import raise_if_interrupted
 from levit_ablate.tracking.record import GivenUpError, Recorder, record
 from levit_ablate.tracking.runs import TakenError, find, is_alive, reading_the_record
 from levit_ablate.tracking.tags import HOST
-from levit_ablate.training.callbacks import RecordEpochs
-from levit_ablate.training.conditions import check_conditions
-from levit_ablate.training.fit import BEST, fit, tested
+from levit_ablate.training.callbacks import GoOn, RecordEpochs
+from levit_ablate.training.fit import BEST, fit, ready_data, tested
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.progress import Bar, Tell, TellProgress
-from levit_ablate.training.teacher import ask_teacher, ensure_teacher
+from levit_ablate.training.teacher import ask_teacher, check_teacher, ensure_teacher
 
 SMALL_FLOPS = 10_000_000
 """Multiply-adds below which a second CPU thread was measured to be no gain."""
 POLL = 5.0
 """Seconds between two looks at a run of another machine."""
-GoOn = Callable[[Sequence[float]], bool]
-"""Decides whether to go on, from the validation accuracy after each epoch so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +69,18 @@ class Result:
         return self.curve[self.best_epoch]
 
 
+def check_conditions(experiment: Experiment) -> ImageData:
+    """Return the experiment's data, set up: the driver's check before anything is trained.
+
+    Raises UserError where hardware, data or teacher do not fit. What depends on the machine,
+    `train` and `ensure_teacher` see for themselves where they run.
+    """
+    data = ready_data(experiment)
+    if experiment.design.distillation != "none":
+        check_teacher(experiment)
+    return data
+
+
 @reading_the_record()
 def recorded(variant: Variant) -> Result | None:
     """Return the result of the variant's key from the open store, or None."""
@@ -101,13 +111,14 @@ def train(
         tell: called with the progress; a bar on the terminal by default.
         go_on: called after each epoch but the last; false gives the training up.
 
-    Raises UserError before there is a run where data or hardware do not fit; KeyboardInterrupt on
+    Raises UserError before there is a run where this machine lacks data or hardware, or the teacher
+    cannot be had; KeyboardInterrupt on
     Ctrl-C and SIGTERM, the run marked KILLED; GivenUpError where `go_on` said no; RunError if the
     loss is not finite, or the store is out of reach (`tracking.record.record`).
     """
     tell = tell or Bar()
     settle_rank(variant.experiment.hardware)
-    data = check_conditions(variant.experiment)
+    data = ready_data(variant.experiment)
     folder = run_folder(variant)
     with one_at_a_time(folder, "trains it"):
         while True:
@@ -190,36 +201,6 @@ def module_of(variant: Variant) -> LeViTModule:
     )
 
 
-class GiveUp(Callback):
-    """Ends a training with GivenUpError when it is not to go on.
-
-    Args:
-        record: has the metrics of all epochs, those before a restart included.
-        go_on: decides.
-    """
-
-    def __init__(self, record: RecordEpochs, go_on: GoOn) -> None:
-        self.record = record
-        self.go_on = go_on
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ask also where a training is taken up: it may have been killed before it asked."""
-        self._ask(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ask(trainer)
-
-    def _ask(self, trainer: Trainer) -> None:
-        curve = validation_curve(self.record)
-        if 0 < len(curve) < (trainer.max_epochs or 0) and not self.go_on(curve):
-            raise GivenUpError(len(curve))
-
-
-def validation_curve(record: RecordEpochs) -> list[float]:
-    """Return the validation accuracy after each epoch so far."""
-    return [metrics["val_accuracy"] for metrics in record.history]
-
-
 def _train(
     variant: Variant,
     data: ImageData,
@@ -232,10 +213,8 @@ def _train(
     """Train and test; return the metrics of the best epoch and the validation curve."""
     experiment = variant.experiment
     module = module_of(variant)
-    record = RecordEpochs(recorder)
+    record = RecordEpochs(recorder, go_on)
     callbacks: list[Callback] = [record, TellProgress(variant.name, tell)]
-    if go_on:
-        callbacks.append(GiveUp(record, go_on))
     if experiment.design.distillation != "none":  # before its epoch is timed
         callbacks.insert(0, ask_teacher(experiment, variant.images, weights))
     trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, callbacks)
@@ -247,4 +226,4 @@ def _train(
     recorder.model(network.cpu(), variant.images)
     trainer.strategy.barrier()
     metrics = {**figures, "best_epoch": best["epoch"], "train_seconds": record.seconds}
-    return metrics, validation_curve(record)
+    return metrics, record.curve

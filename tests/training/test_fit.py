@@ -9,9 +9,9 @@ from processes import Started
 
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
-from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import fit
 from levit_ablate.training.module import LeViTModule
+from levit_ablate.training.train import check_conditions
 
 
 def test_a_damaged_checkpoint_is_named():
