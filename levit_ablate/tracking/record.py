@@ -25,10 +25,11 @@ from torch import nn
 from levit_ablate.config import Images
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
+from levit_ablate.paths import replacing
 from levit_ablate.runtime import is_first_process, lock_of
 from levit_ablate.schema import flat, to_mapping
 from levit_ablate.tracking import runs
-from levit_ablate.tracking.outbox import FOR_GOOD, MARKER, Outbox
+from levit_ablate.tracking.outbox import FOR_GOOD, Outbox
 from levit_ablate.tracking.store import (
     EXPERIMENT_NAME,
     STORE_ERRORS,
@@ -37,6 +38,8 @@ from levit_ablate.tracking.store import (
 )
 from levit_ablate.tracking.tags import ERROR, PACKAGES, PARENT, PRUNED, tags_of
 
+MARKER = "run_id"
+"""File in a run's folder that names the run, by which a killed one is resumed."""
 MODEL = "model"
 """Artifact of a run that holds its network: `runs:/ID/model`."""
 PATIENCE = 30.0
@@ -68,7 +71,7 @@ def record(variant: Variant, folder: Path, parent: Run | None = None) -> Iterato
         parent: its parent run, whose experiment it is put in.
     """
     if not is_first_process():
-        yield Recorder("", Outbox(folder, ""))
+        yield Recorder("", _outbox(folder, ""))
         return
     with runs.reading_the_record():
         recorder = _resumed(folder) or _begun(variant, folder, parent)
@@ -140,14 +143,17 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
         client.log_text(run_id, variant.recorded_yaml, "experiment.yaml")
         client.log_metric(run_id, "params", variant.cost.params)
         client.log_metric(run_id, "flops", variant.cost.flops)
-        temporary = folder / f"{MARKER}.tmp"
-        temporary.write_text(run_id, encoding="utf-8")
-        temporary.replace(folder / MARKER)
+        with replacing(folder / MARKER) as temporary:
+            temporary.write_text(run_id, encoding="utf-8")
     except BaseException:
         with contextlib.suppress(*STORE_ERRORS):
             client.delete_run(run_id)
         raise
-    return Recorder(run_id, Outbox(folder, run_id))
+    return Recorder(run_id, _outbox(folder, run_id))
+
+
+def _outbox(folder: Path, run_id: str) -> Outbox:
+    return Outbox(folder / f"outbox-{run_id}.jsonl", run_id)
 
 
 def name_of(variant: Variant) -> str:
@@ -180,7 +186,7 @@ def _resumed(folder: Path) -> Recorder | None:
     if ERROR in run.data.tags:
         client.delete_tag(run_id, ERROR)
     last = max((metric.step for metric in history), default=-1)
-    return Recorder(run_id, Outbox(folder, run_id), last_epoch=last)
+    return Recorder(run_id, _outbox(folder, run_id), last_epoch=last)
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,7 @@ class Recorder:
         As an artifact like any other, so that it may be sent later and by another process: MLflow's
         `log_model` takes the active experiment of the process for the run's.
         """
-        path = self.outbox.path.parent / MODEL
+        path = self.outbox.path.parent / self.run_id / MODEL  # it names the run
         shutil.rmtree(path, ignore_errors=True)  # left by a killed process
         kind = numpy.dtype("float32")
         image = (images.channels, images.height, images.width)
@@ -227,6 +233,11 @@ class Recorder:
             serialization_format="pickle",  # a traced graph would not have separate heads
         )
         self.outbox.put("artifact", path=str(path), folder=None)
+
+    @rank_zero_only
+    def remove_folder(self) -> None:
+        """Remove the run's folder, unless writes wait in it for another store."""
+        self.outbox.remove_folder()
 
 
 def _now() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from levit_ablate.config import Experiment, Hardware, Recipe
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import RunError
+from levit_ablate.paths import replacing
 from levit_ablate.runtime import check_hardware
 from levit_ablate.signals import keeping_handlers
 from levit_ablate.training.callbacks import StopOnSignal
@@ -42,15 +42,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write beside `path`, then rename. Raises RunError where that fails."""
-        temporary = Path(f"{path}.{os.getpid()}.tmp")
         try:
-            super().save_checkpoint(checkpoint, temporary, storage_options)
-            temporary.replace(path)
+            with replacing(Path(path)) as temporary:
+                super().save_checkpoint(checkpoint, temporary, storage_options)
         except (OSError, RuntimeError) as error:  # torch's own for a full disk
             reason = str(error).strip().splitlines()[0]
             raise RunError(f"{path}: the checkpoint cannot be written: {reason}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 class SynchronizeAnywhere(LayerSync):

@@ -25,7 +25,7 @@ from levit_ablate.data.datasets import dataset_of, images_of
 from levit_ablate.errors import UserError, closest
 from levit_ablate.experiment import Variant
 from levit_ablate.keys import NO_WEIGHTS, teacher_key
-from levit_ablate.paths import is_file
+from levit_ablate.paths import is_file, replacing
 from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
 from levit_ablate.training import teacher_cache
 from levit_ablate.training.callbacks import AskTeacher
@@ -260,9 +260,8 @@ def train_teacher(experiment: Experiment, images: Images, path: Path, tell: Tell
         record = {"model": experiment.teacher.model, **metrics}
         _metrics_file(path).write_text(json.dumps(record, indent=2), encoding="utf-8")
         weights = {k: v.cpu() for k, v in module.evaluated.state_dict().items()}
-        temporary = path.with_suffix(".tmp")
-        torch.save(weights, temporary)
-        temporary.replace(path)  # last: a file that exists is complete
+        with replacing(path) as temporary:  # last: a file that exists is complete
+            torch.save(weights, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         print(f"{name}: test accuracy {100 * metrics['test_accuracy']:.2f} %", file=sys.stderr)
     trainer.strategy.barrier()

@@ -24,6 +24,7 @@ from levit_ablate.config import Experiment
 from levit_ablate.data.batches import Batch
 from levit_ablate.errors import RunError
 from levit_ablate.keys import stream_key, teacher_key
+from levit_ablate.paths import replacing
 from levit_ablate.runtime import one_at_a_time
 from levit_ablate.schema import to_mapping
 
@@ -126,15 +127,12 @@ class TeacherCache:
             stored["classes"][positions.numpy()] = answers.classes.cpu().numpy()
             if self.top_k > 1:
                 stored["probabilities"][positions.numpy()] = answers.probabilities.cpu().numpy()
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 numpy.save(file, stored)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise RunError(f"{path}: cannot be written: {error.strerror}") from error
 
     def __call__(self, batch: Batch) -> Answers:

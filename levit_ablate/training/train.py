@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from levit_ablate.config import Experiment
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
-from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
+from levit_ablate.runtime import one_at_a_time, own_threads, settle_rank
 from levit_ablate.signals import raise_if_interrupted
 from levit_ablate.tracking.record import GivenUpError, Recorder, record
 from levit_ablate.tracking.runs import TakenError, find, is_alive, reading_the_record
@@ -136,20 +135,15 @@ def train(
                 _wait_for(taken.run)
                 continue
             except GivenUpError:
-                _forget(folder)
+                recorder.remove_folder()
                 raise
-            _forget(folder)
+            recorder.remove_folder()
             return _result(variant, recorder.run_id, metrics, curve, trained=True)
 
 
 def run_folder(variant: Variant) -> Path:
     """Return the folder of an unfinished run's checkpoints; its lock lies beside it."""
     return Path(variant.experiment.hardware.work_dir) / "runs" / variant.key
-
-
-def _forget(folder: Path) -> None:
-    if is_first_process():
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_for(run: Run) -> None:
