@@ -30,9 +30,8 @@ from levit_ablate.searches.sampling import enqueue, points_of_named
 from levit_ablate.searches.storage import reading_the_trials, study_of
 from levit_ablate.tracking import parent_run
 from levit_ablate.tracking.outbox import deliver_pending
-from levit_ablate.tracking.runs import reading_the_record, search, settle
+from levit_ablate.tracking.runs import hardware, reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
-from levit_ablate.tracking.tags import hardware
 from levit_ablate.tracking.uris import without_password
 from levit_ablate.training.fit import report_horizon
 from levit_ablate.training.train import check_conditions

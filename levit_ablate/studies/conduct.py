@@ -32,9 +32,8 @@ from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.record import at_work, refresh
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.parent_run import link_recorded
-from levit_ablate.tracking.runs import reading_the_record, search, settle
+from levit_ablate.tracking.runs import PARENT, reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
-from levit_ablate.tracking.tags import PARENT
 from levit_ablate.training.fit import report_horizon
 from levit_ablate.training.train import check_conditions
 

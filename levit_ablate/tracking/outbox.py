@@ -61,13 +61,15 @@ class Outbox:
     """Sends the writes of one run in order.
 
     Args:
-        path: the file where `keep` puts what waits, in the run's folder.
+        folder: the run's folder.
         run_id: the run.
+        file: name of the file there where `keep` puts what waits.
     """
 
-    def __init__(self, path: Path, run_id: str) -> None:
-        self.path = path
+    def __init__(self, folder: Path, run_id: str = "", file: str = "") -> None:
+        self.folder = folder
         self.run_id = run_id
+        self.path = folder / (file or f"outbox-{run_id}.jsonl")
         self.waiting: list[dict[str, Any]] = []
         self.why = ""  # the store is away; empty where it is not
         self.failed_at = 0.0
@@ -149,8 +151,8 @@ class Outbox:
     def remove_folder(self) -> None:
         """Remove the run's folder with what waits, unless something waits for another run there."""
         self.path.unlink(missing_ok=True)
-        if not any(self.path.parent.glob(FILES)):
-            shutil.rmtree(self.path.parent, ignore_errors=True)
+        if not any(self.folder.glob(FILES)):
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _open_uri() -> str:
@@ -170,7 +172,7 @@ def deliver_pending(work_dir: Path) -> None:
             contextlib.suppress(Timeout, FileNotFoundError),
             FileLock(lock_of(path.parent), timeout=0),
         ):
-            outbox = Outbox(path, "")
+            outbox = Outbox(path.parent, file=path.name)
             try:
                 outbox.load()
                 writes = [write for write in outbox.waiting if write["uri"] == _open_uri()]

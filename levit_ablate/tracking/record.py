@@ -30,13 +30,21 @@ from levit_ablate.runtime import is_first_process, lock_of
 from levit_ablate.schema import flat, to_mapping
 from levit_ablate.tracking import runs
 from levit_ablate.tracking.outbox import FOR_GOOD, Outbox
+from levit_ablate.tracking.runs import (
+    ERROR,
+    HOST,
+    LOCK,
+    PACKAGES,
+    PARENT,
+    PRUNED,
+    tags_of,
+)
 from levit_ablate.tracking.store import (
     EXPERIMENT_NAME,
     STORE_ERRORS,
     experiment_id,
     the_record,
 )
-from levit_ablate.tracking.tags import ERROR, PACKAGES, PARENT, PRUNED, tags_of
 
 MARKER = "run_id"
 """File in a run's folder that names the run, by which a killed one is resumed."""
@@ -44,6 +52,14 @@ MODEL = "model"
 """Artifact of a run that holds its network: `runs:/ID/model`."""
 PATIENCE = 30.0
 """Seconds that an ending run waits for a store that does not answer."""
+
+
+class TakenError(Exception):
+    """A process of another machine or folder, with other locks, trains the same key."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.info.run_id)
+        self.run = run
 
 
 class GivenUpError(Exception):
@@ -62,7 +78,7 @@ def record(variant: Variant, folder: Path, parent: Run | None = None) -> Iterato
     finish before is resumed. Only the first process of a training records. Writes that the store
     does not take are sent later, by this process or by the next command (`outbox`).
 
-    Raises `runs.TakenError` where a process of another machine or folder trains the same; RunError
+    Raises TakenError where a process of another machine or folder trains the same; RunError
     where the store cannot be reached at the beginning, or again at the end.
 
     Args:
@@ -71,42 +87,20 @@ def record(variant: Variant, folder: Path, parent: Run | None = None) -> Iterato
         parent: its parent run, whose experiment it is put in.
     """
     if not is_first_process():
-        yield Recorder("", _outbox(folder, ""))
+        yield Recorder("", Outbox(folder))
         return
     with runs.reading_the_record():
         recorder = _resumed(folder) or _begun(variant, folder, parent)
-    recorder.outbox.path.unlink(missing_ok=True)  # a resumed training writes all of it again
-    status = "FAILED"
+    outbox = recorder.outbox
+    outbox.path.unlink(missing_ok=True)  # a resumed training writes all of it again
     try:
         with runs.heartbeat(recorder.run_id):
             yield recorder
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    except GivenUpError as given_up:
-        status = "KILLED"
-        with contextlib.suppress(RunError):
-            recorder.outbox.put("tags", values={PRUNED: str(given_up.epoch)})
-        raise
     except BaseException as error:
-        with contextlib.suppress(RunError):  # the store may be what failed
-            recorder.outbox.put("tags", values={ERROR: f"{type(error).__name__}: {error}"[:500]})
+        _end_early(outbox, error)
         raise
-    finally:
-        _end(recorder.outbox, status)
-
-
-def _end(outbox: Outbox, status: str) -> None:
-    """End a run. If it did not finish, let its own error through and raise no other."""
-    if status != "FINISHED":
-        with contextlib.suppress(RunError):
-            outbox.put("end", status=status, timestamp=_now())
-        with contextlib.suppress(RunError):
-            outbox.keep()
-        return
     try:
-        outbox.put("end", status=status, timestamp=_now())
+        outbox.put("end", status="FINISHED", timestamp=_now())
         is_sent = outbox.deliver(PATIENCE)
     except RunError:  # a write was refused; those behind it wait
         outbox.keep()
@@ -115,8 +109,23 @@ def _end(outbox: Outbox, status: str) -> None:
         outbox.keep()
         raise RunError(
             f"trained, but {the_record()} does not answer ({outbox.why}); what it misses is kept "
-            f"in {outbox.path.parent}, and recorded by the next command that reaches it"
+            f"in {outbox.folder}, and recorded by the next command that reaches it"
         )
+
+
+def _end_early(outbox: Outbox, error: BaseException) -> None:
+    """End a run that did not finish; raises nothing, since the store may be what failed."""
+    status, tags = "KILLED", {}
+    if isinstance(error, GivenUpError):
+        tags = {PRUNED: str(error.epoch)}
+    elif not isinstance(error, KeyboardInterrupt):
+        status, tags = "FAILED", {ERROR: f"{type(error).__name__}: {error}"[:500]}
+    with contextlib.suppress(RunError):
+        outbox.put("tags", values=tags)
+    with contextlib.suppress(RunError):
+        outbox.put("end", status=status, timestamp=_now())
+    with contextlib.suppress(RunError):
+        outbox.keep()
 
 
 def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
@@ -133,11 +142,12 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
     run = client.create_run(experiment, tags=resolve_tags(tags), run_name=name_of(variant))
     run_id = run.info.run_id
     try:
-        rivals, orphans = runs.others_at_work(run)
-        if earlier := [r for r in rivals if runs.order(r) < runs.order(run)]:
-            raise runs.TakenError(earlier[-1])
-        for orphan in orphans:  # killed before its folder named it: it cannot be resumed
-            runs.end_orphan(orphan)
+        alive, dead = _others_running(run)
+        place = run.info.start_time, run_id  # of several that began at once
+        if earlier := [r for r in alive if (r.info.start_time, r.info.run_id) < place]:
+            raise TakenError(earlier[-1])
+        for orphan in dead:  # killed before its folder named it: it cannot be resumed
+            runs.end(orphan.info.run_id, "KILLED", runs.DIED)
         params = flat(to_mapping(variant.experiment))
         client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
         client.log_text(run_id, variant.recorded_yaml, "experiment.yaml")
@@ -149,11 +159,7 @@ def _begun(variant: Variant, folder: Path, parent: Run | None) -> Recorder:
         with contextlib.suppress(*STORE_ERRORS):
             client.delete_run(run_id)
         raise
-    return Recorder(run_id, _outbox(folder, run_id))
-
-
-def _outbox(folder: Path, run_id: str) -> Outbox:
-    return Outbox(folder / f"outbox-{run_id}.jsonl", run_id)
+    return Recorder(run_id, Outbox(folder, run_id))
 
 
 def name_of(variant: Variant) -> str:
@@ -179,14 +185,29 @@ def _resumed(folder: Path) -> Recorder | None:
         return None
     for name, value in runs.life_tags(lock_of(folder)).items():
         client.set_tag(run_id, name, value)
-    rivals, _ = runs.others_at_work(client.get_run(run_id))
-    if rivals:
-        raise runs.TakenError(rivals[-1])
+    alive, _ = _others_running(client.get_run(run_id))
+    if alive:
+        raise TakenError(alive[-1])
     client.update_run(run_id, "RUNNING")
     if ERROR in run.data.tags:
         client.delete_tag(run_id, ERROR)
     last = max((metric.step for metric in history), default=-1)
-    return Recorder(run_id, _outbox(folder, run_id), last_epoch=last)
+    return Recorder(run_id, Outbox(folder, run_id), last_epoch=last)
+
+
+def _others_running(run: Run) -> tuple[list[Run], list[Run]]:
+    """Return the other runs of its key with status RUNNING, as (alive, dead), latest first.
+
+    This process alone holds the run's lock: other runs with the same lock are dead.
+    """
+    alive: list[Run] = []
+    dead: list[Run] = []
+    for other in runs.of_key(run.data.tags[runs.KEY]):
+        if other.info.status == "RUNNING" and other.info.run_id != run.info.run_id:
+            has_lock = all(other.data.tags.get(t) == run.data.tags[t] for t in (HOST, LOCK))
+            is_dead = has_lock or not runs.is_alive(other)
+            (dead if is_dead else alive).append(other)
+    return alive, dead
 
 
 @dataclass(frozen=True)
@@ -216,7 +237,7 @@ class Recorder:
         As an artifact like any other, so that it may be sent later and by another process: MLflow's
         `log_model` takes the active experiment of the process for the run's.
         """
-        path = self.outbox.path.parent / self.run_id / MODEL  # it names the run
+        path = self.outbox.folder / self.run_id / MODEL  # it names the run
         shutil.rmtree(path, ignore_errors=True)  # left by a killed process
         kind = numpy.dtype("float32")
         image = (images.channels, images.height, images.width)

@@ -8,16 +8,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from lightning import Callback, LightningModule, Trainer
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from lightning import Callback, Trainer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from levit_ablate.bars import bars, error_console
 
@@ -75,7 +67,7 @@ class TellProgress(Callback):
             )
         )
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         self._tell(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -90,45 +82,17 @@ class TellProgress(Callback):
         if time.monotonic() - self.told > OFTEN:
             self._tell(trainer)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         accuracy = trainer.callback_metrics.get("val_accuracy")
         if accuracy is not None:
             self.accuracy = float(accuracy)
             self._tell(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         self._tell(trainer, ended=True)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
         self._tell(trainer, ended=True)
-
-
-def columns() -> list[str | ProgressColumn]:
-    """Columns of a progress bar: name, bar, epoch, accuracy, elapsed time and ETA."""
-    return [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        TextColumn("accuracy {task.fields[accuracy]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    ]
-
-
-def fields(status: Status) -> dict[str, Any]:
-    """Return a status as the arguments that update a progress bar."""
-    accuracy = "–" if status.accuracy is None else f"{100 * status.accuracy:.1f} %"
-    return {
-        "description": status.title,
-        "completed": status.done,
-        "total": status.total,
-        "epoch": status.epoch,
-        "epochs": status.epochs,
-        "accuracy": accuracy,
-    }
 
 
 class Bar:
@@ -136,16 +100,29 @@ class Bar:
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
-        self.task: TaskID | None = None
 
     def __call__(self, status: Status) -> None:
         if self.progress is None:
-            self.progress = bars(error_console(), *columns())
-            shown = fields(status)
-            self.task = self.progress.add_task(shown.pop("description"), **shown)
+            self.progress = bars(
+                error_console(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("epoch {task.fields[epochs]}"),
+                TextColumn("accuracy {task.fields[accuracy]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self.task = self.progress.add_task(status.title, epochs="", accuracy="")
             self.progress.start()
-        assert self.task is not None
-        self.progress.update(self.task, **fields(status))
+        self.progress.update(
+            self.task,
+            description=status.title,
+            completed=status.done,
+            total=status.total,
+            epochs=f"{status.epoch}/{status.epochs}",
+            accuracy="–" if status.accuracy is None else f"{100 * status.accuracy:.1f} %",
+        )
         if status.ended:
             self.progress.stop()
             self.progress = None

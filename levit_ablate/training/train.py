@@ -19,9 +19,8 @@ from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
 from levit_ablate.runtime import one_at_a_time, own_threads, settle_rank
 from levit_ablate.signals import raise_if_interrupted
-from levit_ablate.tracking.record import GivenUpError, Recorder, record
-from levit_ablate.tracking.runs import TakenError, find, is_alive, reading_the_record
-from levit_ablate.tracking.tags import HOST
+from levit_ablate.tracking.record import GivenUpError, Recorder, TakenError, record
+from levit_ablate.tracking.runs import HOST, find, is_alive, reading_the_record
 from levit_ablate.training.callbacks import GoOn, RecordEpochs
 from levit_ablate.training.fit import BEST, fit, ready_data, tested
 from levit_ablate.training.module import LeViTModule

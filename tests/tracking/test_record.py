@@ -15,9 +15,8 @@ from levit_ablate.experiment import variant
 from levit_ablate.tracking import outbox
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.record import record, record_failure
-from levit_ablate.tracking.runs import children, find
+from levit_ablate.tracking.runs import ERROR, children, find
 from levit_ablate.tracking.store import experiment_id, open_store
-from levit_ablate.tracking.tags import ERROR
 
 
 def statuses() -> list[str]:

@@ -22,9 +22,8 @@ from levit_ablate.tracking import outbox
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.parent_run import Whole, link_recorded
 from levit_ablate.tracking.record import record
-from levit_ablate.tracking.runs import find
+from levit_ablate.tracking.runs import STUDY, find
 from levit_ablate.tracking.store import experiment_id, open_store
-from levit_ablate.tracking.tags import STUDY
 
 USER, PASSWORD, TOKEN = "anne", "s3cr3t/p@ss", "t0ken"
 BASIC = f"Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"
