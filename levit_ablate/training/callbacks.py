@@ -34,18 +34,16 @@ class StopOnSignal(Callback):
         self.checkpoint = checkpoint
         self.signals = GracefulStop()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, *_: object) -> None:
         self.signals.open()
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: object) -> None:
         self.signals.close()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, *_: object, **__: object) -> None:
         self.signals.close()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, *_: object) -> None:
         """Stop if a signal came in the last validation, after which there was a checkpoint."""
         self.stop_if_requested(trainer)
 
@@ -55,7 +53,7 @@ class StopOnSignal(Callback):
             trainer.save_checkpoint(self.checkpoint)
             raise KeyboardInterrupt
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: object) -> None:
         """Stop if a signal came in the validation of the last epoch; only the test is left."""
         self.stop_if_requested(trainer)
 
@@ -178,35 +176,27 @@ class AskTeacher(Callback):
         self.seconds = 0.0
 
     def _open(self, trainer: Trainer) -> None:
-        epoch = trainer.current_epoch
+        epoch, strategy = trainer.current_epoch, trainer.strategy
         started = time.perf_counter()
         if trainer.world_size == 1:
             with stop_of(trainer).signals.at_once():
                 self.cache.open(epoch, lambda: self._ask(trainer, epoch))
         else:
-            self._open_together(trainer, epoch)
+            self.cache.open(epoch, lambda: self._ask_all(trainer, epoch), strategy.broadcast)
         self.seconds += time.perf_counter() - started
         self.total += time.perf_counter() - started
 
-    def _open_together(self, trainer: Trainer, epoch: int) -> None:
-        """Ask in every process about its shard; the first writes the answers of all."""
+    def _ask_all(self, trainer: Trainer, epoch: int) -> list[tuple[Tensor, Answers]]:
+        """Ask in every process about its shard; return the answers of all."""
         strategy = trainer.strategy
-        with self.cache.lock():
-            if not strategy.broadcast(self.cache.path(epoch).exists()):
-                answered = list(self._ask(trainer, epoch))
-                parts = [
-                    torch.cat([positions for positions, _ in answered]).to(strategy.root_device),
-                    torch.cat([each.classes for _, each in answered]),
-                    torch.cat([each.probabilities for _, each in answered]),
-                ]
-                positions, classes, probabilities = (
-                    strategy.all_gather(part).flatten(0, 1) for part in parts
-                )
-                if trainer.is_global_zero:
-                    answers = Answers(classes, probabilities)
-                    self.cache.write(epoch, [(positions.cpu(), answers)])
-                strategy.barrier()
-        self.cache.map(epoch)
+        answered = list(self._ask(trainer, epoch))
+        parts = [
+            torch.cat([positions for positions, _ in answered]).to(strategy.root_device),
+            torch.cat([each.classes for _, each in answered]),
+            torch.cat([each.probabilities for _, each in answered]),
+        ]
+        positions, *answers = (strategy.all_gather(part).flatten(0, 1) for part in parts)
+        return [(positions.cpu(), Answers(*answers))]
 
     def _ask(self, trainer: Trainer, epoch: int) -> Iterator[tuple[Tensor, Answers]]:
         device = trainer.strategy.root_device

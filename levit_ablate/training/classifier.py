@@ -12,6 +12,8 @@ import torch
 from lightning import Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -22,14 +24,13 @@ from levit_ablate.errors import UserError
 from levit_ablate.keys import STREAM
 from levit_ablate.streams import stream_seed
 from levit_ablate.training.optimization import (
-    adamw,
-    averaged,
+    averaging,
     clip_adaptively,
     cosine,
     decay_of,
     highest_learning_rate,
     horizon_warning,
-    set_decay,
+    parameter_groups,
 )
 
 AUGMENTATION = set(STREAM) - {"batch_size", "precision"}
@@ -60,7 +61,9 @@ class Classifier(lightning.LightningModule):
         self.seed = seed
         self.train_loss = MeanMetric(nan_strategy="disable")  # let a NaN be seen
         self.resumed_losses: Tensor | None = None  # (processes, 2): sum and weight
-        self.average = averaged(network) if recipe.ema_decay or recipe.ema_horizon else None
+        self.average: AveragedModel | None = None  # its first update copies the network
+        if recipe.ema_decay or recipe.ema_horizon:
+            self.average = AveragedModel(network, use_buffers=True).requires_grad_(False)
         other = {"network": "average", "average": "network"}[recipe.evaluate]
         self.weights = {"": recipe.evaluate} | ({f"{other}_": other} if self.average else {})
         names = [f"{prefix}{part}" for prefix in self.weights for part in ("val", "test")]
@@ -114,7 +117,7 @@ class Classifier(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Restore the loss sums; if the number of processes changed, the first takes them all."""
         if self.average:
-            set_decay(self.average, decay_of(self.recipe, self.num_steps))
+            self.average.multi_avg_fn = averaging(decay_of(self.recipe, self.num_steps))
         if self.resumed_losses is None:
             return
         rank, count = self.trainer.global_rank, self.trainer.world_size
@@ -185,7 +188,9 @@ class Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up and a cosine, from `optimization`."""
         is_scaled = self.trainer.precision == "16-mixed"  # fused, it would clip scaled gradients
-        optimizer = adamw(self.network, self.recipe, fused=not is_scaled)
+        groups = parameter_groups(self.network, self.recipe.weight_decay)
+        rate = highest_learning_rate(self.recipe)
+        optimizer = AdamW(groups, lr=rate, eps=1e-8, fused=not is_scaled)
         schedule = cosine(optimizer, self.recipe, self.num_steps)
         return {
             "optimizer": optimizer,

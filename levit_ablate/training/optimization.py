@@ -10,8 +10,8 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from timm.utils.agc import adaptive_clip_grad
 from torch import nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from levit_ablate.config import Recipe
 
@@ -37,12 +37,6 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
         {"params": groups[True], "weight_decay": weight_decay},
         {"params": groups[False], "weight_decay": 0.0},
     ]
-
-
-def adamw(network: nn.Module, recipe: Recipe, fused: bool) -> AdamW:
-    """AdamW by a recipe."""
-    groups = parameter_groups(network, recipe.weight_decay)
-    return AdamW(groups, lr=highest_learning_rate(recipe), eps=1e-8, fused=fused)
 
 
 def cosine(optimizer: Optimizer, recipe: Recipe, num_steps: int) -> CosineLRScheduler:
@@ -87,21 +81,11 @@ def clip_adaptively(
         torch._foreach_copy_(gradients, whole.grad.split(sizes))  # type: ignore[arg-type]
 
 
-def averaged(network: nn.Module) -> AveragedModel:
-    """Return a copy of `network` whose `update_parameters` averages parameters and buffers.
+def averaging(decay: float) -> Callable[..., None]:
+    """Return an `AveragedModel.multi_avg_fn` that keeps the share `decay` of the average.
 
-    The first update copies the network. Set the decay before it, by `set_decay`.
+    It averages floating-point state only: torch would truncate BatchNorm's counter and indices.
     """
-    return AveragedModel(network, use_buffers=True).requires_grad_(False)
-
-
-def set_decay(average: AveragedModel, decay: float) -> None:
-    """Make every update of `average` keep the share `decay` of it."""
-    average.multi_avg_fn = _update(decay)
-
-
-def _update(decay: float) -> Callable[..., None]:
-    """Average floating-point state only: torch would truncate BatchNorm's counter and indices."""
     ema = get_ema_multi_avg_fn(decay)
 
     def update(averages: Any, current: Any, num_averaged: Any) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from levit_ablate.data.batches import Batch
 from levit_ablate.errors import RunError
 from levit_ablate.keys import stream_key, teacher_key
 from levit_ablate.paths import replacing
-from levit_ablate.runtime import one_at_a_time
+from levit_ablate.runtime import is_first_process, one_at_a_time
 from levit_ablate.schema import to_mapping
 
 PIXEL_PACKAGES = ("torch", "torchvision", "timm", "pillow", "numpy")
@@ -84,33 +83,30 @@ class TeacherCache:
         )
         self.epoch: numpy.ndarray[Any, Any] | None = None
 
-    def path(self, epoch: int) -> Path:
-        """File of an epoch."""
-        return _file(self.folder, epoch)
-
-    def open(self, epoch: int, ask: Callable[[], Iterable[tuple[Tensor, Answers]]]) -> None:
+    def open(
+        self,
+        epoch: int,
+        ask: Callable[[], Iterable[tuple[Tensor, Answers]]],
+        broadcast: Callable[[bool], bool] = bool,
+    ) -> None:
         """Give the answers of this epoch from now on; ask for them if they are not stored.
 
-        If several processes need them, one asks and the others wait. Raises RunError as `write` and
-        `map` do.
+        If several trainings need them, one asks and the others wait. Raises RunError where the file
+        is damaged or cannot be written.
 
         Args:
             epoch: its number.
             ask: asks the teacher: positions (B,) and answers of the whole epoch, in any order.
+            broadcast: returns what the first of several processes of a training passes.
         """
-        if not self.path(epoch).exists():
-            with self.lock():
-                if not self.path(epoch).exists():
-                    self.write(epoch, ask())
-        self.map(epoch)
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Lock held by the process that asks the teacher about this stream."""
-        return one_at_a_time(self.folder / "answers", "asks the teacher")
-
-    def map(self, epoch: int) -> None:
-        """Map the stored answers of an epoch. Raises RunError where they are damaged."""
-        path = self.path(epoch)
+        path = _file(self.folder, epoch)
+        if not broadcast(path.exists()):
+            with one_at_a_time(self.folder / "answers", "asks the teacher"):
+                if not broadcast(path.exists()):
+                    answered = ask()
+                    if is_first_process():
+                        self._write(path, answered)
+                    broadcast(True)  # the others wait for the file
         try:
             stored = numpy.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
@@ -119,9 +115,8 @@ class TeacherCache:
             raise RunError(f"{path}: holds answers of another shape; remove {self.folder}")
         self.epoch = stored
 
-    def write(self, epoch: int, answered: Iterable[tuple[Tensor, Answers]]) -> None:
-        """Store the answers of an epoch, all or none. Raises RunError where that fails."""
-        path = self.path(epoch)
+    def _write(self, path: Path, answered: Iterable[tuple[Tensor, Answers]]) -> None:
+        """Store the answers of an epoch, all or none."""
         stored = numpy.zeros(self.num_positions, self.dtype)
         for positions, answers in answered:
             stored["classes"][positions.numpy()] = answers.classes.cpu().numpy()
