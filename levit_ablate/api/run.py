@@ -220,7 +220,7 @@ def run(
     with talking(progress), one_voice(hardware_of(given)):
         own = resolved(ablation, given)
         check_changes(own)
-        report_horizon(own.experiment, check_conditions(own.experiment))
+        report_horizon(check_conditions(own.experiment))
         with opened(uri):
             deliver_pending(Path(own.experiment.hardware.work_dir))
             base = _result(own.baseline, uri) if baseline and own.baseline else None

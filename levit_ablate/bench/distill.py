@@ -94,7 +94,7 @@ def _epochs(variant: Variant, folder: Path, callbacks: list[Callback]) -> list[f
     )
     timed = Timed()
     data = ready_data(experiment)
-    fit(module, data, recipe, experiment.hardware, folder, [*callbacks, timed])
+    fit(module, data, folder, [*callbacks, timed])
     return timed.seconds
 
 

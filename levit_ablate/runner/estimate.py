@@ -150,7 +150,7 @@ def _seconds(module: Classifier, experiment: Experiment) -> float:
     data = ready_data(experiment)
     clock = Clock()
     with TemporaryDirectory() as name:
-        fit(module, data, experiment.recipe, experiment.hardware, Path(name), [clock])
+        fit(module, data, Path(name), [clock])
     epoch = data.stream.steps * clock.step + data.served.num_validation * clock.look
     return experiment.recipe.epochs * epoch
 

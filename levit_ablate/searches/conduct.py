@@ -45,8 +45,7 @@ SHOWN = ("complete", "pruned", "failed")
 def check(planned: SearchPlan) -> None:
     """Raise UserError for a search whose networks could not be trained here."""
     points_of_named(planned)
-    experiment = planned.baseline.experiment
-    report_horizon(experiment, check_conditions(experiment))
+    report_horizon(check_conditions(planned.baseline.experiment))
 
 
 def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[TrialResult]:

@@ -46,7 +46,7 @@ def check(planned: Plan) -> None:
     """Raise UserError for a study with a variant that could not be trained here."""
     by_kind = {v.experiment.design.distillation: v for v in planned.variants}
     data = [check_conditions(variant.experiment) for variant in by_kind.values()]
-    report_horizon(planned.baseline.experiment, data[0])
+    report_horizon(data[0])
 
 
 def conduct(planned: Plan, launcher: Launcher) -> tuple[list[str], Results]:

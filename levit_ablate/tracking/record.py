@@ -120,8 +120,9 @@ def _end_early(outbox: Outbox, error: BaseException) -> None:
         tags = {PRUNED: str(error.epoch)}
     elif not isinstance(error, KeyboardInterrupt):
         status, tags = "FAILED", {ERROR: f"{type(error).__name__}: {error}"[:500]}
-    with contextlib.suppress(RunError):
-        outbox.put("tags", values=tags)
+    if tags:
+        with contextlib.suppress(RunError):
+            outbox.put("tags", values=tags)
     with contextlib.suppress(RunError):
         outbox.put("end", status=status, timestamp=_now())
     with contextlib.suppress(RunError):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from levit_ablate.config import Experiment, Hardware, Recipe
+from levit_ablate.config import Experiment
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.paths import replacing
@@ -107,27 +107,22 @@ def ready_data(experiment: Experiment) -> ImageData:
     return data
 
 
-def report_horizon(experiment: Experiment, data: ImageData) -> None:
+def report_horizon(data: ImageData) -> None:
     """Print a line on standard error if a moving average will not have converged."""
-    steps = data.stream.steps * experiment.recipe.epochs
-    if warning := horizon_warning(experiment.recipe, steps):
+    if warning := horizon_warning(data.recipe, data.stream.steps * data.recipe.epochs):
         print(warning, file=sys.stderr)
 
 
 def fit(
-    module: Classifier,
-    data: ImageData,
-    recipe: Recipe,
-    hardware: Hardware,
-    folder: Path,
-    callbacks: Sequence[Callback],
+    module: Classifier, data: ImageData, folder: Path, callbacks: Sequence[Callback]
 ) -> Trainer:
     """Train to the end of the recipe, with checkpoints of the last and the best epoch in `folder`.
 
-    Resumes from the last checkpoint if there is one, with the numbers of an uninterrupted training.
+    It runs on the hardware of the data. Resumes from the last checkpoint if there is one, with the numbers of an uninterrupted training.
     Raises KeyboardInterrupt on Ctrl-C, and on SIGTERM after a checkpoint; RunError where a
     checkpoint is damaged or cannot be written.
     """
+    recipe, hardware = module.recipe, data.hardware
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / LAST
     if last.is_file() and not is_zipfile(last):  # as torch writes it
@@ -141,15 +136,15 @@ def fit(
         plugins.append(LightningEnvironment())  # do not look for a cluster
     if hardware.sync_batchnorm and several:
         plugins.append(SynchronizeAnywhere())
-    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    common: dict[str, Any] = {
+        "dirpath": folder,
+        "enable_version_counter": False,
+        "save_on_train_epoch_end": True,
+    }
     stop = StopOnSignal(last)
-    every: list[Callback] = [
-        stop,  # the first: it stops before an epoch begins
-        *callbacks,
-        ModelCheckpoint(
-            filename="best", monitor="val_loss", save_on_train_epoch_end=True, **common
-        ),
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
+    checkpoints = [
+        ModelCheckpoint(filename="best", monitor="val_loss", **common),
+        ModelCheckpoint(filename="last", **common),
     ]
     with quiet():
         trainer = Trainer(
@@ -162,7 +157,7 @@ def fit(
             accumulate_grad_batches=hardware.accumulate,
             max_epochs=recipe.epochs,
             deterministic=True,
-            callbacks=every,
+            callbacks=[stop, *callbacks, *checkpoints],  # stop: before an epoch begins
             logger=False,
             default_root_dir=folder,
             num_sanity_val_steps=0,

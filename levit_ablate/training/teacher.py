@@ -239,36 +239,31 @@ def train_teacher(experiment: Experiment, images: Images, path: Path, tell: Tell
 
     If it was killed, it resumes from its last epoch. It is not a run of a study.
     """
-    own = teaching(experiment)
-    data = ready_data(own)
-    report_horizon(own, data)
+    taught = teaching(experiment)
+    data = ready_data(taught)
+    report_horizon(data)
     module = TeacherModule(experiment.teacher, images)
     name = f"teacher {experiment.teacher.model}"
     print(
         f"no teacher for {experiment.data.name} yet: training {experiment.teacher.model} from "
-        f"scratch, once, {own.recipe.epochs} epochs",
+        f"scratch, once, {taught.recipe.epochs} epochs",
         file=sys.stderr,
     )
-    torch.set_num_threads(own.hardware.num_threads or own_threads())
+    torch.set_num_threads(taught.hardware.num_threads or own_threads())
     folder = path.with_suffix("")
-    show = TellProgress(name, tell, announce=True)
-    trainer = fit(module, data, own.recipe, own.hardware, folder, [show])
+    trainer = fit(module, data, folder, [TellProgress(name, tell, announce=True)])
     state = torch.load(folder / BEST, map_location="cpu", weights_only=False)["state_dict"]
     module.load_state_dict(state)
     metrics = tested(trainer, module, data)
     if is_first_process():
         record = {"model": experiment.teacher.model, **metrics}
-        _metrics_file(path).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(record, indent=2), encoding="utf-8")
         weights = {k: v.cpu() for k, v in module.evaluated.state_dict().items()}
         with replacing(path) as temporary:  # last: a file that exists is complete
             torch.save(weights, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         print(f"{name}: test accuracy {100 * metrics['test_accuracy']:.2f} %", file=sys.stderr)
     trainer.strategy.barrier()
-
-
-def _metrics_file(weights: Path) -> Path:
-    return weights.with_suffix(".json")
 
 
 def teacher_figures(variant: Variant, weights: Path | None) -> dict[str, float]:
@@ -278,20 +273,20 @@ def teacher_figures(variant: Variant, weights: Path | None) -> dict[str, float]:
     """
     if weights:
         with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: test it again
-            saved: dict[str, Any] = json.loads(_metrics_file(weights).read_text("utf-8"))
+            saved: dict[str, Any] = json.loads(weights.with_suffix(".json").read_text("utf-8"))
             return {name: saved[name] for name in ("test_loss", "test_accuracy")}
-    own = teaching(variant.experiment)
-    module = TeacherModule(own.teacher, variant.images)
-    module.network = loaded(own, variant.images, weights)
+    taught = teaching(variant.experiment)
+    module = TeacherModule(taught.teacher, variant.images)
+    module.network = loaded(taught, variant.images, weights)
     with quiet():
         trainer = Trainer(
-            accelerator=own.hardware.accelerator,
+            accelerator=taught.hardware.accelerator,
             devices=1,
             plugins=[LightningEnvironment()],
-            precision=own.recipe.precision,  # type: ignore[arg-type]
+            precision=taught.recipe.precision,  # type: ignore[arg-type]
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    return tested(trainer, module, ready_data(own))
+    return tested(trainer, module, ready_data(taught))

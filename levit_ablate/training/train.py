@@ -210,7 +210,7 @@ def _train(
     callbacks: list[Callback] = [record, TellProgress(variant.name, tell)]
     if experiment.design.distillation != "none":  # before its epoch is timed
         callbacks.insert(0, ask_teacher(experiment, variant.images, weights))
-    trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, callbacks)
+    trainer = fit(module, data, folder, callbacks)
     best = torch.load(folder / BEST, map_location="cpu", weights_only=False)
     module.load_state_dict(best["state_dict"])
     figures = tested(trainer, module, data)

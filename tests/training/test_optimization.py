@@ -51,7 +51,7 @@ def trained(name: str, folder: Path, **recipe: object) -> tuple[Trainer, LeViTMo
         images=made.images,
         recipe=experiment.recipe,
     )
-    trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, [])
+    trainer = fit(module, data, folder, [])
     return trainer, module, data
 
 
