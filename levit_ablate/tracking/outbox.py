@@ -20,6 +20,7 @@ from typing import Any
 
 import mlflow
 from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
@@ -58,13 +59,7 @@ def _send(write: Mapping[str, Any]) -> None:
 
 
 class Outbox:
-    """Sends the writes of one run in order.
-
-    Args:
-        folder: the run's folder.
-        run_id: the run.
-        file: name of the file there where `keep` puts what waits.
-    """
+    """Sends the writes of one run in order; `keep` puts what waits into a file in its folder."""
 
     def __init__(self, folder: Path, run_id: str = "", file: str = "") -> None:
         self.folder = folder
@@ -148,6 +143,7 @@ class Outbox:
             )
         self.waiting = writes
 
+    @rank_zero_only
     def remove_folder(self) -> None:
         """Remove the run's folder with what waits, unless something waits for another run there."""
         self.path.unlink(missing_ok=True)

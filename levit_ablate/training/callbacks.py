@@ -80,11 +80,8 @@ class RecordEpochs(Callback):
 
     Checkpoints hold the metrics of all epochs so far. A resumed training writes those again that
     its record lacks, because it is another record or was out of reach when they were due. It asks
-    again too: it may have been killed before it asked.
-
-    Args:
-        recorder: writes to the record.
-        go_on: called after each epoch but the last; false ends the training with GivenUpError.
+    again too: it may have been killed before it asked. If `go_on` returns false after an epoch, not
+    the last, the training ends with GivenUpError.
     """
 
     def __init__(self, recorder: Recorder, go_on: GoOn | None = None) -> None:
@@ -139,13 +136,8 @@ class RecordEpochs(Callback):
 class AskTeacher(Callback):
     """Provides the teacher's answers of each epoch, from the cache where they are.
 
-    Otherwise the teacher is asked before the epoch begins, about whole batches of the stream. With
-    several devices each asks about its shard.
-
-    Args:
-        experiment: says which answers, hard or soft.
-        folder: where the cache is; see `teacher_cache.folder_of`.
-        load: loads the teacher; called only if it has to be asked.
+    Otherwise the teacher is loaded and asked before the epoch begins, about whole batches of the
+    stream. With several devices each asks about its shard.
     """
 
     def __init__(self, experiment: Experiment, folder: Path, load: Callable[[], nn.Module]) -> None:

@@ -118,9 +118,9 @@ def fit(
 ) -> Trainer:
     """Train to the end of the recipe, with checkpoints of the last and the best epoch in `folder`.
 
-    It runs on the hardware of the data. Resumes from the last checkpoint if there is one, with the numbers of an uninterrupted training.
-    Raises KeyboardInterrupt on Ctrl-C, and on SIGTERM after a checkpoint; RunError where a
-    checkpoint is damaged or cannot be written.
+    It runs on the hardware of the data. Resumes from the last checkpoint if there is one, with the
+    numbers of an uninterrupted training. Raises KeyboardInterrupt on Ctrl-C, and on SIGTERM after a
+    checkpoint; RunError where a checkpoint is damaged or cannot be written.
     """
     recipe, hardware = module.recipe, data.hardware
     folder.mkdir(parents=True, exist_ok=True)

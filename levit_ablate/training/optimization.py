@@ -59,13 +59,8 @@ def clip_adaptively(
 ) -> None:
     """Clip the gradient of every unit to `clip` times the norm of its weights (Brock et al. 2021).
 
-    By timm. A unit is an output of a layer, or a whole vector (biases, the weights of a norm).
-
-    Args:
-        parameters: all that are clipped, those of `joint` among them.
-        joint: groups of vectors that are clipped as one unit, because the official code keeps each
-            group in one tensor.
-        clip: the share of the norm of the weights.
+    By timm. A unit is an output of a layer, or a whole vector (biases, the weights of a norm). Each
+    group of vectors in `joint` is one unit, because the official code keeps it in one tensor.
     """
     apart = {id(parameter) for vectors in joint for parameter in vectors}
     adaptive_clip_grad([p for p in parameters if id(p) not in apart], clip)

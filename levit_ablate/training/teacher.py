@@ -146,12 +146,7 @@ def pretrained_teacher(model: str, images: Images) -> nn.Module:
 
 
 def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.Module:
-    """Return the experiment's teacher with its weights.
-
-    Args:
-        experiment: says which teacher.
-        images: shape and classes of the images that it is asked about.
-        weights: file of a teacher that was trained here; None where it comes from elsewhere.
+    """Return the experiment's teacher with its weights, from `weights` if it was trained here.
 
     Raises UserError where the weights cannot be had or do not fit.
     """

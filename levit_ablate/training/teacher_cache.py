@@ -43,9 +43,7 @@ class Answers(NamedTuple):
 class LiveTeacher:
     """Asks a network about every batch, as the paper does.
 
-    Args:
-        network: images as the student gets them (B, C, H, W) → logits (B, K).
-        top_k: classes in an answer; one for hard distillation.
+    The network: images as the student gets them (B, C, H, W) → logits (B, K).
     """
 
     def __init__(self, network: nn.Module, top_k: int) -> None:
@@ -60,15 +58,7 @@ class LiveTeacher:
 
 
 class TeacherCache:
-    """The answers of one teacher to one stream, by epoch and position.
-
-    Args:
-        folder: where its files are; `folder_of` an experiment.
-        num_positions: positions of an epoch.
-        num_classes: classes of the dataset, at most 65,536.
-        top_k: classes in an answer; one for hard distillation.
-        device: where answers are given.
-    """
+    """The answers of one teacher to one stream, by epoch and position; at most 65,536 classes."""
 
     def __init__(
         self, folder: Path, num_positions: int, num_classes: int, top_k: int, device: torch.device

@@ -271,7 +271,7 @@ def test_what_stands_behind_a_refused_write_is_sent_by_the_next_command(store, t
     def finish() -> None:
         with record(own, folder) as recorder:
             refused = {"kind": "tags", "values": {"no?name!": "x"}}
-            recorder.outbox.waiting.append({**refused, "run_id": recorder.run_id, "uri": store})
+            recorder.waiting.append({**refused, "run_id": recorder.run_id, "uri": store})
 
     with pytest.raises(RunError):
         finish()
