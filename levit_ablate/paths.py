@@ -24,8 +24,11 @@ def is_folder(path: Path | str) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a file to write, which takes the place of `path` once it is whole."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Yield the path of a file to write, which takes the place of `path` once it is whole.
+
+    One process at a time: what a killed one left there is overwritten.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         yield temporary
         temporary.replace(path)

@@ -7,7 +7,7 @@ import pytest
 from levit_ablate.cli.main import run_command
 from levit_ablate.errors import UserError
 from levit_ablate.models import weights
-from levit_ablate.paths import is_file, is_folder
+from levit_ablate.paths import is_file, is_folder, replacing
 
 LONG = "x" * 300
 
@@ -17,6 +17,16 @@ def test_a_file_and_a_folder_are_told_apart(tmp_path):
     file.touch()
     assert is_file(file) and not is_folder(file)
     assert is_folder(tmp_path) and not is_file(tmp_path)
+
+
+def test_a_file_that_is_not_written_whole_leaves_the_one_before(tmp_path):
+    file = tmp_path / "file"
+    with replacing(file) as new:
+        new.write_text("whole")
+    with pytest.raises(OSError, match="full"), replacing(file) as new:
+        new.write_text("ha")
+        raise OSError("full")
+    assert file.read_text() == "whole" and list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("name", [LONG, f"{LONG}/x", "a\0b", "missing", ""])

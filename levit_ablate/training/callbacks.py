@@ -104,6 +104,7 @@ class RecordEpochs(Callback):
         for epoch, metrics in enumerate(self.history):
             self.recorder.metrics(metrics, epoch)
         self._ask(trainer)
+        self.started = time.perf_counter()  # one that is resumed within an epoch does not start it
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.perf_counter()
