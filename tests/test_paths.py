@@ -23,9 +23,14 @@ def test_a_file_that_is_not_written_whole_leaves_the_one_before(tmp_path):
     file = tmp_path / "file"
     with replacing(file) as new:
         new.write_text("whole")
-    with pytest.raises(OSError, match="full"), replacing(file) as new:
-        new.write_text("ha")
-        raise OSError("full")
+
+    def fill_the_disk() -> None:
+        with replacing(file) as new:
+            new.write_text("ha")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fill_the_disk()
     assert file.read_text() == "whole" and list(tmp_path.iterdir()) == [file]
 
 

@@ -109,10 +109,9 @@ def train(
         tell: called with the progress; a bar on the terminal by default.
         go_on: called after each epoch but the last; false gives the training up.
 
-    Raises UserError before there is a run where this machine lacks data or hardware, or the teacher
-    cannot be had; KeyboardInterrupt on
-    Ctrl-C and SIGTERM, the run marked KILLED; GivenUpError where `go_on` said no; RunError if the
-    loss is not finite, or the store is out of reach (`tracking.record.record`).
+    Raises UserError before there is a run where this machine lacks data, hardware or teacher;
+    KeyboardInterrupt on Ctrl-C and SIGTERM, the run marked KILLED; GivenUpError where `go_on` said
+    no; RunError if the loss is not finite, or the store is out of reach (`tracking.record.record`).
     """
     tell = tell or Bar()
     settle_rank(variant.experiment.hardware)
@@ -128,8 +127,7 @@ def train(
             torch.set_num_threads(num_threads(variant))
             try:
                 with record(variant, folder, parent) as recorder:
-                    metrics, curve = _train(variant, data, folder, weights, recorder, tell, go_on)
-                    recorder.metrics(metrics)
+                    result = _train(variant, data, weights, recorder, tell, go_on)
             except TakenError as taken:
                 _wait_for(taken.run)
                 continue
@@ -137,7 +135,7 @@ def train(
                 recorder.remove_folder()
                 raise
             recorder.remove_folder()
-            return _result(variant, recorder.run_id, metrics, curve, trained=True)
+            return result
 
 
 def run_folder(variant: Variant) -> Path:
@@ -197,14 +195,13 @@ def module_of(variant: Variant) -> LeViTModule:
 def _train(
     variant: Variant,
     data: ImageData,
-    folder: Path,
     weights: Path | None,
     recorder: Recorder,
     tell: Tell,
     go_on: GoOn | None,
-) -> tuple[dict[str, float], list[float]]:
-    """Train and test; return the metrics of the best epoch and the validation curve."""
-    experiment = variant.experiment
+) -> Result:
+    """Train, test and record."""
+    experiment, folder = variant.experiment, recorder.folder
     module = module_of(variant)
     record = RecordEpochs(recorder, go_on)
     callbacks: list[Callback] = [record, TellProgress(variant.name, tell)]
@@ -219,4 +216,5 @@ def _train(
     recorder.model(network.cpu(), variant.images)
     trainer.strategy.barrier()
     metrics = {**figures, "best_epoch": best["epoch"], "train_seconds": record.seconds}
-    return metrics, record.curve
+    recorder.metrics(metrics)
+    return _result(variant, recorder.run_id, metrics, record.curve, trained=True)
