@@ -13,11 +13,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from levit_ablate.experiment import Variant
-from levit_ablate.training.callbacks import AskTeacher
 from levit_ablate.training.fit import fit, ready_data
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.teacher import ensure_teacher, loaded
-from levit_ablate.training.teacher_cache import LiveTeacher
+from levit_ablate.training.teacher_cache import AskTeacher, LiveTeacher
 from levit_ablate.training.train import check_conditions, num_threads
 
 EPOCHS = 2

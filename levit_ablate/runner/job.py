@@ -20,7 +20,7 @@ from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.record import GivenUpError
 from levit_ablate.tracking.runs import reading_the_record
 from levit_ablate.tracking.store import open_store
-from levit_ablate.training.progress import Status
+from levit_ablate.training.callbacks import Status
 from levit_ablate.training.teacher import ensure_teacher, trained_weights
 from levit_ablate.training.train import Result, run_folder, train
 

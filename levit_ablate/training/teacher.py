@@ -28,10 +28,10 @@ from levit_ablate.keys import NO_WEIGHTS, teacher_key
 from levit_ablate.paths import is_file, replacing
 from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
 from levit_ablate.training import teacher_cache
-from levit_ablate.training.callbacks import AskTeacher
+from levit_ablate.training.callbacks import Bar, Tell, TellProgress
 from levit_ablate.training.classifier import Classifier, label_loss
 from levit_ablate.training.fit import BEST, fit, quiet, ready_data, report_horizon, tested
-from levit_ablate.training.progress import Bar, Tell, TellProgress
+from levit_ablate.training.teacher_cache import AskTeacher
 
 SMALL_SIDE = 64
 """Side in pixels up to which five halvings leave nothing of an image; see `build`."""

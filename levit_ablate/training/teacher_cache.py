@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from levit_ablate.config import Experiment
@@ -26,6 +28,7 @@ from levit_ablate.keys import stream_key, teacher_key
 from levit_ablate.paths import replacing
 from levit_ablate.runtime import is_first_process, one_at_a_time
 from levit_ablate.schema import to_mapping
+from levit_ablate.training.callbacks import stop_of
 
 PIXEL_PACKAGES = ("torch", "torchvision", "timm", "pillow", "numpy")
 """Packages that make the images; their versions are part of a cache's key."""
@@ -129,6 +132,76 @@ class TeacherCache:
             return Answers(classes, torch.ones_like(classes, dtype=torch.float32))
         probabilities = torch.from_numpy(stored["probabilities"].astype("float32")).to(self.device)
         return Answers(classes, probabilities / probabilities.sum(dim=1, keepdim=True))
+
+
+class AskTeacher(Callback):
+    """Provides the teacher's answers of each epoch, from the cache where they are.
+
+    Otherwise the teacher is loaded and asked before the epoch begins, about whole batches of the
+    stream. With several devices each asks about its shard.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, load: Callable[[], nn.Module]) -> None:
+        soft = experiment.design.distillation == "soft"
+        self.top_k = experiment.teacher.top_k if soft else 1
+        self.folder = folder
+        self.load = load
+        self.teacher: LiveTeacher | None = None
+        self.seconds = 0.0
+        self.total = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        num_positions = trainer.datamodule.stream.num_positions  # type: ignore[attr-defined]
+        num_classes = pl_module.num_classes
+        assert isinstance(num_classes, int)
+        self.cache = TeacherCache(
+            self.folder, num_positions, num_classes, self.top_k, pl_module.device
+        )
+        pl_module.teacher = self.cache  # type: ignore[assignment]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the epoch of a training that is resumed within it: that epoch is not started."""
+        self._open(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._open(trainer)
+        pl_module.log("teacher_seconds", self.seconds)
+        self.seconds = 0.0
+
+    def _open(self, trainer: Trainer) -> None:
+        epoch, strategy = trainer.current_epoch, trainer.strategy
+        started = time.perf_counter()
+        if trainer.world_size == 1:
+            with stop_of(trainer).signals.at_once():
+                self.cache.open(epoch, lambda: self._ask(trainer, epoch))
+        else:
+            self.cache.open(epoch, lambda: self._ask_all(trainer, epoch), strategy.broadcast)
+        self.seconds += time.perf_counter() - started
+        self.total += time.perf_counter() - started
+
+    def _ask_all(self, trainer: Trainer, epoch: int) -> list[tuple[Tensor, Answers]]:
+        """Ask in every process about its shard; return the answers of all."""
+        strategy = trainer.strategy
+        answered = list(self._ask(trainer, epoch))
+        parts = [
+            torch.cat([positions for positions, _ in answered]).to(strategy.root_device),
+            torch.cat([each.classes for _, each in answered]),
+            torch.cat([each.probabilities for _, each in answered]),
+        ]
+        positions, *answers = (strategy.all_gather(part).flatten(0, 1) for part in parts)
+        return [(positions.cpu(), Answers(*answers))]
+
+    def _ask(self, trainer: Trainer, epoch: int) -> Iterator[tuple[Tensor, Answers]]:
+        device = trainer.strategy.root_device
+        if self.teacher is None:
+            self.teacher = LiveTeacher(self.load().to(device), self.cache.top_k)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        shard = (trainer.global_rank, trainer.world_size)
+        for batch in data.training_batches(device, shard, lambda: (epoch, 0)):
+            with trainer.precision_plugin.forward_context():
+                answers = self.teacher(batch)
+            yield batch.positions, answers
+            stop_of(trainer).stop_if_requested(trainer)
 
 
 def folder_of(experiment: Experiment) -> Path:

@@ -21,10 +21,9 @@ from levit_ablate.runtime import one_at_a_time, own_threads, settle_rank
 from levit_ablate.signals import raise_if_interrupted
 from levit_ablate.tracking.record import GivenUpError, Recorder, TakenError, record
 from levit_ablate.tracking.runs import HOST, find, is_alive, reading_the_record
-from levit_ablate.training.callbacks import GoOn, RecordEpochs
+from levit_ablate.training.callbacks import Bar, GoOn, RecordEpochs, Tell, TellProgress
 from levit_ablate.training.fit import BEST, fit, ready_data, tested
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.progress import Bar, Tell, TellProgress
 from levit_ablate.training.teacher import ask_teacher, check_teacher, ensure_teacher
 
 SMALL_FLOPS = 10_000_000
