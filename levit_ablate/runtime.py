@@ -156,3 +156,17 @@ def is_held(lock: Path) -> bool:
             return False
     except Timeout:
         return True
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write, which takes the place of `path` once it is whole.
+
+    One process at a time: what a killed one left there is overwritten.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

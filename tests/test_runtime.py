@@ -7,7 +7,13 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from levit_ablate.config import Experiment, Hardware
 from levit_ablate.errors import UserError
-from levit_ablate.runtime import RANK_VARIABLES, check_hardware, is_first_process, settle_rank
+from levit_ablate.runtime import (
+    RANK_VARIABLES,
+    check_hardware,
+    is_first_process,
+    replacing,
+    settle_rank,
+)
 
 
 @pytest.mark.parametrize("work_dir", ["file.txt", "file.txt/inside", "/proc/nowhere"])
@@ -50,3 +56,18 @@ def test_a_training_on_one_device_is_its_own_first_process(
     monkeypatch.setenv("NODE_RANK", node_rank)
     settle_rank(hardware)
     assert is_first_process() == is_first
+
+
+def test_a_file_that_is_not_written_whole_leaves_the_one_before(tmp_path):
+    file = tmp_path / "file"
+    with replacing(file) as new:
+        new.write_text("whole")
+
+    def fill_the_disk() -> None:
+        with replacing(file) as new:
+            new.write_text("ha")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fill_the_disk()
+    assert file.read_text() == "whole" and list(tmp_path.iterdir()) == [file]

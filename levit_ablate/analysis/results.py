@@ -14,8 +14,7 @@ from mlflow.entities import Run
 
 from levit_ablate.analysis import statistics
 from levit_ablate.analysis.statistics import Agreement, Difference, Noise
-from levit_ablate.tracking.runs import children, read_json, reading_the_record
-from levit_ablate.tracking.tags import ERROR, KEY, TAG
+from levit_ablate.tracking.runs import ERROR, KEY, TAG, children, read_json, reading_the_record
 
 DESCRIPTION = "study.json"
 """Artifact of a study's run: `Plan.described` as JSON."""

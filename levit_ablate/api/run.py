@@ -25,14 +25,10 @@ from levit_ablate.models.presets import preset
 from levit_ablate.runtime import one_voice
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record
-from levit_ablate.training.conditions import (
-    check_conditions,
-    check_distilled,
-)
 from levit_ablate.training.fit import ready_data, report_horizon
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.teacher import ensure_teacher, teacher_figures
-from levit_ablate.training.train import Result, recorded, train
+from levit_ablate.training.teacher import check_distilled, ensure_teacher, teacher_figures
+from levit_ablate.training.train import Result, check_conditions, recorded, train
 
 METRICS = ("train_loss", "val_loss", "val_accuracy")
 """Metrics of every epoch, in `RunResult.curves`."""
@@ -223,7 +219,7 @@ def run(
     with talking(progress), one_voice(hardware_of(given)):
         own = resolved(ablation, given)
         check_changes(own)
-        report_horizon(own.experiment, check_conditions(own.experiment))
+        report_horizon(check_conditions(own.experiment))
         with opened(uri):
             deliver_pending(Path(own.experiment.hardware.work_dir))
             base = _result(own.baseline, uri) if baseline and own.baseline else None

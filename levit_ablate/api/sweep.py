@@ -26,8 +26,7 @@ from levit_ablate.studies.record import recorded_studies, study_runs
 from levit_ablate.studies.study import Study as StudyFile
 from levit_ablate.studies.study import narrowed, read
 from levit_ablate.tracking.outbox import deliver_pending
-from levit_ablate.tracking.runs import children, settle
-from levit_ablate.tracking.tags import DATASET, STUDY_KEY
+from levit_ablate.tracking.runs import DATASET, STUDY_KEY, children, settle
 from levit_ablate.tracking.uris import without_password
 
 Seeds = int | Sequence[int] | None

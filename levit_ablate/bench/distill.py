@@ -13,13 +13,11 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from levit_ablate.experiment import Variant
-from levit_ablate.training.callbacks import AskTeacher
-from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import fit, ready_data
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.teacher import ensure_teacher, loaded
-from levit_ablate.training.teacher_cache import LiveTeacher
-from levit_ablate.training.train import num_threads
+from levit_ablate.training.teacher_cache import AskTeacher, LiveTeacher
+from levit_ablate.training.train import check_conditions, num_threads
 
 EPOCHS = 2
 """Epochs of a timed training."""
@@ -95,7 +93,7 @@ def _epochs(variant: Variant, folder: Path, callbacks: list[Callback]) -> list[f
     )
     timed = Timed()
     data = ready_data(experiment)
-    fit(module, data, recipe, experiment.hardware, folder, [*callbacks, timed])
+    fit(module, data, folder, [*callbacks, timed])
     return timed.seconds
 
 

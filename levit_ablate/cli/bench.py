@@ -96,7 +96,7 @@ def _data(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, An
 def _distill(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> Measured:
     from levit_ablate.bench import distill
     from levit_ablate.experiment import variant
-    from levit_ablate.training.conditions import check_distilled
+    from levit_ablate.training.teacher import check_distilled
 
     wanted = variant(ablation, given)
     check_distilled(wanted)

@@ -20,9 +20,8 @@ from levit_ablate.runtime import has_gpu
 from levit_ablate.training import teacher_cache
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.fit import fit, ready_data
-from levit_ablate.training.objective import Answers
 from levit_ablate.training.teacher import TeacherModule, teaching
-from levit_ablate.training.teacher_cache import LiveTeacher
+from levit_ablate.training.teacher_cache import Answers, LiveTeacher
 from levit_ablate.training.train import module_of, num_threads
 
 WARM, TIMED = 1, 3
@@ -151,7 +150,7 @@ def _seconds(module: Classifier, experiment: Experiment) -> float:
     data = ready_data(experiment)
     clock = Clock()
     with TemporaryDirectory() as name:
-        fit(module, data, experiment.recipe, experiment.hardware, Path(name), [clock])
+        fit(module, data, Path(name), [clock])
     epoch = data.stream.steps * clock.step + data.served.num_validation * clock.look
     return experiment.recipe.epochs * epoch
 

@@ -20,8 +20,7 @@ from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.record import GivenUpError
 from levit_ablate.tracking.runs import reading_the_record
 from levit_ablate.tracking.store import open_store
-from levit_ablate.training.conditions import check_conditions
-from levit_ablate.training.progress import Status
+from levit_ablate.training.callbacks import Status
 from levit_ablate.training.teacher import ensure_teacher, trained_weights
 from levit_ablate.training.train import Result, run_folder, train
 
@@ -159,7 +158,6 @@ def _train(job: Job, station: Station, driver: Driver) -> Outcome:
     variant = _with_share_of_cores(job.variant, station)
     tell = _seldom(driver.tell)
     if job.only_teacher:
-        check_conditions(variant.experiment)
         started = time.perf_counter()
         ensure_teacher(variant, tell)
         return Outcome(seconds=time.perf_counter() - started)

@@ -23,7 +23,7 @@ from levit_ablate import signals
 from levit_ablate.runner.job import Job, Outcome, Question, Station, Work
 from levit_ablate.runner.loop import Event
 from levit_ablate.runtime import num_cores
-from levit_ablate.training.progress import Status
+from levit_ablate.training.callbacks import Status
 
 SERVER = multiprocessing.get_context("forkserver")
 GRACE = 60.0

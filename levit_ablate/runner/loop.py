@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from levit_ablate.errors import RunError
 from levit_ablate.runner.job import Job, Outcome, Question
 from levit_ablate.runner.progress import Display
-from levit_ablate.training.progress import Status
+from levit_ablate.training.callbacks import Status
 
 TICK = 0.5
 """Seconds between two looks at the jobs."""

@@ -17,7 +17,7 @@ from rich.progress import (
 
 from levit_ablate.bars import bars, error_console
 from levit_ablate.runner.job import Job
-from levit_ablate.training.progress import Status
+from levit_ablate.training.callbacks import Status
 
 
 class Display:

@@ -28,7 +28,7 @@ from levit_ablate.errors import UserError
 from levit_ablate.runner.job import Job, Outcome, Question, Station, Work
 from levit_ablate.runner.loop import Event
 from levit_ablate.signals import keeping_handlers
-from levit_ablate.training.progress import Status
+from levit_ablate.training.callbacks import Status
 
 RETRIES = 3
 """Times that Ray starts a job again whose machine or process was lost."""

@@ -30,12 +30,11 @@ from levit_ablate.searches.sampling import enqueue, points_of_named
 from levit_ablate.searches.storage import reading_the_trials, study_of
 from levit_ablate.tracking import parent_run
 from levit_ablate.tracking.outbox import deliver_pending
-from levit_ablate.tracking.runs import reading_the_record, search, settle
+from levit_ablate.tracking.runs import hardware, reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
-from levit_ablate.tracking.tags import hardware
 from levit_ablate.tracking.uris import without_password
-from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import report_horizon
+from levit_ablate.training.train import check_conditions
 
 MEASURED_ON = "measured_on"
 """User attribute of Optuna's study: the kind of machine that measured latency."""
@@ -46,8 +45,7 @@ SHOWN = ("complete", "pruned", "failed")
 def check(planned: SearchPlan) -> None:
     """Raise UserError for a search whose networks could not be trained here."""
     points_of_named(planned)
-    experiment = planned.baseline.experiment
-    report_horizon(experiment, check_conditions(experiment))
+    report_horizon(check_conditions(planned.baseline.experiment))
 
 
 def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[TrialResult]:

@@ -25,7 +25,7 @@ from levit_ablate.searches.search import Search
 from levit_ablate.searches.space import Space, space_from
 from levit_ablate.studies.plan import dataset_name
 from levit_ablate.tracking.parent_run import Whole
-from levit_ablate.tracking.tags import SEARCH
+from levit_ablate.tracking.runs import SEARCH
 
 MOST_DESIGNS = 256
 """Combinations of design choices among which the smallest network is sought."""

@@ -16,9 +16,8 @@ from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.search import KEYS, Search, amount_said, changed
 from levit_ablate.searches.storage import journal_of
 from levit_ablate.tracking import parent_run
-from levit_ablate.tracking.runs import read_json, reading_the_record
+from levit_ablate.tracking.runs import DATASET, SEARCH, read_json, reading_the_record
 from levit_ablate.tracking.runs import search as search_runs
-from levit_ablate.tracking.tags import DATASET, SEARCH
 
 FILE = "search.json"
 """Artifact of a search's run."""

@@ -32,11 +32,10 @@ from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.record import at_work, refresh
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.parent_run import link_recorded
-from levit_ablate.tracking.runs import reading_the_record, search, settle
+from levit_ablate.tracking.runs import PARENT, reading_the_record, search, settle
 from levit_ablate.tracking.store import experiment_id
-from levit_ablate.tracking.tags import PARENT
-from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import report_horizon
+from levit_ablate.training.train import check_conditions
 
 REFRESH = 10.0
 """Least seconds between two writings of the table, while jobs are at work."""
@@ -47,7 +46,7 @@ def check(planned: Plan) -> None:
     """Raise UserError for a study with a variant that could not be trained here."""
     by_kind = {v.experiment.design.distillation: v for v in planned.variants}
     data = [check_conditions(variant.experiment) for variant in by_kind.values()]
-    report_horizon(planned.baseline.experiment, data[0])
+    report_horizon(data[0])
 
 
 def conduct(planned: Plan, launcher: Launcher) -> tuple[list[str], Results]:

@@ -15,7 +15,7 @@ from levit_ablate.keys import hashed
 from levit_ablate.schema import merge, plain
 from levit_ablate.studies.study import Study
 from levit_ablate.tracking.parent_run import Whole
-from levit_ablate.tracking.tags import STUDY
+from levit_ablate.tracking.runs import STUDY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,18 @@ from levit_ablate.errors import DamagedError
 from levit_ablate.experiment import Variant
 from levit_ablate.studies.plan import Plan
 from levit_ablate.tracking import parent_run
-from levit_ablate.tracking.runs import children, is_alive, of_key, reading_the_record, search
-from levit_ablate.tracking.tags import ABLATION, KEY, SEED, STUDY, STUDY_KEY
+from levit_ablate.tracking.runs import (
+    ABLATION,
+    KEY,
+    SEED,
+    STUDY,
+    STUDY_KEY,
+    children,
+    is_alive,
+    of_key,
+    reading_the_record,
+    search,
+)
 
 
 @contextmanager

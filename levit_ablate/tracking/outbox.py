@@ -1,8 +1,8 @@
 """Writes to one run, in order; what a store that is away does not take is sent later.
 
 During a training the writes wait in memory: the epochs of a killed one are written again from its
-checkpoint. What still waits when a run ends is kept in its folder, and sent by the next command
-that opens the store.
+checkpoint. What still waits when a run ends is kept in its folder, in a file of this run alone, and
+sent by the next command that opens the store.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -19,18 +20,17 @@ from typing import Any
 
 import mlflow
 from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
 from levit_ablate.errors import DamagedError, RunError
-from levit_ablate.runtime import lock_of
+from levit_ablate.runtime import lock_of, replacing
 from levit_ablate.tracking.store import STORE_ERRORS, the_record
 from levit_ablate.tracking.uris import reason, without_password
 
-KINDS = ("metrics", "tags", "artifact", "end")
-FILE = "outbox.jsonl"
-MARKER = "run_id"
-"""File in a run's folder that names the run, by which a killed one is resumed."""
+FILES = "outbox*.jsonl"
+"""Files in a run's folder with what waits, one for each run of its key, in whichever store."""
 PAUSE = 10.0
 """Seconds between a failed write and the next try."""
 FOR_GOOD = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE")
@@ -40,13 +40,9 @@ FOR_GOOD = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE
 class RefusedError(RunError):
     """A store that can be reached refuses a write."""
 
-    def __init__(self, error: Exception) -> None:
-        why = reason(error, mlflow.get_tracking_uri())
-        super().__init__(f"{the_record()} refuses a write: {why}")
 
-
-def _send(run_id: str, write: Mapping[str, Any]) -> None:
-    client = MlflowClient()
+def _send(write: Mapping[str, Any]) -> None:
+    client, run_id = MlflowClient(), write["run_id"]
     match write["kind"]:
         case "metrics":
             when = (write["timestamp"], write["step"])
@@ -62,19 +58,15 @@ def _send(run_id: str, write: Mapping[str, Any]) -> None:
 
 
 class Outbox:
-    """Sends the writes of one run in order.
+    """Sends the writes of one run in order; `keep` puts what waits into a file in its folder."""
 
-    Args:
-        folder: the run's folder, where `keep` puts what waits.
-        run_id: the run.
-    """
-
-    def __init__(self, folder: Path, run_id: str) -> None:
-        self.path = folder / FILE
+    def __init__(self, folder: Path, run_id: str = "", file: str = "") -> None:
+        self.folder = folder
         self.run_id = run_id
+        self.path = folder / (file or f"outbox-{run_id}.jsonl")
         self.waiting: list[dict[str, Any]] = []
-        self.failed_at: float | None = None
-        self.why = ""
+        self.why = ""  # the store is away; empty where it is not
+        self.failed_at = 0.0
 
     def put(self, kind: str, **content: Any) -> None:
         """Write now if the store takes it, else later. Raises RefusedError if it refuses it."""
@@ -88,9 +80,8 @@ class Outbox:
         """
         end = time.monotonic() + patience
         while self.waiting:
-            resting = self.failed_at is not None and time.monotonic() < self.failed_at + PAUSE
-            if not (resting and not patience) and self._sent(self.waiting[0]):
-                self.waiting.pop(0)
+            is_pausing = self.why and not patience and time.monotonic() < self.failed_at + PAUSE
+            if not is_pausing and self._is_sent():
                 if self.path.is_file():
                     self.keep()
             elif time.monotonic() >= end:
@@ -99,44 +90,40 @@ class Outbox:
                 time.sleep(1.0)
         return True
 
-    def _sent(self, write: dict[str, Any]) -> bool:
+    def _is_sent(self) -> bool:
+        """Send the first write; return whether the store took it."""
         try:
-            _send(self.run_id, write)
+            _send(self.waiting[0])
         except STORE_ERRORS as error:
+            why = reason(error, mlflow.get_tracking_uri())
             if getattr(error, "error_code", "") in FOR_GOOD:
                 self.waiting.pop(0)
-                raise RefusedError(error) from error
-            self._report_failure(error)
+                raise RefusedError(f"{the_record()} refuses a write: {why}") from error
+            if not self.why:
+                print(
+                    f"{the_record()} does not answer ({why}); the training goes on, and what is "
+                    f"to be recorded is sent when it answers again",
+                    file=sys.stderr,
+                )
+            self.why, self.failed_at = why, time.monotonic()
             return False
-        if self.failed_at is not None:
-            self.failed_at = None
+        self.waiting.pop(0)
+        if self.why:
+            self.why = ""
             print(f"{the_record()} answers again", file=sys.stderr)
         return True
 
-    def _report_failure(self, error: Exception) -> None:
-        self.why = reason(error, mlflow.get_tracking_uri())
-        if self.failed_at is None:
-            print(
-                f"{the_record()} does not answer ({self.why}); the training goes on, and what is "
-                f"to be recorded is sent when it answers again",
-                file=sys.stderr,
-            )
-        self.failed_at = time.monotonic()
-
     def keep(self) -> None:
-        """Make the file in the run's folder hold what waits. Raises RunError if it cannot."""
+        """Make the file hold what waits. Raises RunError if it cannot."""
         if not self.waiting:
             self.path.unlink(missing_ok=True)
             return
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            with temporary.open("w", encoding="utf-8") as file:
+            with replacing(self.path) as temporary, temporary.open("w", encoding="utf-8") as file:
                 file.writelines(f"{json.dumps(write)}\n" for write in self.waiting)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(self.path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise RunError(
                 f"neither the record ({self.why}) nor {self.path} can be written: {error.strerror}"
             ) from error
@@ -148,19 +135,24 @@ class Outbox:
             writes = [json.loads(line) for line in lines]
         except ValueError:
             writes = [None]
-        if not all(
-            isinstance(write, dict) and write.get("kind") in KINDS and "uri" in write
-            for write in writes
-        ):
+        needed = {"kind", "run_id", "uri"}
+        if not all(isinstance(write, dict) and needed <= write.keys() for write in writes):
             raise DamagedError(
                 f"{self.path}: is damaged; what it holds of a run cannot be recorded"
             )
         self.waiting = writes
 
+    @rank_zero_only
+    def remove_folder(self) -> None:
+        """Remove the run's folder with what waits, unless something waits for another run there."""
+        self.path.unlink(missing_ok=True)
+        if not any(self.folder.glob(FILES)):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
 
 def _open_uri() -> str:
-    """URI of the open store, as a write on disk names it: without a password."""
-    return without_password(mlflow.get_tracking_uri())
+    """URI of the open store, as a write on disk names it: without user and password."""
+    return re.sub("//[^/@]*@", "//", without_password(mlflow.get_tracking_uri()))
 
 
 def deliver_pending(work_dir: Path) -> None:
@@ -169,26 +161,21 @@ def deliver_pending(work_dir: Path) -> None:
     What the store refuses or cannot be read is set aside, with a printed line. Running runs are
     left alone: they send their own.
     """
-    for path in sorted((work_dir / "runs").glob(f"*/{FILE}")):
-        folder = path.parent
+    for path in sorted((work_dir / "runs").glob(f"*/{FILES}")):
         # a running process holds the lock; one that has just ended has removed its folder
         with (
             contextlib.suppress(Timeout, FileNotFoundError),
-            FileLock(lock_of(folder), timeout=0),
+            FileLock(lock_of(path.parent), timeout=0),
         ):
-            outbox = Outbox(folder, (folder / MARKER).read_text("utf-8", errors="replace"))
+            outbox = Outbox(path.parent, file=path.name)
             try:
-                _deliver(outbox)
+                outbox.load()
+                writes = [write for write in outbox.waiting if write["uri"] == _open_uri()]
+                if writes and outbox.deliver() and writes[-1].get("status") == "FINISHED":
+                    outbox.remove_folder()
             except DamagedError as error:
                 kept = path.replace(path.with_suffix(".damaged"))
                 print(f"{error}; the file is now {kept}", file=sys.stderr)
             except RefusedError as error:
                 kept = path.replace(path.with_suffix(".refused"))
                 print(f"{error}; what it refused is kept in {kept}", file=sys.stderr)
-
-
-def _deliver(outbox: Outbox) -> None:
-    outbox.load()
-    own = [write for write in outbox.waiting if write["uri"] == _open_uri()]
-    if own and outbox.deliver() and own[-1].get("status") == "FINISHED":
-        shutil.rmtree(outbox.path.parent, ignore_errors=True)

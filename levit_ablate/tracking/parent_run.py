@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,25 +21,26 @@ from levit_ablate.experiment import Variant
 from levit_ablate.runtime import lock_of, one_at_a_time, settle_rank
 from levit_ablate.schema import flat
 from levit_ablate.tracking.runs import (
-    children,
-    find,
-    heartbeat,
-    life_tags,
-    reading_the_record,
-    search,
-)
-from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
-from levit_ablate.tracking.tags import (
     ALIVE,
     DATASET,
     KEY,
     LOCK,
     ORIGINAL,
     PARENT,
+    children,
+    find,
+    heartbeat,
+    life_tags,
     machine_tags,
+    now,
+    reading_the_record,
+    search,
     tags_of,
 )
+from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
 
+RECORDS = "records what was trained before"
+"""What the process that holds the lock of a study or search does."""
 MOST_METRICS = 1000
 """Metrics that MLflow takes in one write."""
 
@@ -62,17 +62,12 @@ class Whole:
     @property
     def experiment(self) -> str:
         """Name of the MLflow experiment of its runs."""
-        return experiment_name(self.name, self.dataset)
+        return f"{EXPERIMENT_NAME}/{self.name}/{self.dataset}"
 
-
-def experiment_name(name: str, dataset: str) -> str:
-    """Name of the MLflow experiment of a study or a search on a dataset."""
-    return f"{EXPERIMENT_NAME}/{name}/{dataset}"
-
-
-def key_tag(kind: str) -> str:
-    """Tag of the key, beside the tag of the name."""
-    return f"{kind}_key"
+    @property
+    def key_tag(self) -> str:
+        """Tag of the key, beside the tag of the name."""
+        return f"{self.kind}_key"
 
 
 @contextmanager
@@ -97,17 +92,20 @@ def at_work(
     settle_rank(Hardware())  # rank 0, whatever the environment says: srun may start several drivers
     folder = work_dir / "studies"
     folder.mkdir(parents=True, exist_ok=True)
-    own = folder / f"{whole.key}.{os.getpid()}"
-    with FileLock(lock_of(own)):
-        begins = one_at_a_time(folder / whole.key, "records what was trained before")
-        with reading_the_record(), begins:
+    lock = lock_of(folder / f"{whole.key}.{os.getpid()}")
+    client = MlflowClient()
+    with FileLock(lock):
+        with reading_the_record(), one_at_a_time(folder / whole.key, RECORDS):
             earlier = found(whole)
-            parent = earlier or _made(whole)
-            _begin(parent, lock_of(own))
+            parent = earlier or _created(whole)
+            run_id = parent.info.run_id
+            client.update_run(run_id, "RUNNING")
+            tags = {**machine_tags(), **life_tags(lock)}
+            client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
             describe(parent, earlier is not None)
         status = "FAILED"
         try:
-            with heartbeat(parent.info.run_id):
+            with heartbeat(run_id):
                 yield parent
             if is_complete(parent):
                 status = "FINISHED"
@@ -116,21 +114,21 @@ def at_work(
             raise
         finally:
             with reading_the_record():
-                MlflowClient().set_terminated(parent.info.run_id, status)
-    lock_of(own).unlink(missing_ok=True)
+                client.set_terminated(run_id, status)
+    lock.unlink(missing_ok=True)
 
 
 def found(whole: Whole) -> Run | None:
     """Return its run in the open store, or None; of several the oldest, for all processes."""
-    runs = search(f"tags.`{key_tag(whole.kind)}` = '{whole.key}'")
+    runs = search(f"tags.`{whole.key_tag}` = '{whole.key}'")
     return runs[-1] if runs else None
 
 
-def _made(whole: Whole) -> Run:
+def _created(whole: Whole) -> Run:
     client = MlflowClient()
     tags = {
         whole.kind: whole.name,
-        key_tag(whole.kind): whole.key,
+        whole.key_tag: whole.key,
         DATASET: whole.dataset,
         "mlflow.note.content": whole.summary,
     }
@@ -142,13 +140,6 @@ def _made(whole: Whole) -> Run:
     return run
 
 
-def _begin(parent: Run, lock: Path) -> None:
-    client, run_id = MlflowClient(), parent.info.run_id
-    client.update_run(run_id, "RUNNING")
-    tags = {**machine_tags(), **life_tags(lock)}
-    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-
-
 @reading_the_record()
 def link_recorded(whole: Whole, jobs: Sequence[Variant], parent: Run, work_dir: Path) -> list[str]:
     """Copy runs that were recorded elsewhere below the parent; return the keys recorded there.
@@ -156,7 +147,7 @@ def link_recorded(whole: Whole, jobs: Sequence[Variant], parent: Run, work_dir: 
     MLflow keeps a run below one parent, so what another study or `run` trained is copied: params,
     metrics, tags and artifacts, with a tag that names the original.
     """
-    with one_at_a_time(work_dir / "studies" / whole.key, "records what was trained before"):
+    with one_at_a_time(work_dir / "studies" / whole.key, RECORDS):
         below = children(parent.info.run_id)
         here = {run.data.tags.get(KEY) for run in below if run.info.status == "FINISHED"}
         done = []
@@ -173,12 +164,18 @@ def link_recorded(whole: Whole, jobs: Sequence[Variant], parent: Run, work_dir: 
 def _copy(original: Run, parent: Run, tags: Mapping[str, str]) -> None:
     """Copy a run below the parent; the copy is FINISHED once all of it is there."""
     client = MlflowClient()
-    own = {**original.data.tags, **tags, PARENT: parent.info.run_id, ORIGINAL: original.info.run_id}
-    own |= {LOCK: "", ALIVE: f"{time.time():.0f}"}  # alive, until the last artifact is copied
+    source = original.info.run_id
     run = client.create_run(
         parent.info.experiment_id,
         start_time=original.info.start_time,
-        tags=own,
+        tags={
+            **original.data.tags,
+            **tags,
+            PARENT: parent.info.run_id,
+            ORIGINAL: source,
+            LOCK: "",
+            ALIVE: now(),  # until the last artifact is copied
+        },
         run_name=original.info.run_name,
     )
     run_id = run.info.run_id
@@ -188,24 +185,17 @@ def _copy(original: Run, parent: Run, tags: Mapping[str, str]) -> None:
             metrics: list[Metric] = [
                 metric
                 for name in original.data.metrics
-                for metric in client.get_metric_history(original.info.run_id, name)
+                for metric in client.get_metric_history(source, name)
             ]
             for start in range(0, len(metrics), MOST_METRICS):
                 client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
-            _copy_artifacts(client, original.info.run_id, run_id)
+            for artifact in client.list_artifacts(source):
+                with tempfile.TemporaryDirectory() as folder:
+                    client.log_artifact(
+                        run_id, client.download_artifacts(source, artifact.path, folder)
+                    )
         client.set_terminated(run_id, "FINISHED", original.info.end_time)
     except BaseException:
         with contextlib.suppress(*STORE_ERRORS):
             client.delete_run(run_id)
         raise
-
-
-def _copy_artifacts(client: MlflowClient, source: str, target: str, folder: str = "") -> None:
-    """Copy the artifacts of a run into another, file by file: checkpoints are large."""
-    for artifact in client.list_artifacts(source, folder or None):
-        if artifact.is_dir:
-            _copy_artifacts(client, source, target, artifact.path)
-            continue
-        with tempfile.TemporaryDirectory() as name:
-            path = client.download_artifacts(source, artifact.path, name)
-            client.log_artifact(target, path, folder or None)

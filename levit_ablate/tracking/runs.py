@@ -1,32 +1,53 @@
-"""Find runs by key, tell whether they are alive, and end those whose process is gone."""
+"""Runs in MLflow: their tags, how they are found by key, and whether their process is alive."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import torch
 from mlflow import MlflowClient
-from mlflow.entities import Run, RunStatus
+from mlflow.entities import Run
 
 from levit_ablate.errors import DamagedError, RunError
+from levit_ablate.experiment import Variant
 from levit_ablate.runtime import is_held
 from levit_ablate.tracking.store import STORE_ERRORS, the_record
-from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, KEY, LOCK, ORIGINAL, PARENT
 from levit_ablate.tracking.uris import reason
 
+TAG = "levit_ablate."
+"""Prefix of all our tags."""
+KEY, ABLATION, SEED = f"{TAG}key", f"{TAG}ablation", f"{TAG}seed"
+ERROR = f"{TAG}error"
+"""Error of a failed run."""
+ORIGINAL = f"{TAG}original"
+"""Run id of the run that this one is a copy of."""
+STUDY, STUDY_KEY, DATASET = f"{TAG}study", f"{TAG}study_key", f"{TAG}dataset"
+SEARCH = f"{TAG}search"
+PRUNED = f"{TAG}pruned"
+"""Epoch after which a search pruned the run."""
+HOST, LOCK, ALIVE = f"{TAG}host", f"{TAG}lock", f"{TAG}alive"
+"""Machine of a running run, lock file of its process, and last heartbeat (seconds since 1970)."""
+PARENT = "mlflow.parentRunId"
+PACKAGES = ("levit-ablate", "torch", "lightning", "timm", "mlflow", "scikit-learn")
 SILENCE = 300.0
 """Seconds without a heartbeat after which a process of another machine counts as dead."""
 HEARTBEAT = 60.0
 """Seconds between two heartbeats."""
+DIED = "its process was killed, or its machine went down"
 
 
 @contextmanager
@@ -41,16 +62,68 @@ def reading_the_record() -> Iterator[None]:
         ) from error
 
 
+def tags_of(variant: Variant) -> dict[str, str]:
+    """Tags of a variant's run: key, ablation, seed, paper row, differences, and the machine's."""
+    paper = variant.ablation.paper
+    differences = variant.differences().items()
+    tags = {
+        KEY: variant.key,
+        ABLATION: variant.name,
+        f"{TAG}paper_row": paper.row if paper else "",
+        SEED: variant.experiment.seed,
+        f"{TAG}matched": variant.matched,
+        f"{TAG}differs": ", ".join(f"{name}={value}" for name, (_, value) in differences),
+        f"{TAG}threads": torch.get_num_threads(),
+        **machine_tags(),
+    }
+    return {name: str(value) for name, value in tags.items()}
+
+
+def machine_tags() -> dict[str, str]:
+    """Tags for the git commit, the versions and the hardware."""
+    return {
+        f"{TAG}git_commit": _git_commit(),
+        f"{TAG}python": platform.python_version(),
+        f"{TAG}hardware": _cpu(),
+        f"{TAG}gpus": ", ".join(_gpus()),
+        **{f"{TAG}version.{package}": version(package) for package in PACKAGES},
+    }
+
+
+def hardware() -> str:
+    """CPUs and GPUs of this machine in words."""
+    return " and ".join([_cpu(), *_gpus()])
+
+
+def _cpu() -> str:
+    return f"{os.cpu_count()} x {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _gpus() -> list[str]:
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+@cache
+def _git_commit() -> str:
+    """Commit of the working folder, with a + if files differ from it."""
+    git = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
 @reading_the_record()
 def search(filter_string: str, experiments: list[str] | None = None) -> list[Run]:
     """Return the runs that match an MLflow filter, latest first, in these experiments or in all."""
-    found: list[Run] = mlflow.search_runs(
+    runs: list[Run] = mlflow.search_runs(
         experiment_ids=experiments,
         search_all_experiments=experiments is None,
         filter_string=filter_string,
         output_format="list",
     )
-    return found
+    return runs
 
 
 def of_key(*keys: str) -> list[Run]:
@@ -58,45 +131,13 @@ def of_key(*keys: str) -> list[Run]:
 
     Those of an earlier key come first; of one key the latest.
     """
-    found = [run for key in keys for run in search(f"tags.`{KEY}` = '{key}'")]
-    return [run for run in found if ORIGINAL not in run.data.tags]
+    runs = [run for key in keys for run in search(f"tags.`{KEY}` = '{key}'")]
+    return [run for run in runs if ORIGINAL not in run.data.tags]
 
 
 def find(*keys: str) -> Run | None:
     """Return the latest finished run of the first of these keys that has one, or None."""
     return next((run for run in of_key(*keys) if run.info.status == "FINISHED"), None)
-
-
-class TakenError(Exception):
-    """A process of another machine or folder, with other locks, trains the same key."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run.info.run_id)
-        self.run = run
-
-
-def others_at_work(run: Run) -> tuple[list[Run], list[Run]]:
-    """Return the other runs of its key with status RUNNING, as (alive, dead), latest first.
-
-    The process that holds the lock of this run is the only one with it, so that other runs with the
-    same lock are dead.
-    """
-
-    def place(of: Run) -> tuple[str | None, str | None]:
-        return of.data.tags.get(HOST), of.data.tags.get(LOCK)
-
-    alive: list[Run] = []
-    dead: list[Run] = []
-    for other in of_key(run.data.tags[KEY]):
-        if other.info.status == "RUNNING" and other.info.run_id != run.info.run_id:
-            at_work = place(other) != place(run) and is_alive(other)
-            (alive if at_work else dead).append(other)
-    return alive, dead
-
-
-def order(run: Run) -> tuple[int, str]:
-    """Sort key by which one of several runs that began at once is the first."""
-    return run.info.start_time, run.info.run_id
 
 
 def children(parent: str) -> list[Run]:
@@ -121,10 +162,11 @@ def is_alive(run: Run) -> bool:
 
 def life_tags(lock: Path) -> dict[str, str]:
     """Tags by which `is_alive` knows whether the process that holds a lock is running."""
-    return {HOST: platform.node(), LOCK: str(lock.absolute()), ALIVE: _heartbeat()}
+    return {HOST: platform.node(), LOCK: str(lock.absolute()), ALIVE: now()}
 
 
-def _heartbeat() -> str:
+def now() -> str:
+    """Time of a heartbeat, as its tag has it."""
     return f"{time.time():.0f}"
 
 
@@ -136,7 +178,7 @@ def heartbeat(run_id: str) -> Iterator[None]:
     def beat() -> None:
         while not ended.wait(HEARTBEAT):
             with contextlib.suppress(*STORE_ERRORS):
-                MlflowClient().set_tag(run_id, ALIVE, _heartbeat())
+                MlflowClient().set_tag(run_id, ALIVE, now())
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -146,7 +188,6 @@ def heartbeat(run_id: str) -> Iterator[None]:
         ended.set()
 
 
-@reading_the_record()
 def settle(runs: Iterable[Run]) -> list[Run]:
     """End the runs with status RUNNING whose process is gone, and return them.
 
@@ -154,22 +195,15 @@ def settle(runs: Iterable[Run]) -> list[Run]:
     """
     orphans = [run for run in runs if run.info.status == "RUNNING" and not is_alive(run)]
     for run in orphans:
-        end_orphan(run)
+        end(run.info.run_id, "KILLED", DIED)
     return orphans
 
 
-def end_orphan(run: Run) -> None:
-    """End a run whose process is gone as KILLED."""
-    end(run.info.run_id, "KILLED", "its process was killed, or its machine went down")
-
-
 @reading_the_record()
-def end(run_id: str, status: str, error: str = "") -> None:
+def end(run_id: str, status: str, error: str) -> None:
     """End a run from another process, with the reason as a tag."""
-    assert status in RunStatus._STRING_TO_STATUS
     client = MlflowClient()
-    if error:
-        client.set_tag(run_id, ERROR, error[:500])
+    client.set_tag(run_id, ERROR, error[:500])
     client.set_terminated(run_id, status)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sqlite3
@@ -64,10 +63,7 @@ def open_store(uri: str) -> None:
     for name in ("mlflow.store.db.utils", "mlflow.pytorch"):  # retries; a warning of our own pickle
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        if is_server(uri):
-            _ask(uri)
-            _open(uri)
-        elif uri.startswith("sqlite:"):
+        if uri.startswith("sqlite:"):
             database = _database(uri)
             # MLflow creates a database without a lock: two that did so at once would both fail
             with FileLock(f"{database}.lock", timeout=OTHERS):
@@ -76,8 +72,7 @@ def open_store(uri: str) -> None:
                 _check_writable(database)
                 _open(uri)
         else:
-            if "://" in uri and make_url(uri).get_backend_name() in DATABASE_ENGINES:
-                _connect(uri)
+            _check_answers(uri)
             _open(uri)
     except UserError:
         raise
@@ -96,24 +91,19 @@ def is_server(uri: str) -> bool:
     return bool(is_http_uri(uri))
 
 
-def _ask(server: str) -> None:
-    """Raise MlflowException where no server answers: MLflow itself would retry for minutes.
+def _check_answers(uri: str) -> None:
+    """Raise an error where no server or database answers: MLflow would retry for minutes.
 
-    Sends MLflow's credentials. Any answer will do, 401 too: MLflow's own first request then says
-    what is wrong.
+    Any answer of a server will do, 401 too: MLflow's own first request then says what is wrong.
     """
-    account = get_default_host_creds(server)
-    http_request(account, "/health", "GET", timeout=PROBE, max_retries=0, raise_on_status=False)
-
-
-def _connect(database: str) -> None:
-    """Raise SQLAlchemyError where a database does not answer: MLflow would retry for minutes."""
-    url = make_url(database)
-    takes_limit = url.get_backend_name() in ("postgresql", "mysql")
-    is_limited = "connect_timeout" in url.query
-    limit = {"connect_timeout": PROBE} if takes_limit and not is_limited else {}
-    with closing(create_engine(url, connect_args=limit).connect()):
-        pass
+    if is_server(uri):
+        account = get_default_host_creds(uri)
+        http_request(account, "/health", "GET", timeout=PROBE, max_retries=0, raise_on_status=False)
+    elif "://" in uri and (url := make_url(uri)).get_backend_name() in DATABASE_ENGINES:
+        takes_limit = url.get_backend_name() in ("postgresql", "mysql")
+        is_limited = "connect_timeout" in url.query
+        limit = {"connect_timeout": PROBE} if takes_limit and not is_limited else {}
+        create_engine(url, connect_args=limit).connect().close()
 
 
 def _refused(uri: str, why: str) -> UserError:
@@ -142,21 +132,22 @@ def experiment_id(name: str) -> str:
 
     Raises UserError where it was deleted, and what MLflow raises.
     """
-    if found := mlflow.get_experiment_by_name(name):
-        if found.lifecycle_stage != "active":
-            raise UserError(
-                f"experiment {name} was deleted in MLflow; restore it (mlflow experiments restore "
-                f"--experiment-id {found.experiment_id}), or remove it for good (mlflow gc)"
-            )
-        return str(found.experiment_id)
-    uri = mlflow.get_tracking_uri()
-    artifacts = _artifacts(_database(uri)) if uri.startswith("sqlite:") else None
-    try:
-        return str(mlflow.create_experiment(name, artifacts))
-    except MlflowException:
-        if found := mlflow.get_experiment_by_name(name):  # another process was faster
-            return str(found.experiment_id)
-        raise
+    experiment = mlflow.get_experiment_by_name(name)
+    if experiment is None:
+        uri = mlflow.get_tracking_uri()
+        artifacts = _artifacts(_database(uri)) if uri.startswith("sqlite:") else None
+        try:
+            return str(mlflow.create_experiment(name, artifacts))
+        except MlflowException:
+            experiment = mlflow.get_experiment_by_name(name)  # another process was faster
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"experiment {name} was deleted in MLflow; restore it (mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}), or remove it for good (mlflow gc)"
+        )
+    return str(experiment.experiment_id)
 
 
 def the_record() -> str:
@@ -185,10 +176,7 @@ def _database(uri: str) -> Path:
 
 
 def _create(uri: str, database: Path) -> None:
-    """Create MLflow's tables in a temporary file and rename it: half a database cannot be mended.
-
-    Raises what `_check_writable` and MLflow raise.
-    """
+    """Create MLflow's tables in a file that is renamed: half a database cannot be mended."""
     path, mark, query = uri.partition("?")
     url = f"{path}.making{mark}{query}"
     making = _database(url)
@@ -205,6 +193,6 @@ def _artifacts(database: Path) -> str:
 
 def _check_writable(database: Path) -> None:
     """Raise sqlite3.Error where a file cannot be written: MLflow would retry for minutes."""
-    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
+    with closing(sqlite3.connect(database, timeout=60)) as connection:
         connection.execute("begin immediate")
         connection.rollback()

@@ -1,4 +1,4 @@
-"""URIs of stores as they may be shown and recorded: without account and secrets. No MLflow."""
+"""URIs of stores as they may be shown and recorded: without secrets. No MLflow."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ NO_ACCOUNT = re.compile(
     r"/.*|(\[[^]@]*\]|[^:/?#@]+)(:\d{1,5})?/[^?@]*\?[^:/?=]+=[^:/?]*", re.DOTALL
 )
 """A path, or host, port, path and query, with an `@` that ends no account."""
+NO_USER = ("", "http://", "https://")
+"""Schemes whose user is not shown: it may be a token. A database's is needed to open it again."""
 
 
 def without_password(uri: str) -> str:
-    """Return a URI without its account (user and password) and its secret query parameters.
+    """Return a URI without its password and its secret query parameters.
 
-    Where an unencoded `@`, `/`, `?` or `#` leaves open what is secret, rather too much is left out.
+    At a web server without its user too. Where an unencoded `@`, `/`, `?` or `#` leaves open what
+    is secret, rather too much is left out.
     """
     return _split(uri)[0]
 
@@ -57,8 +60,9 @@ def _split(uri: str) -> tuple[str, list[str]]:
         names = re.findall("[?&]([^?&=]*)=", rest)
         if re.search("[@/?#]", account) and any(map(_is_secret, names)):
             return scheme, [rest]  # the password is before the last `@`, or contains it
-        secrets = [account.partition(":")[2]]
-        rest = host
+        user, _, password = account.partition(":")
+        secrets = [password]
+        rest = f"{user}@{host}" if user and scheme.lower() not in NO_USER else host
     path, _, query = rest.partition("?")
     public: list[str] = []
     hidden = False

@@ -1,23 +1,29 @@
-"""Callbacks of a training: stop on signals, record metrics, provide the teacher's answers."""
+"""Callbacks of a training: stop on signals, record metrics, report progress."""
 
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from levit_ablate.config import Experiment
+from levit_ablate.bars import bars, error_console
 from levit_ablate.errors import RunError
 from levit_ablate.signals import GracefulStop
-from levit_ablate.tracking.record import Recorder
-from levit_ablate.training.objective import Answers
-from levit_ablate.training.teacher_cache import LiveTeacher, TeacherCache
+from levit_ablate.tracking.record import GivenUpError, Recorder
+
+ESTIMATE_FROM, ESTIMATE_AT = 2, 12
+"""Steps between which the speed of a training is measured for its ETA."""
+OFTEN = 0.2
+"""Seconds between two reports."""
+GoOn = Callable[[Sequence[float]], bool]
+"""Decides whether to go on, from the validation accuracy after each epoch so far."""
 
 
 class StopOnSignal(Callback):
@@ -32,18 +38,16 @@ class StopOnSignal(Callback):
         self.checkpoint = checkpoint
         self.signals = GracefulStop()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, *_: object) -> None:
         self.signals.open()
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: object) -> None:
         self.signals.close()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, *_: object, **__: object) -> None:
         self.signals.close()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, *_: object) -> None:
         """Stop if a signal came in the last validation, after which there was a checkpoint."""
         self.stop_if_requested(trainer)
 
@@ -53,7 +57,7 @@ class StopOnSignal(Callback):
             trainer.save_checkpoint(self.checkpoint)
             raise KeyboardInterrupt
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: object) -> None:
         """Stop if a signal came in the validation of the last epoch; only the test is left."""
         self.stop_if_requested(trainer)
 
@@ -76,14 +80,17 @@ def stop_of(trainer: Trainer) -> StopOnSignal:
 
 
 class RecordEpochs(Callback):
-    """Writes the metrics of each epoch to the record in one batch.
+    """Writes the metrics of each epoch to the record in one batch, and asks whether to go on.
 
     Checkpoints hold the metrics of all epochs so far. A resumed training writes those again that
-    its record lacks, because it is another record or was out of reach when they were due.
+    its record lacks, because it is another record or was out of reach when they were due. It asks
+    again too: it may have been killed before it asked. If `go_on` returns false after an epoch, not
+    the last, the training ends with GivenUpError.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, go_on: GoOn | None = None) -> None:
         self.recorder = recorder
+        self.go_on = go_on
         self.started = 0.0
         self.history: list[dict[str, float]] = []
 
@@ -92,10 +99,16 @@ class RecordEpochs(Callback):
         """Total duration of the epochs, validation included."""
         return sum(metrics["epoch_seconds"] for metrics in self.history)
 
+    @property
+    def curve(self) -> list[float]:
+        """Validation accuracy after each epoch so far."""
+        return [metrics["val_accuracy"] for metrics in self.history]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for epoch, metrics in enumerate(self.history):
             self.recorder.metrics(metrics, epoch)
-        self.started = time.perf_counter()
+        self._ask(trainer)
+        self.started = time.perf_counter()  # one that is resumed within an epoch does not start it
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.perf_counter()
@@ -111,6 +124,12 @@ class RecordEpochs(Callback):
         metrics["epoch_seconds"] = time.perf_counter() - self.started
         self.history.append(metrics)
         self.recorder.metrics(metrics, trainer.current_epoch)
+        self._ask(trainer)
+
+    def _ask(self, trainer: Trainer) -> None:
+        epochs = len(self.history)
+        if self.go_on and 0 < epochs < (trainer.max_epochs or 0) and not self.go_on(self.curve):
+            raise GivenUpError(epochs)
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
@@ -119,84 +138,110 @@ class RecordEpochs(Callback):
         self.history = state_dict["history"]
 
 
-class AskTeacher(Callback):
-    """Provides the teacher's answers of each epoch, from the cache where they are.
+class Status(NamedTuple):
+    """Progress of a training."""
 
-    Otherwise the teacher is asked before the epoch begins, about whole batches of the stream. With
-    several devices each asks about its shard.
+    title: str
+    """Name of the run."""
+    epoch: int
+    """Current epoch, from 1."""
+    epochs: int
+    done: int
+    """Steps done."""
+    total: int
+    """Steps of the whole training."""
+    accuracy: float | None
+    """Accuracy on the validation images, 0 to 1; None before the first validation."""
+    ended: bool = False
 
-    Args:
-        experiment: says which answers, hard or soft.
-        folder: where the cache is; see `teacher_cache.folder_of`.
-        load: loads the teacher; called only if it has to be asked.
-    """
 
-    def __init__(self, experiment: Experiment, folder: Path, load: Callable[[], nn.Module]) -> None:
-        soft = experiment.design.distillation == "soft"
-        self.top_k = experiment.teacher.top_k if soft else 1
-        self.folder = folder
-        self.load = load
-        self.teacher: LiveTeacher | None = None
-        self.seconds = 0.0
-        self.total = 0.0
+Tell = Callable[[Status], None]
+"""Receives the progress."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        num_positions = trainer.datamodule.stream.num_positions  # type: ignore[attr-defined]
-        num_classes = pl_module.num_classes
-        assert isinstance(num_classes, int)
-        self.cache = TeacherCache(
-            self.folder, num_positions, num_classes, self.top_k, pl_module.device
+
+class TellProgress(Callback):
+    """Reports the progress a few times a second, from the first of several processes."""
+
+    def __init__(self, title: str, tell: Tell, announce: bool = False) -> None:
+        """Report to `tell`; with `announce` also print an ETA once the speed is known."""
+        self.title = title
+        self.tell = tell
+        self.announce = announce
+        self.started = self.told = 0.0
+        self.accuracy: float | None = None
+
+    def _tell(self, trainer: Trainer, ended: bool = False) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.told = time.monotonic()
+        self.tell(
+            Status(
+                title=self.title,
+                epoch=min(trainer.current_epoch + 1, trainer.max_epochs or 0),
+                epochs=trainer.max_epochs or 0,
+                done=trainer.global_step,
+                total=int(trainer.estimated_stepping_batches),
+                accuracy=self.accuracy,
+                ended=ended,
+            )
         )
-        pl_module.teacher = self.cache  # type: ignore[assignment]
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the epoch of a training that is resumed within it: that epoch is not started."""
-        self._open(trainer)
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self._tell(trainer)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open(trainer)
-        pl_module.log("teacher_seconds", self.seconds)
-        self.seconds = 0.0
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if self.announce and step == ESTIMATE_FROM:
+            self.started = time.perf_counter()
+        if self.announce and step == ESTIMATE_AT:
+            self.announce = False
+            each = (time.perf_counter() - self.started) / (ESTIMATE_AT - ESTIMATE_FROM)
+            left = timedelta(seconds=round(each * (trainer.estimated_stepping_batches - step)))
+            print(f"{self.title}: about {left} more (h:mm:ss)", file=sys.stderr)
+        if time.monotonic() - self.told > OFTEN:
+            self._tell(trainer)
 
-    def _open(self, trainer: Trainer) -> None:
-        epoch = trainer.current_epoch
-        started = time.perf_counter()
-        if trainer.world_size == 1:
-            with stop_of(trainer).signals.at_once():
-                self.cache.open(epoch, lambda: self._ask(trainer, epoch))
-        else:
-            self._open_together(trainer, epoch)
-        self.seconds += time.perf_counter() - started
-        self.total += time.perf_counter() - started
+    def on_validation_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        accuracy = trainer.callback_metrics.get("val_accuracy")
+        if accuracy is not None:
+            self.accuracy = float(accuracy)
+            self._tell(trainer)
 
-    def _open_together(self, trainer: Trainer, epoch: int) -> None:
-        """Ask in every process about its shard; the first writes the answers of all."""
-        strategy = trainer.strategy
-        with self.cache.lock():
-            if not strategy.broadcast(self.cache.path(epoch).exists()):
-                answered = list(self._ask(trainer, epoch))
-                parts = [
-                    torch.cat([positions for positions, _ in answered]).to(strategy.root_device),
-                    torch.cat([each.classes for _, each in answered]),
-                    torch.cat([each.probabilities for _, each in answered]),
-                ]
-                positions, classes, probabilities = (
-                    strategy.all_gather(part).flatten(0, 1) for part in parts
-                )
-                if trainer.is_global_zero:
-                    answers = Answers(classes, probabilities)
-                    self.cache.write(epoch, [(positions.cpu(), answers)])
-                strategy.barrier()
-        self.cache.map(epoch)
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        self._tell(trainer, ended=True)
 
-    def _ask(self, trainer: Trainer, epoch: int) -> Iterator[tuple[Tensor, Answers]]:
-        device = trainer.strategy.root_device
-        if self.teacher is None:
-            self.teacher = LiveTeacher(self.load().to(device), self.cache.top_k)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        shard = (trainer.global_rank, trainer.world_size)
-        for batch in data.training_batches(device, shard, lambda: (epoch, 0)):
-            with trainer.precision_plugin.forward_context():
-                answers = self.teacher(batch)
-            yield batch.positions, answers
-            stop_of(trainer).stop_if_requested(trainer)
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        self._tell(trainer, ended=True)
+
+
+class Bar:
+    """Shows a progress bar for each training in turn; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+
+    def __call__(self, status: Status) -> None:
+        if self.progress is None:
+            self.progress = bars(
+                error_console(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("epoch {task.fields[epochs]}"),
+                TextColumn("accuracy {task.fields[accuracy]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self.task = self.progress.add_task(status.title, epochs="", accuracy="")
+            self.progress.start()
+        self.progress.update(
+            self.task,
+            description=status.title,
+            completed=status.done,
+            total=status.total,
+            epochs=f"{status.epoch}/{status.epochs}",
+            accuracy="–" if status.accuracy is None else f"{100 * status.accuracy:.1f} %",
+        )
+        if status.ended:
+            self.progress.stop()
+            self.progress = None

@@ -1,16 +1,19 @@
-"""Training shared by students and teachers: loss, steps, moving average, evaluation, warnings."""
+"""Training shared by students and teachers: steps, moving average, evaluation, warnings."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any, cast
 
 import lightning
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -20,16 +23,14 @@ from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import UserError
 from levit_ablate.keys import STREAM
 from levit_ablate.streams import stream_seed
-from levit_ablate.training.distributed import batch_norms
 from levit_ablate.training.optimization import (
-    adamw,
-    averaged,
+    averaging,
     clip_adaptively,
     cosine,
     decay_of,
     highest_learning_rate,
     horizon_warning,
-    set_decay,
+    parameter_groups,
 )
 
 AUGMENTATION = set(STREAM) - {"batch_size", "precision"}
@@ -60,7 +61,9 @@ class Classifier(lightning.LightningModule):
         self.seed = seed
         self.train_loss = MeanMetric(nan_strategy="disable")  # let a NaN be seen
         self.resumed_losses: Tensor | None = None  # (processes, 2): sum and weight
-        self.average = averaged(network) if recipe.ema_decay or recipe.ema_horizon else None
+        self.average: AveragedModel | None = None  # its first update copies the network
+        if recipe.ema_decay or recipe.ema_horizon:
+            self.average = AveragedModel(network, use_buffers=True).requires_grad_(False)
         other = {"network": "average", "average": "network"}[recipe.evaluate]
         self.weights = {"": recipe.evaluate} | ({f"{other}_": other} if self.average else {})
         names = [f"{prefix}{part}" for prefix in self.weights for part in ("val", "test")]
@@ -99,22 +102,22 @@ class Classifier(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the loss sum of every process."""
-        own = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
-        trained = self._trainer is not None  # else there is only this process
-        sums = self.trainer.strategy.all_gather(own) if trained else own
+        sums = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
+        if self._trainer is not None:  # else there is only this process
+            sums = self.trainer.strategy.all_gather(sums)
         checkpoint["losses"] = sums.view(-1, 2).cpu()  # (processes, 2)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.resumed_losses = checkpoint["losses"]
         if self.average and "average.n_averaged" not in checkpoint["state_dict"]:
             # up to version 0.1 the average was saved as the network
-            own = {f"average.{name}": value for name, value in self.average.state_dict().items()}
-            checkpoint["state_dict"] |= own
+            start = {f"average.{name}": value for name, value in self.average.state_dict().items()}
+            checkpoint["state_dict"] |= start
 
     def on_train_start(self) -> None:
         """Restore the loss sums; if the number of processes changed, the first takes them all."""
         if self.average:
-            set_decay(self.average, decay_of(self.recipe, self.num_steps))
+            self.average.multi_avg_fn = averaging(decay_of(self.recipe, self.num_steps))
         if self.resumed_losses is None:
             return
         rank, count = self.trainer.global_rank, self.trainer.world_size
@@ -185,7 +188,9 @@ class Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up and a cosine, from `optimization`."""
         is_scaled = self.trainer.precision == "16-mixed"  # fused, it would clip scaled gradients
-        optimizer = adamw(self.network, self.recipe, fused=not is_scaled)
+        groups = parameter_groups(self.network, self.recipe.weight_decay)
+        rate = highest_learning_rate(self.recipe)
+        optimizer = AdamW(groups, lr=rate, eps=1e-8, fused=not is_scaled)
         schedule = cosine(optimizer, self.recipe, self.num_steps)
         return {
             "optimizer": optimizer,
@@ -206,12 +211,7 @@ class Classifier(lightning.LightningModule):
         scheduler.step_update(num_updates=self.global_step)
         scheduler.step(epoch=self.current_epoch)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clip by the recipe; adaptive clipping takes every parameter, as in the official code."""
         clip, network = self.recipe.clip, self.network
         if self.recipe.clipping == "norm":
@@ -224,60 +224,66 @@ class Classifier(lightning.LightningModule):
         return []
 
 
+def label_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """Cross-entropy on the labels of each image and of its mixing partner, by their shares."""
+    num_classes = logits.shape[1]
+    share = batch.share[:, None]
+    labels, partner_labels = (
+        nn.functional.one_hot(each, num_classes) for each in (batch.labels, batch.partner_labels)
+    )
+    targets = labels * share + partner_labels * (1 - share)
+    return nn.functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return all BatchNorm layers of a model."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
 def warn_of_ignored(module: Classifier, trainer: Trainer) -> None:
     """Warn of settings of a recipe that a trainer of the user's, or its data, do not follow."""
-    data = getattr(trainer, "datamodule", None)
-    lines = _ignored_by_trainer(module.recipe, trainer)
-    if isinstance(data, ImageData):
-        other = differences(module.recipe, data.recipe).keys() & {*AUGMENTATION, "batch_size"}
-        if other:
-            names = ", recipe.".join(sorted(other))
-            lines.append(f"recipe.{names}: ImageData has another recipe, which is used")
-    else:
-        lines += _ignored_by_loader(module, trainer)
-    if module.average and (warning := horizon_warning(module.recipe, module.num_steps)):
-        lines.append(warning)
-    for line in lines:
+    for line in _ignored(module, trainer):
         warnings.warn(line, TrainerWarning, stacklevel=2)
 
 
-def _ignored_by_trainer(recipe: Recipe, trainer: Trainer) -> list[str]:
-    lines = []
+def _ignored(module: Classifier, trainer: Trainer) -> Iterator[str]:
+    recipe, data = module.recipe, getattr(trainer, "datamodule", None)
     if trainer.gradient_clip_val is not None:
-        lines.append(
+        yield (
             f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) has no effect: gradients are "
             f"clipped by recipe.clipping ({recipe.clipping}) and recipe.clip ({recipe.clip})"
         )
     if trainer.max_epochs not in (recipe.epochs, -1) or trainer.max_steps != -1:
-        end = f"max_epochs {trainer.max_epochs}, max_steps {trainer.max_steps}"
         effect = {
             "step": "is stretched to that, its warm-up in proportion",
             "epoch": f"stays one of {recipe.epochs} epochs",
         }[recipe.schedule]
-        lines.append(
-            f"recipe.epochs: {recipe.epochs}: the trainer ends the training ({end}), and the "
-            f"schedule of the learning rate {effect}"
+        yield (
+            f"recipe.epochs: {recipe.epochs}: the trainer ends the training (max_epochs "
+            f"{trainer.max_epochs}, max_steps {trainer.max_steps}), and the schedule of the "
+            f"learning rate {effect}"
         )
     if recipe.precision not in ("auto", trainer.precision):
-        lines.append(
+        yield (
             f"recipe.precision: {recipe.precision} has no effect: the trainer has "
             f"{trainer.precision}"
         )
-    return lines
-
-
-def _ignored_by_loader(module: Classifier, trainer: Trainer) -> list[str]:
-    """Return what has no effect on a DataLoader that is not ours."""
-    recipe, lines = module.recipe, []
-    if set_here := sorted(differences(recipe, Recipe()).keys() & AUGMENTATION):
-        lines.append(
-            f"recipe.{', recipe.'.join(set_here)}: no effect on a DataLoader of yours; augment "
-            f"there, or train on ImageData"
-        )
-    size = getattr(trainer.train_dataloader, "batch_size", None)
-    if recipe.reference_batch_size and size not in (None, recipe.batch_size):
-        lines.append(
-            f"recipe.batch_size: the learning rate, {highest_learning_rate(recipe):g}, is meant "
-            f"for batches of {recipe.batch_size}, and the DataLoader's have {size}"
-        )
-    return lines
+    if isinstance(data, ImageData):
+        other = differences(recipe, data.recipe).keys() & {*AUGMENTATION, "batch_size"}
+        if other:
+            names = ", recipe.".join(sorted(other))
+            yield f"recipe.{names}: ImageData has another recipe, which is used"
+    else:
+        if set_here := sorted(differences(recipe, Recipe()).keys() & AUGMENTATION):
+            yield (
+                f"recipe.{', recipe.'.join(set_here)}: no effect on a DataLoader of yours; augment "
+                f"there, or train on ImageData"
+            )
+        size = getattr(trainer.train_dataloader, "batch_size", None)
+        if recipe.reference_batch_size and size not in (None, recipe.batch_size):
+            yield (
+                f"recipe.batch_size: the learning rate, {highest_learning_rate(recipe):g}, is "
+                f"meant for batches of {recipe.batch_size}, and the DataLoader's have {size}"
+            )
+    if module.average and (warning := horizon_warning(recipe, module.num_steps)):
+        yield warning

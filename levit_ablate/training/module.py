@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax
 
 from levit_ablate.config import Architecture, Design, Images, Recipe
 from levit_ablate.data.batches import Batch, as_batch
@@ -15,10 +16,29 @@ from levit_ablate.models import weights
 from levit_ablate.models.levit import Attention, DropPath, LeViT
 from levit_ablate.models.presets import preset
 from levit_ablate.streams import stream_seed
-from levit_ablate.training.classifier import Classifier, warn_of_ignored
-from levit_ablate.training.objective import OBJECTIVES, Answers, Objective
+from levit_ablate.training.classifier import Classifier, label_loss, warn_of_ignored
 from levit_ablate.training.teacher import check_pretrained, pretrained_teacher
-from levit_ablate.training.teacher_cache import LiveTeacher
+from levit_ablate.training.teacher_cache import Answers, LiveTeacher
+
+
+def hard(logits: Tensor, answers: Answers) -> Tensor:
+    """Cross-entropy of logits (B, K) on the teacher's decision."""
+    return cross_entropy(logits, answers.classes[:, 0])
+
+
+def soft(logits: Tensor, answers: Answers) -> Tensor:
+    """KL(teacher ‖ logits (B, K)), averaged over images.
+
+    Hinton et al. 2015, with the temperature of 1 of `DistillationLoss` in the official code. There
+    the divergence is averaged over classes too; here it is summed over the teacher's k most
+    probable classes.
+    """
+    student = log_softmax(logits, dim=1).gather(1, answers.classes)
+    teacher = answers.probabilities
+    return (teacher * (teacher.clamp(min=1e-12).log() - student)).sum(dim=1).mean()
+
+
+DISTILLATION_LOSSES = {"hard": hard, "soft": soft}
 
 
 class LeViTModule(Classifier):
@@ -69,7 +89,7 @@ class LeViTModule(Classifier):
             weights.load_pretrained(network, model)
         layers = (layer for layer in network.modules() if isinstance(layer, DropPath))
         self.drop_paths = [layer for layer in layers if layer.probability]
-        self.objective: Objective = OBJECTIVES[self.design.distillation]
+        self.distillation_loss = DISTILLATION_LOSSES.get(self.design.distillation)
 
     def _live(self, teacher: nn.Module | str | None) -> LiveTeacher | None:
         if teacher is None:
@@ -133,7 +153,17 @@ class LeViTModule(Classifier):
     def training_step(self, batch: Batch | Sequence[Tensor], batch_idx: int) -> Tensor:
         batch = as_batch(batch)
         heads = cast(LeViT, self.network).forward_heads(batch.images)
-        answers = self.teacher(batch) if self.teacher else None
-        loss = self.objective(heads, batch, answers, self.recipe.label_smoothing)
+        loss = self.loss(heads, batch, self.teacher(batch) if self.teacher else None)
         self.log_loss(loss)
         return loss
+
+    def loss(self, heads: dict[str, Tensor], batch: Batch, answers: Answers | None) -> Tensor:
+        """½ of the supervised head's loss on the labels, ½ of the distilled head's on the answers.
+
+        Without distillation it is that on the labels (row A4). Logits of the heads are (B, K).
+        """
+        loss = label_loss(heads["supervised"], batch, self.recipe.label_smoothing)
+        if self.distillation_loss is None:
+            return loss
+        assert answers is not None
+        return (loss + self.distillation_loss(heads["distilled"].float(), answers)) / 2

@@ -10,8 +10,8 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from timm.utils.agc import adaptive_clip_grad
 from torch import nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from levit_ablate.config import Recipe
 
@@ -39,12 +39,6 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     ]
 
 
-def adamw(network: nn.Module, recipe: Recipe, fused: bool) -> AdamW:
-    """AdamW by a recipe."""
-    groups = parameter_groups(network, recipe.weight_decay)
-    return AdamW(groups, lr=highest_learning_rate(recipe), eps=1e-8, fused=fused)
-
-
 def cosine(optimizer: Optimizer, recipe: Recipe, num_steps: int) -> CosineLRScheduler:
     """A linear warm-up, then a cosine, by timm; by the step or by the epoch."""
     unit = num_steps / recipe.epochs if recipe.schedule == "step" else 1
@@ -65,13 +59,8 @@ def clip_adaptively(
 ) -> None:
     """Clip the gradient of every unit to `clip` times the norm of its weights (Brock et al. 2021).
 
-    By timm. A unit is an output of a layer, or a whole vector (biases, the weights of a norm).
-
-    Args:
-        parameters: all that are clipped, those of `joint` among them.
-        joint: groups of vectors that are clipped as one unit, because the official code keeps each
-            group in one tensor.
-        clip: the share of the norm of the weights.
+    By timm. A unit is an output of a layer, or a whole vector (biases, the weights of a norm). Each
+    group of vectors in `joint` is one unit, because the official code keeps it in one tensor.
     """
     apart = {id(parameter) for vectors in joint for parameter in vectors}
     adaptive_clip_grad([p for p in parameters if id(p) not in apart], clip)
@@ -87,21 +76,11 @@ def clip_adaptively(
         torch._foreach_copy_(gradients, whole.grad.split(sizes))  # type: ignore[arg-type]
 
 
-def averaged(network: nn.Module) -> AveragedModel:
-    """Return a copy of `network` whose `update_parameters` averages parameters and buffers.
+def averaging(decay: float) -> Callable[..., None]:
+    """Return an `AveragedModel.multi_avg_fn` that keeps the share `decay` of the average.
 
-    The first update copies the network. Set the decay before it, by `set_decay`.
+    It averages floating-point state only: torch would truncate BatchNorm's counter and indices.
     """
-    return AveragedModel(network, use_buffers=True).requires_grad_(False)
-
-
-def set_decay(average: AveragedModel, decay: float) -> None:
-    """Make every update of `average` keep the share `decay` of it."""
-    average.multi_avg_fn = _update(decay)
-
-
-def _update(decay: float) -> Callable[..., None]:
-    """Average floating-point state only: torch would truncate BatchNorm's counter and indices."""
     ema = get_ema_multi_avg_fn(decay)
 
     def update(averages: Any, current: Any, num_averaged: Any) -> None:

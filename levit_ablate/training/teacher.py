@@ -22,17 +22,22 @@ from torchvision.transforms import Normalize
 
 from levit_ablate.config import Experiment, Images, Teacher
 from levit_ablate.data.batches import Batch
-from levit_ablate.data.datasets import dataset_of
+from levit_ablate.data.datasets import dataset_of, images_of
 from levit_ablate.errors import UserError, closest
 from levit_ablate.experiment import Variant
 from levit_ablate.keys import NO_WEIGHTS, teacher_key
-from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
+from levit_ablate.runtime import (
+    is_first_process,
+    one_at_a_time,
+    own_threads,
+    replacing,
+    settle_rank,
+)
 from levit_ablate.training import teacher_cache
-from levit_ablate.training.callbacks import AskTeacher
-from levit_ablate.training.classifier import Classifier
+from levit_ablate.training.callbacks import Bar, Tell, TellProgress
+from levit_ablate.training.classifier import Classifier, label_loss
 from levit_ablate.training.fit import BEST, fit, quiet, ready_data, report_horizon, tested
-from levit_ablate.training.objective import label_loss
-from levit_ablate.training.progress import Bar, Tell, TellProgress
+from levit_ablate.training.teacher_cache import AskTeacher
 
 SMALL_SIDE = 64
 """Side in pixels up to which five halvings leave nothing of an image; see `build`."""
@@ -72,6 +77,7 @@ def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
     ways: list[dict[str, Any]] = [{"img_size": (images.height, images.width)}, {}]
     if max(images.height, images.width) <= SMALL_SIDE and not pretrained:
         ways.insert(0, {"output_stride": 8})
+    image = torch.zeros(1, images.channels, images.height, images.width)
     refused = (TypeError,) if pretrained else BUILD_ERRORS
     reason: Exception | None = None
     for way in ways:
@@ -80,9 +86,13 @@ def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
         except refused as error:
             reason = error
             continue
-        if (failed := _forward_error(network, images)) is None:
-            return network
-        reason = failed
+        try:
+            with torch.inference_mode():
+                network.eval()(image)
+        except BUILD_ERRORS as error:
+            reason = error
+        else:
+            return network.train()
     first_line = " ".join(str(reason).split())[:200]
     raise UserError(
         f"teacher.model: {model} cannot be built for images of {images.height}x{images.width} "
@@ -90,18 +100,25 @@ def build(model: str, images: Images, pretrained: bool = False) -> nn.Module:
     )
 
 
-@torch.inference_mode()
-def _forward_error(network: nn.Module, images: Images) -> Exception | None:
-    """Return the error that a network raises for images of this shape, or None."""
-    image = torch.zeros(1, images.channels, images.height, images.width)
-    was_training = network.training
-    try:
-        network.eval()(image)
-    except BUILD_ERRORS as error:
-        return error
-    finally:
-        network.train(was_training)
-    return None
+def check_distilled(variant: Variant) -> None:
+    """Raise UserError for a variant without a teacher."""
+    if variant.experiment.design.distillation == "none":
+        raise UserError(f"{variant.name}: has no teacher (design.distillation: none)")
+
+
+def check_teacher(experiment: Experiment) -> None:
+    """Raise UserError where the experiment's teacher cannot be had for its images."""
+    teacher, images = experiment.teacher, images_of(experiment.data)
+    if teacher.weights == "pretrained":
+        check_pretrained(teacher.model, images)
+    elif teacher.weights != "trained":
+        loaded(experiment, images, None)
+    else:
+        build(teacher.model, images)
+        try:
+            ready_data(teaching(experiment))
+        except UserError as error:
+            raise UserError(str(error).replace("recipe.", "teacher.recipe.")) from error
 
 
 def check_pretrained(model: str, images: Images) -> None:
@@ -135,12 +152,7 @@ def pretrained_teacher(model: str, images: Images) -> nn.Module:
 
 
 def loaded(experiment: Experiment, images: Images, weights: Path | None) -> nn.Module:
-    """Return the experiment's teacher with its weights.
-
-    Args:
-        experiment: says which teacher.
-        images: shape and classes of the images that it is asked about.
-        weights: file of a teacher that was trained here; None where it comes from elsewhere.
+    """Return the experiment's teacher with its weights, from `weights` if it was trained here.
 
     Raises UserError where the weights cannot be had or do not fit.
     """
@@ -228,37 +240,31 @@ def train_teacher(experiment: Experiment, images: Images, path: Path, tell: Tell
 
     If it was killed, it resumes from its last epoch. It is not a run of a study.
     """
-    own = teaching(experiment)
-    data = ready_data(own)
-    report_horizon(own, data)
+    taught = teaching(experiment)
+    data = ready_data(taught)
+    report_horizon(data)
     module = TeacherModule(experiment.teacher, images)
     name = f"teacher {experiment.teacher.model}"
     print(
         f"no teacher for {experiment.data.name} yet: training {experiment.teacher.model} from "
-        f"scratch, once, {own.recipe.epochs} epochs",
+        f"scratch, once, {taught.recipe.epochs} epochs",
         file=sys.stderr,
     )
-    torch.set_num_threads(own.hardware.num_threads or own_threads())
+    torch.set_num_threads(taught.hardware.num_threads or own_threads())
     folder = path.with_suffix("")
-    show = TellProgress(name, tell, announce=True)
-    trainer = fit(module, data, own.recipe, own.hardware, folder, [show])
+    trainer = fit(module, data, folder, [TellProgress(name, tell, announce=True)])
     state = torch.load(folder / BEST, map_location="cpu", weights_only=False)["state_dict"]
     module.load_state_dict(state)
     metrics = tested(trainer, module, data)
     if is_first_process():
         record = {"model": experiment.teacher.model, **metrics}
-        _metrics_file(path).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(record, indent=2), encoding="utf-8")
         weights = {k: v.cpu() for k, v in module.evaluated.state_dict().items()}
-        temporary = path.with_suffix(".tmp")
-        torch.save(weights, temporary)
-        temporary.replace(path)  # last: a file that exists is complete
+        with replacing(path) as temporary:  # last: a file that exists is complete
+            torch.save(weights, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         print(f"{name}: test accuracy {100 * metrics['test_accuracy']:.2f} %", file=sys.stderr)
     trainer.strategy.barrier()
-
-
-def _metrics_file(weights: Path) -> Path:
-    return weights.with_suffix(".json")
 
 
 def teacher_figures(variant: Variant, weights: Path | None) -> dict[str, float]:
@@ -268,20 +274,20 @@ def teacher_figures(variant: Variant, weights: Path | None) -> dict[str, float]:
     """
     if weights:
         with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: test it again
-            saved: dict[str, Any] = json.loads(_metrics_file(weights).read_text("utf-8"))
+            saved: dict[str, Any] = json.loads(weights.with_suffix(".json").read_text("utf-8"))
             return {name: saved[name] for name in ("test_loss", "test_accuracy")}
-    own = teaching(variant.experiment)
-    module = TeacherModule(own.teacher, variant.images)
-    module.network = loaded(own, variant.images, weights)
+    taught = teaching(variant.experiment)
+    module = TeacherModule(taught.teacher, variant.images)
+    module.network = loaded(taught, variant.images, weights)
     with quiet():
         trainer = Trainer(
-            accelerator=own.hardware.accelerator,
+            accelerator=taught.hardware.accelerator,
             devices=1,
             plugins=[LightningEnvironment()],
-            precision=own.recipe.precision,  # type: ignore[arg-type]
+            precision=taught.recipe.precision,  # type: ignore[arg-type]
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    return tested(trainer, module, ready_data(own))
+    return tested(trainer, module, ready_data(taught))

@@ -10,34 +10,42 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from levit_ablate.config import Experiment
 from levit_ablate.data.batches import Batch
 from levit_ablate.errors import RunError
 from levit_ablate.keys import stream_key, teacher_key
-from levit_ablate.runtime import one_at_a_time
+from levit_ablate.runtime import is_first_process, one_at_a_time, replacing
 from levit_ablate.schema import plain
-from levit_ablate.training.objective import Answers
+from levit_ablate.training.callbacks import stop_of
 
 PIXEL_PACKAGES = ("torch", "torchvision", "timm", "pillow", "numpy")
 """Packages that make the images; their versions are part of a cache's key."""
 
 
+class Answers(NamedTuple):
+    """A teacher's answers to a batch: its k most probable classes."""
+
+    classes: Tensor
+    """(B, k) int64, the most probable first; k is 1 for hard distillation."""
+    probabilities: Tensor
+    """(B, k) float32, their probabilities, which sum to one."""
+
+
 class LiveTeacher:
     """Asks a network about every batch, as the paper does.
 
-    Args:
-        network: images as the student gets them (B, C, H, W) → logits (B, K).
-        top_k: classes in an answer; one for hard distillation.
+    The network: images as the student gets them (B, C, H, W) → logits (B, K).
     """
 
     def __init__(self, network: nn.Module, top_k: int) -> None:
@@ -52,15 +60,7 @@ class LiveTeacher:
 
 
 class TeacherCache:
-    """The answers of one teacher to one stream, by epoch and position.
-
-    Args:
-        folder: where its files are; `folder_of` an experiment.
-        num_positions: positions of an epoch.
-        num_classes: classes of the dataset, at most 65,536.
-        top_k: classes in an answer; one for hard distillation.
-        device: where answers are given.
-    """
+    """The answers of one teacher to one stream, by epoch and position; at most 65,536 classes."""
 
     def __init__(
         self, folder: Path, num_positions: int, num_classes: int, top_k: int, device: torch.device
@@ -75,33 +75,30 @@ class TeacherCache:
         )
         self.epoch: numpy.ndarray[Any, Any] | None = None
 
-    def path(self, epoch: int) -> Path:
-        """File of an epoch."""
-        return _file(self.folder, epoch)
-
-    def open(self, epoch: int, ask: Callable[[], Iterable[tuple[Tensor, Answers]]]) -> None:
+    def open(
+        self,
+        epoch: int,
+        ask: Callable[[], Iterable[tuple[Tensor, Answers]]],
+        broadcast: Callable[[bool], bool] = bool,
+    ) -> None:
         """Give the answers of this epoch from now on; ask for them if they are not stored.
 
-        If several processes need them, one asks and the others wait. Raises RunError as `write` and
-        `map` do.
+        If several trainings need them, one asks and the others wait. Raises RunError where the file
+        is damaged or cannot be written.
 
         Args:
             epoch: its number.
             ask: asks the teacher: positions (B,) and answers of the whole epoch, in any order.
+            broadcast: returns what the first of several processes of a training passes.
         """
-        if not self.path(epoch).exists():
-            with self.lock():
-                if not self.path(epoch).exists():
-                    self.write(epoch, ask())
-        self.map(epoch)
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Lock held by the process that asks the teacher about this stream."""
-        return one_at_a_time(self.folder / "answers", "asks the teacher")
-
-    def map(self, epoch: int) -> None:
-        """Map the stored answers of an epoch. Raises RunError where they are damaged."""
-        path = self.path(epoch)
+        path = _file(self.folder, epoch)
+        if not broadcast(path.exists()):
+            with one_at_a_time(self.folder / "answers", "asks the teacher"):
+                if not broadcast(path.exists()):
+                    answered = ask()
+                    if is_first_process():
+                        self._write(path, answered)
+                    broadcast(True)  # the others wait for the file
         try:
             stored = numpy.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
@@ -110,23 +107,19 @@ class TeacherCache:
             raise RunError(f"{path}: holds answers of another shape; remove {self.folder}")
         self.epoch = stored
 
-    def write(self, epoch: int, answered: Iterable[tuple[Tensor, Answers]]) -> None:
-        """Store the answers of an epoch, all or none. Raises RunError where that fails."""
-        path = self.path(epoch)
+    def _write(self, path: Path, answered: Iterable[tuple[Tensor, Answers]]) -> None:
+        """Store the answers of an epoch, all or none."""
         stored = numpy.zeros(self.num_positions, self.dtype)
         for positions, answers in answered:
             stored["classes"][positions.numpy()] = answers.classes.cpu().numpy()
             if self.top_k > 1:
                 stored["probabilities"][positions.numpy()] = answers.probabilities.cpu().numpy()
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 numpy.save(file, stored)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise RunError(f"{path}: cannot be written: {error.strerror}") from error
 
     def __call__(self, batch: Batch) -> Answers:
@@ -138,6 +131,76 @@ class TeacherCache:
             return Answers(classes, torch.ones_like(classes, dtype=torch.float32))
         probabilities = torch.from_numpy(stored["probabilities"].astype("float32")).to(self.device)
         return Answers(classes, probabilities / probabilities.sum(dim=1, keepdim=True))
+
+
+class AskTeacher(Callback):
+    """Provides the teacher's answers of each epoch, from the cache where they are.
+
+    Otherwise the teacher is loaded and asked before the epoch begins, about whole batches of the
+    stream. With several devices each asks about its shard.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, load: Callable[[], nn.Module]) -> None:
+        soft = experiment.design.distillation == "soft"
+        self.top_k = experiment.teacher.top_k if soft else 1
+        self.folder = folder
+        self.load = load
+        self.teacher: LiveTeacher | None = None
+        self.seconds = 0.0
+        self.total = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        num_positions = trainer.datamodule.stream.num_positions  # type: ignore[attr-defined]
+        num_classes = pl_module.num_classes
+        assert isinstance(num_classes, int)
+        self.cache = TeacherCache(
+            self.folder, num_positions, num_classes, self.top_k, pl_module.device
+        )
+        pl_module.teacher = self.cache  # type: ignore[assignment]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the epoch of a training that is resumed within it: that epoch is not started."""
+        self._open(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._open(trainer)
+        pl_module.log("teacher_seconds", self.seconds)
+        self.seconds = 0.0
+
+    def _open(self, trainer: Trainer) -> None:
+        epoch, strategy = trainer.current_epoch, trainer.strategy
+        started = time.perf_counter()
+        if trainer.world_size == 1:
+            with stop_of(trainer).signals.at_once():
+                self.cache.open(epoch, lambda: self._ask(trainer, epoch))
+        else:
+            self.cache.open(epoch, lambda: self._ask_all(trainer, epoch), strategy.broadcast)
+        self.seconds += time.perf_counter() - started
+        self.total += time.perf_counter() - started
+
+    def _ask_all(self, trainer: Trainer, epoch: int) -> list[tuple[Tensor, Answers]]:
+        """Ask in every process about its shard; return the answers of all."""
+        strategy = trainer.strategy
+        answered = list(self._ask(trainer, epoch))
+        parts = [
+            torch.cat([positions for positions, _ in answered]).to(strategy.root_device),
+            torch.cat([each.classes for _, each in answered]),
+            torch.cat([each.probabilities for _, each in answered]),
+        ]
+        positions, *answers = (strategy.all_gather(part).flatten(0, 1) for part in parts)
+        return [(positions.cpu(), Answers(*answers))]
+
+    def _ask(self, trainer: Trainer, epoch: int) -> Iterator[tuple[Tensor, Answers]]:
+        device = trainer.strategy.root_device
+        if self.teacher is None:
+            self.teacher = LiveTeacher(self.load().to(device), self.cache.top_k)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        shard = (trainer.global_rank, trainer.world_size)
+        for batch in data.training_batches(device, shard, lambda: (epoch, 0)):
+            with trainer.precision_plugin.forward_context():
+                answers = self.teacher(batch)
+            yield batch.positions, answers
+            stop_of(trainer).stop_if_requested(trainer)
 
 
 def folder_of(experiment: Experiment) -> Path:

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from levit_ablate.config import Experiment
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
-from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
+from levit_ablate.runtime import one_at_a_time, own_threads, settle_rank
 from levit_ablate.signals import raise_if_interrupted
-from levit_ablate.tracking.record import GivenUpError, Recorder, record
-from levit_ablate.tracking.runs import TakenError, find, is_alive, reading_the_record
-from levit_ablate.tracking.tags import HOST
-from levit_ablate.training.callbacks import RecordEpochs
-from levit_ablate.training.conditions import check_conditions
-from levit_ablate.training.fit import BEST, fit, tested
+from levit_ablate.tracking.record import GivenUpError, Recorder, TakenError, record
+from levit_ablate.tracking.runs import HOST, find, is_alive, reading_the_record
+from levit_ablate.training.callbacks import Bar, GoOn, RecordEpochs, Tell, TellProgress
+from levit_ablate.training.fit import BEST, fit, ready_data, tested
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.progress import Bar, Tell, TellProgress
-from levit_ablate.training.teacher import ask_teacher, ensure_teacher
+from levit_ablate.training.teacher import ask_teacher, check_teacher, ensure_teacher
 
 SMALL_FLOPS = 10_000_000
 """Multiply-adds below which a second CPU thread was measured to be no gain."""
 POLL = 5.0
 """Seconds between two looks at a run of another machine."""
-GoOn = Callable[[Sequence[float]], bool]
-"""Decides whether to go on, from the validation accuracy after each epoch so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +66,18 @@ class Result:
         return self.curve[self.best_epoch]
 
 
+def check_conditions(experiment: Experiment) -> ImageData:
+    """Return the experiment's data, set up: the driver's check before anything is trained.
+
+    Raises UserError where hardware, data or teacher do not fit. What depends on the machine,
+    `train` and `ensure_teacher` see for themselves where they run.
+    """
+    data = ready_data(experiment)
+    if experiment.design.distillation != "none":
+        check_teacher(experiment)
+    return data
+
+
 @reading_the_record()
 def recorded(variant: Variant) -> Result | None:
     """Return the result of the variant's key from the open store, or None."""
@@ -101,13 +108,13 @@ def train(
         tell: called with the progress; a bar on the terminal by default.
         go_on: called after each epoch but the last; false gives the training up.
 
-    Raises UserError before there is a run where data or hardware do not fit; KeyboardInterrupt on
-    Ctrl-C and SIGTERM, the run marked KILLED; GivenUpError where `go_on` said no; RunError if the
-    loss is not finite, or the store is out of reach (`tracking.record.record`).
+    Raises UserError before there is a run where this machine lacks data, hardware or teacher;
+    KeyboardInterrupt on Ctrl-C and SIGTERM, the run marked KILLED; GivenUpError where `go_on` said
+    no; RunError if the loss is not finite, or the store is out of reach (`tracking.record.record`).
     """
     tell = tell or Bar()
     settle_rank(variant.experiment.hardware)
-    data = check_conditions(variant.experiment)
+    data = ready_data(variant.experiment)
     folder = run_folder(variant)
     with one_at_a_time(folder, "trains it"):
         while True:
@@ -119,26 +126,20 @@ def train(
             torch.set_num_threads(num_threads(variant))
             try:
                 with record(variant, folder, parent) as recorder:
-                    metrics, curve = _train(variant, data, folder, weights, recorder, tell, go_on)
-                    recorder.metrics(metrics)
+                    result = _train(variant, data, weights, recorder, tell, go_on)
             except TakenError as taken:
                 _wait_for(taken.run)
                 continue
             except GivenUpError:
-                _forget(folder)
+                recorder.remove_folder()
                 raise
-            _forget(folder)
-            return _result(variant, recorder.run_id, metrics, curve, trained=True)
+            recorder.remove_folder()
+            return result
 
 
 def run_folder(variant: Variant) -> Path:
     """Return the folder of an unfinished run's checkpoints; its lock lies beside it."""
     return Path(variant.experiment.hardware.work_dir) / "runs" / variant.key
-
-
-def _forget(folder: Path) -> None:
-    if is_first_process():
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_for(run: Run) -> None:
@@ -190,55 +191,22 @@ def module_of(variant: Variant) -> LeViTModule:
     )
 
 
-class GiveUp(Callback):
-    """Ends a training with GivenUpError when it is not to go on.
-
-    Args:
-        record: has the metrics of all epochs, those before a restart included.
-        go_on: decides.
-    """
-
-    def __init__(self, record: RecordEpochs, go_on: GoOn) -> None:
-        self.record = record
-        self.go_on = go_on
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ask also where a training is taken up: it may have been killed before it asked."""
-        self._ask(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ask(trainer)
-
-    def _ask(self, trainer: Trainer) -> None:
-        curve = validation_curve(self.record)
-        if 0 < len(curve) < (trainer.max_epochs or 0) and not self.go_on(curve):
-            raise GivenUpError(len(curve))
-
-
-def validation_curve(record: RecordEpochs) -> list[float]:
-    """Return the validation accuracy after each epoch so far."""
-    return [metrics["val_accuracy"] for metrics in record.history]
-
-
 def _train(
     variant: Variant,
     data: ImageData,
-    folder: Path,
     weights: Path | None,
     recorder: Recorder,
     tell: Tell,
     go_on: GoOn | None,
-) -> tuple[dict[str, float], list[float]]:
-    """Train and test; return the metrics of the best epoch and the validation curve."""
-    experiment = variant.experiment
+) -> Result:
+    """Train, test and record."""
+    experiment, folder = variant.experiment, recorder.folder
     module = module_of(variant)
-    record = RecordEpochs(recorder)
+    record = RecordEpochs(recorder, go_on)
     callbacks: list[Callback] = [record, TellProgress(variant.name, tell)]
-    if go_on:
-        callbacks.append(GiveUp(record, go_on))
     if experiment.design.distillation != "none":  # before its epoch is timed
         callbacks.insert(0, ask_teacher(experiment, variant.images, weights))
-    trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, callbacks)
+    trainer = fit(module, data, folder, callbacks)
     best = torch.load(folder / BEST, map_location="cpu", weights_only=False)
     module.load_state_dict(best["state_dict"])
     figures = tested(trainer, module, data)
@@ -247,4 +215,5 @@ def _train(
     recorder.model(network.cpu(), variant.images)
     trainer.strategy.barrier()
     metrics = {**figures, "best_epoch": best["epoch"], "train_seconds": record.seconds}
-    return metrics, validation_curve(record)
+    recorder.metrics(metrics)
+    return _result(variant, recorder.run_id, metrics, record.curve, trained=True)

@@ -13,7 +13,6 @@ import pytest
 from processes import FORKS, Started, result_of, wait_for
 from recorded import runs, tag, trained
 from searching import LONG, search, small, workers_of
-from sqlalchemy.engine import make_url
 
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.searches.storage import database, reading_the_trials, serve, storage_of, study_of
@@ -48,8 +47,9 @@ def test_two_commands_at_once_join_one_search(server, tmp_path, monkeypatch):
     assert first == second == {"complete": 4}
     assert set(trained(tmp_path).values()) == {1} and len(trained(tmp_path)) == 4
     assert len([run for run in runs(tmp_path) if tag(run, "search")]) == 1
-    report = ("search", "equal_flops", "--report", "--format", "json")  # it knows of the database
-    monkeypatch.setenv("PGUSER", make_url(server).username)  # but not of the account
+    report = ("search", "equal_flops", "--report", "--format", "json")  # it knows the database
+    monkeypatch.delenv("PGUSER", raising=False)  # and the user
+    monkeypatch.setenv("USER", "nobody-of-the-database")
     assert result_of(Started(FORKS, *report, cwd=tmp_path))["counts"]["complete"] == 4
 
 

@@ -17,9 +17,8 @@ from levit_ablate.experiment import variant
 from levit_ablate.recipes import RECIPES
 from levit_ablate.tracking.parent_run import Whole, link_recorded
 from levit_ablate.tracking.record import record
-from levit_ablate.tracking.runs import find, settle
+from levit_ablate.tracking.runs import KEY, STUDY, find, settle
 from levit_ablate.tracking.store import experiment_id
-from levit_ablate.tracking.tags import KEY, STUDY
 from levit_ablate.training.train import recorded
 
 WHOLE = Whole(

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,8 @@ from levit_ablate.experiment import variant
 from levit_ablate.tracking import outbox
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.record import record, record_failure
-from levit_ablate.tracking.runs import children, find
+from levit_ablate.tracking.runs import ERROR, children, find
 from levit_ablate.tracking.store import experiment_id, open_store
-from levit_ablate.tracking.tags import ERROR
 
 
 def statuses() -> list[str]:
@@ -109,6 +109,10 @@ def come_back(database: Path) -> None:
     database.with_suffix(".away").rename(database)
 
 
+def kept_in(folder: Path) -> list[Path]:
+    return list(folder.glob(outbox.FILES))
+
+
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr("levit_ablate.tracking.record.PATIENCE", 0.5)
@@ -152,15 +156,15 @@ def test_the_epochs_of_a_killed_run_that_its_store_missed_are_written_when_it_is
             killed.metrics(epochs[0], epoch=0)
             go_away(tmp_path / "mlflow.db")
             killed.metrics(epochs[1], epoch=1)
-            assert not (folder / outbox.FILE).exists()  # they are in the checkpoint
+            assert not kept_in(folder)  # they are in the checkpoint
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_until_killed()
-    assert (folder / outbox.FILE).exists()  # how it ended
+    assert kept_in(folder)  # how it ended
     come_back(tmp_path / "mlflow.db")
     with record(own, folder) as resumed:
-        assert [resumed.run_id] == ids and not (folder / outbox.FILE).exists()
+        assert [resumed.run_id] == ids and not kept_in(folder)
         for epoch, metrics in enumerate(epochs):  # as `RecordEpochs` does, from its checkpoint
             resumed.metrics(metrics, epoch)
     deliver_pending(tmp_path / "work")
@@ -191,6 +195,39 @@ def test_what_a_store_misses_that_stays_away_is_sent_by_the_next_command(store, 
     assert list((tmp_path / "mlartifacts").rglob("best.ckpt"))
     assert not folder.exists()
     deliver_pending(tmp_path / ".levit_ablate")  # nothing is left
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_waits_for_another_store_is_kept_until_that_one_has_it(store, tmp_path):
+    own, folder = variant("baseline", {}), tmp_path / "work" / "runs" / "key"
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").write_text("weights")
+
+    def train_into(uri: str) -> str:
+        open_store(uri)
+        with record(own, folder) as recorder:
+            if uri == store:
+                go_away(tmp_path / "mlflow.db")
+            recorder.metrics({"test_accuracy": 0.5})
+            recorder.checkpoint(folder / "best.ckpt")
+            recorder.model(torch.nn.Linear(2, 2), own.images)
+        recorder.remove_folder()
+        return recorder.run_id
+
+    with pytest.raises(RunError, match="does not answer"):
+        train_into(store)
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    there = train_into(other)
+    deliver_pending(tmp_path / "work")
+    assert find(own.key).info.run_id == there and kept_in(folder)
+    come_back(tmp_path / "mlflow.db")
+    open_store(store)
+    deliver_pending(tmp_path / "work")
+    run = find(own.key)
+    assert run.info.run_id != there and run.data.metrics["test_accuracy"] == 0.5
+    model = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model/MLmodel")
+    assert run.info.run_id in Path(model).read_text()
+    assert not folder.exists()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -234,7 +271,7 @@ def test_what_stands_behind_a_refused_write_is_sent_by_the_next_command(store, t
     def finish() -> None:
         with record(own, folder) as recorder:
             refused = {"kind": "tags", "values": {"no?name!": "x"}}
-            recorder.outbox.waiting.append({**refused, "run_id": recorder.run_id, "uri": store})
+            recorder.waiting.append({**refused, "run_id": recorder.run_id, "uri": store})
 
     with pytest.raises(RunError):
         finish()
@@ -249,7 +286,7 @@ def waiting(folder: Path, run_id: str, uri: str) -> Path:
     (folder / "run_id").write_text(run_id)
     write = {"kind": "metrics", "run_id": run_id, "uri": uri}
     write |= {"values": {"val_loss": 1.0}, "step": 0, "timestamp": 1}
-    (folder / outbox.FILE).write_text(json.dumps(write) + "\n")
+    (folder / "outbox.jsonl").write_text(json.dumps(write) + "\n")
     return folder
 
 
@@ -282,10 +319,11 @@ def test_a_run_at_work_sends_what_is_its_own_and_one_that_has_gone_is_no_error(s
     assert holder.stdout.readline() == "held\n"
     deliver_pending(tmp_path / "work")
     holder.communicate("\n", timeout=30)
-    assert (own / outbox.FILE).is_file()
-    (own / "run_id").unlink()
+    assert (own / "outbox.jsonl").is_file()
+    shutil.rmtree(own)
+    own.mkdir()
+    (own / "outbox.jsonl").symlink_to("removed since it was listed")
     deliver_pending(tmp_path / "work")
-    assert (own / outbox.FILE).is_file()
 
 
 def test_a_run_that_was_deleted_in_mlflow_is_begun_anew(store, tmp_path):

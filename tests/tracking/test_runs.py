@@ -12,15 +12,15 @@ from processes import Started, wait_for
 from levit_ablate.experiment import variant
 from levit_ablate.runtime import lock_of, one_at_a_time
 from levit_ablate.tracking import runs
-from levit_ablate.tracking.record import record
-from levit_ablate.tracking.tags import ALIVE, ERROR, HOST, LOCK
+from levit_ablate.tracking.record import TakenError, record
+from levit_ablate.tracking.runs import ALIVE, ERROR, HOST, LOCK
 
 TRAINS = """
 import sys, time
 from pathlib import Path
 from levit_ablate.experiment import variant
 from levit_ablate.runtime import one_at_a_time
-from levit_ablate.tracking.record import record
+from levit_ablate.tracking.record import TakenError, record
 from levit_ablate.tracking.store import open_store
 open_store(sys.argv[1])
 folder = Path(sys.argv[2])
@@ -70,7 +70,7 @@ def test_one_that_was_settled_goes_on_as_the_same_run(other, tmp_path):
 
 
 def test_what_another_folder_trains_is_not_begun(other, tmp_path):
-    with pytest.raises(runs.TakenError), record(variant("baseline", {}), tmp_path):
+    with pytest.raises(TakenError), record(variant("baseline", {}), tmp_path):
         raise AssertionError("begun")
     (run,) = all_runs()  # no trace of the second
     assert run.info.status == "RUNNING"

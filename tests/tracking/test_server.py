@@ -22,9 +22,8 @@ from levit_ablate.tracking import outbox
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.parent_run import Whole, link_recorded
 from levit_ablate.tracking.record import record
-from levit_ablate.tracking.runs import find
+from levit_ablate.tracking.runs import STUDY, find
 from levit_ablate.tracking.store import experiment_id, open_store
-from levit_ablate.tracking.tags import STUDY
 
 USER, PASSWORD, TOKEN = "anne", "s3cr3t/p@ss", "t0ken"
 BASIC = f"Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"
@@ -229,7 +228,8 @@ def test_what_waits_for_a_server_holds_no_password_and_is_sent_with_the_next(
 
     with pytest.raises(RunError, match="does not answer"):
         leave()
-    kept = (folder / outbox.FILE).read_text()
+    (path,) = folder.glob(outbox.FILES)
+    kept = path.read_text()
     assert len(kept.splitlines()) == 3 and "s3cr3t" not in kept and guarded in kept
     assert find(own.key) is None
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)

@@ -16,14 +16,18 @@ from levit_ablate.tracking.store import open_store
 from levit_ablate.tracking.uris import reason, without_password
 
 HARD = ("#/?", "p@ss:w@rd", "a&b=c", "%", "%40", "://x@y", "?password=a&b", "'\\\n", "ü")
+PLACES = (("http", "", "host:5000/mlflow"), ("postgresql", "user@", "db:5432/x?sslmode=require"))
+"""Scheme, what is shown of the account, and the rest of a URI."""
 
 
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("postgresql://user:p:ss@word@db:5432/optuna", "postgresql://db:5432/optuna"),
-        ("postgresql://user:p#s?s/w@db:5432/optuna", "postgresql://db:5432/optuna"),
-        ("postgresql://user@db/optuna", "postgresql://db/optuna"),
+        ("postgresql://user:p:ss@word@db:5432/optuna", "postgresql://user@db:5432/optuna"),
+        ("postgresql://user:p#s?s/w@db:5432/optuna", "postgresql://user@db:5432/optuna"),
+        ("postgresql://user@db/optuna", "postgresql://user@db/optuna"),
+        ("postgresql://:secret@db/optuna", "postgresql://db/optuna"),
+        ("mysql+pymysql://us%40er:secret@db/x", "mysql+pymysql://us%40er@db/x"),
         ("postgresql://db/x?password=secret&sslmode=require", "postgresql://db/x?sslmode=require"),
         ("postgresql://db/x?sslmode=require&pass%77ord=a", "postgresql://db/x?sslmode=require"),
         (
@@ -49,7 +53,7 @@ HARD = ("#/?", "p@ss:w@rd", "a&b=c", "%", "%40", "://x@y", "?password=a&b", "'\\
         ("/a:b@c/mlruns", "/a:b@c/mlruns"),
         ("file:///a&b?c", "file:///a&b?c"),
         ("http://user:secret@host/x?flag", "http://host/x?flag"),
-        ("postgresql://user:word@p@db/x", "postgresql://db/x"),
+        ("postgresql://user:word@p@db/x", "postgresql://user@db/x"),
         ("postgresql://db/x?password=s@e&cret&user=me", "postgresql://db/x?user=me"),
         ("postgresql://db:5432/x?password=s@e/cret", "postgresql://"),
         ("grpc://host:13000", "grpc://host:13000"),
@@ -69,19 +73,19 @@ def with_examples(test):
 
 @with_examples
 def test_any_password_is_left_out(password):
-    for scheme, rest in (("http", "host:5000/mlflow"), ("postgresql", "db:5432/x?sslmode=require")):
+    for scheme, user, rest in PLACES:
         shown = without_password(f"{scheme}://user:{password}@{rest}")
         # the second where what is in the password looks like a parameter of the URI
-        assert shown in (f"{scheme}://{rest}", f"{scheme}://")
+        assert shown in (f"{scheme}://{user}{rest}", f"{scheme}://")
 
 
 @with_examples
 def test_any_encoded_password_is_left_out_and_nothing_else(password):
     encoded = quote(password, safe="")
-    for scheme, rest in (("http", "host:5000/mlflow"), ("postgresql", "db:5432/x?sslmode=require")):
+    for scheme, user, rest in PLACES:
         uri = f"{scheme}://user:{encoded}@{rest}"
         assert make_url(uri).password == password
-        assert without_password(uri) == f"{scheme}://{rest}"
+        assert without_password(uri) == f"{scheme}://{user}{rest}"
     uri = f"postgresql://db/x?password={encoded}&sslmode=require"
     assert without_password(uri) == "postgresql://db/x?sslmode=require"
 

@@ -10,9 +10,8 @@ import torch
 
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import variant
-from levit_ablate.training import conditions
-from levit_ablate.training.conditions import check_conditions
-from levit_ablate.training.train import train
+from levit_ablate.training import teacher as teachers
+from levit_ablate.training.train import check_conditions, train
 
 
 def refused(given: dict, said: str) -> None:
@@ -74,12 +73,24 @@ def test_none_of_it_leaves_a_run_behind(store):
     assert mlflow.search_runs(output_format="list") == []
 
 
+def test_what_the_driver_checks_is_not_checked_again(store, monkeypatch):
+    Path("weights.pt").write_bytes(b"")
+    given = {"teacher": {"weights": "weights.pt"}}
+    checked = []
+    monkeypatch.setattr("levit_ablate.training.train.check_teacher", checked.append)
+    check_conditions(variant("baseline", given).experiment)
+    assert len(checked) == 1
+    with pytest.raises(UserError, match=r"teacher\.weights"):
+        train(variant("baseline", given))
+    assert len(checked) == 1
+
+
 def test_weights_that_cannot_be_fetched_leave_no_run_behind(store, monkeypatch):
     def offline(*_, **__):
         raise OSError("network is unreachable")
 
-    monkeypatch.setattr(conditions.teacher, "check_pretrained", lambda *_: None)
-    monkeypatch.setattr(conditions.teacher, "build", offline)
+    monkeypatch.setattr(teachers, "check_pretrained", lambda *_: None)
+    monkeypatch.setattr(teachers, "build", offline)
     with pytest.raises(UserError, match="timm's weights of test_resnet cannot be had"):
         train(variant("baseline", {"teacher": {"weights": "pretrained"}}))
     assert mlflow.search_runs(output_format="list") == []

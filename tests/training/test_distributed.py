@@ -187,7 +187,7 @@ def test_two_processes_stopped_within_an_epoch_go_on_with_the_same_numbers(devic
 SYNCHRONIZED = """
 import os, sys, timm, torch
 import torch.distributed as dist
-from levit_ablate.training.distributed import SynchronizeAnywhere
+from levit_ablate.training.fit import SynchronizeAnywhere
 
 def half(rank, model, folder):
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)

@@ -9,9 +9,9 @@ from processes import Started
 
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
-from levit_ablate.training.conditions import check_conditions
 from levit_ablate.training.fit import fit
 from levit_ablate.training.module import LeViTModule
+from levit_ablate.training.train import check_conditions
 
 
 def test_a_damaged_checkpoint_is_named():
@@ -19,9 +19,8 @@ def test_a_damaged_checkpoint_is_named():
     data = check_conditions(shown.experiment)
     Path("run").mkdir()
     Path("run/last.ckpt").write_bytes(b"damaged")
-    recipe, hardware = shown.experiment.recipe, shown.experiment.hardware
     with pytest.raises(RunError, match=r"run/last\.ckpt: is damaged; remove run, and"):
-        fit(LeViTModule(), data, recipe, hardware, Path("run"), [])
+        fit(LeViTModule(), data, Path("run"), [])
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk_is_a_line_and_the_last_one_stays(tmp_path):

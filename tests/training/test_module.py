@@ -19,8 +19,8 @@ from levit_ablate.models.presets import shipped
 from levit_ablate.recipes import PAPER
 from levit_ablate.schema import experiment_from
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.objective import Answers
 from levit_ablate.training.optimization import parameter_groups
+from levit_ablate.training.teacher_cache import Answers
 
 
 def module_of(name: str) -> LeViTModule:

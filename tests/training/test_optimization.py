@@ -11,6 +11,7 @@ import torch
 from lightning import Trainer
 from networks import SMALL
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from levit_ablate import library
 from levit_ablate.config import Recipe
@@ -21,11 +22,10 @@ from levit_ablate.training.fit import BEST, fit, ready_data
 from levit_ablate.training.fit import tested as figures_of
 from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.optimization import (
-    averaged,
+    averaging,
     decay_of,
     horizon_warning,
     parameter_groups,
-    set_decay,
 )
 from levit_ablate.training.train import train
 
@@ -51,7 +51,7 @@ def trained(name: str, folder: Path, **recipe: object) -> tuple[Trainer, LeViTMo
         images=made.images,
         recipe=experiment.recipe,
     )
-    trainer = fit(module, data, experiment.recipe, experiment.hardware, folder, [])
+    trainer = fit(module, data, folder, [])
     return trainer, module, data
 
 
@@ -98,9 +98,9 @@ def test_only_what_is_floating_is_averaged(name):
     made = variant(name, {})
     network = LeViT(made.architecture, made.experiment.design, made.images)
     constants = {k: v.clone() for k, v in all_tensors(network).items() if v.dtype == torch.int64}
-    averages = [averaged(network) for _ in DECAYS]
-    for average, decay in zip(averages, DECAYS, strict=True):
-        set_decay(average, decay)
+    averages = [
+        AveragedModel(network, multi_avg_fn=averaging(decay), use_buffers=True) for decay in DECAYS
+    ]
     for step in range(7):
         for value in network.state_dict().values():
             value += 1 if value.dtype == torch.int64 else 0.01 * step
@@ -116,8 +116,7 @@ def test_only_what_is_floating_is_averaged(name):
 
 def test_the_average_is_the_exponential_one_of_weights_and_statistics():
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    average = averaged(network)
-    set_decay(average, 0.9)
+    average = AveragedModel(network, multi_avg_fn=averaging(0.9), use_buffers=True)
     expected: dict[str, Tensor] = {}
     for step in range(5):
         network(torch.randn(8, 3, generator=torch.Generator().manual_seed(step)))  # statistics

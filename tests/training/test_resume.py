@@ -62,7 +62,8 @@ def files(folder: Path, pattern: str) -> list[Path]:
     return list((folder / ".levit_ablate").rglob(pattern))
 
 
-def assert_the_same(folder: Path, expected: tuple[dict, dict]) -> None:
+def assert_the_same(folder: Path, expected: tuple[dict, dict]) -> float:
+    """Go on; return the seconds that were recorded."""
     result = finished(start(folder))
     assert result["trained"]
     curves, weights = outcome(folder, result["run_id"])
@@ -73,6 +74,7 @@ def assert_the_same(folder: Path, expected: tuple[dict, dict]) -> None:
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert [run.info.status for run in runs] == ["FINISHED"]  # it is the same run
     assert not files(folder, "*.ckpt") and not files(folder, "*.tmp")
+    return result["seconds"]
 
 
 @pytest.mark.parametrize("moment", ["teacher", "first epoch", "third epoch"])
@@ -90,6 +92,7 @@ def test_after_sigkill_a_run_ends_with_the_same_bits(uninterrupted, tmp_path, mo
 
 
 def test_sigterm_leaves_a_checkpoint_of_the_step_it_came_in(uninterrupted, tmp_path):
+    began = time.perf_counter()
     process = start(tmp_path)
     wait_for(lambda: files(tmp_path, "answers/*/epoch_0001.npy"), process)
     time.sleep(0.4)
@@ -100,7 +103,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_it_came_in(uninterrupted, tmp_p
     (last,) = files(tmp_path, "runs/*/last.ckpt")
     step = torch.load(last, weights_only=False)["global_step"]
     assert step % 37 != 0  # within an epoch of 1,090 // 32 or 37 steps, not at its end
-    assert_the_same(tmp_path, uninterrupted[1])
+    assert 0 < assert_the_same(tmp_path, uninterrupted[1]) < time.perf_counter() - began
 
 
 def test_answers_are_shared_by_the_variants_of_a_seed_and_computed_once(uninterrupted):

@@ -16,9 +16,14 @@ from levit_ablate.data.batches import Batch
 from levit_ablate.data.datamodule import ImageData
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
-from levit_ablate.training.objective import Answers
 from levit_ablate.training.teacher import build
-from levit_ablate.training.teacher_cache import LiveTeacher, TeacherCache, describe, folder_of
+from levit_ablate.training.teacher_cache import (
+    Answers,
+    LiveTeacher,
+    TeacherCache,
+    describe,
+    folder_of,
+)
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=64, erasing=0.3, mixup=0.5, cutmix=0.5, repeats=2, precision="32-true")
@@ -88,8 +93,7 @@ def test_a_killed_process_leaves_no_half_written_epoch_and_no_lock(tmp_path):
     code = """
 import os, signal, sys, torch
 from pathlib import Path
-from levit_ablate.training.teacher_cache import TeacherCache
-from levit_ablate.training.objective import Answers
+from levit_ablate.training.teacher_cache import Answers, TeacherCache
 def told():
     yield torch.arange(4), Answers(torch.arange(4)[:, None], torch.ones(4, 1))
     os.kill(os.getpid(), signal.SIGKILL)
