@@ -108,7 +108,7 @@ class _Views(Dataset[tuple[Tensor, int]]):
 
     def __getitems__(self, slots: Sequence[Slot]) -> list[tuple[Tensor, int]]:
         places = {slot[2] for slot in slots}
-        images = {index: decoded(self.part.path(self.chosen[index])) for index in places}
+        images = {index: decoded(self.part.files[self.chosen[index]]) for index in places}
         with _restored_random_states():
             return [
                 (self._view(images[index], epoch, position), int(self._label(index)))
@@ -154,7 +154,7 @@ class _Whole(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         place = self.chosen[index]
-        return self.transform(decoded(self.part.path(place))), int(self.part.labels[place])
+        return self.transform(decoded(self.part.files[place])), int(self.part.labels[place])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample
+from torchvision.transforms.v2 import functional as torchvision_functional
 
 from levit_ablate.errors import UserError
 
@@ -62,14 +63,7 @@ def auto_contrast(images: Tensor, strength: Strength) -> Tensor:
 
 def equalize(images: Tensor, strength: Strength) -> Tensor:
     """Even out the histogram of every channel."""
-    pixels = images.flatten(2).long()
-    counts = torch.zeros(*pixels.shape[:2], 256, dtype=torch.long, device=images.device)
-    counts.scatter_add_(2, pixels, torch.ones_like(pixels))
-    highest = counts.gather(2, pixels.amax(2, keepdim=True))
-    step = (pixels.shape[2] - highest) // 255
-    below = counts.cumsum(2) - counts
-    table = (below + step // 2) // step.clamp(min=1)
-    return looked_up(images, torch.where(step > 0, table, _values(images)))
+    return torchvision_functional.equalize(images)
 
 
 def invert(images: Tensor, strength: Strength) -> Tensor:

@@ -23,7 +23,8 @@ from torchvision import datasets as torchvision_datasets
 
 from levit_ablate.config import Data
 from levit_ablate.data.decoding import pixels
-from levit_ablate.data.folder_index import Array, Index, Part
+from levit_ablate.data.folder_index import Index, Part
+from levit_ablate.data.folder_layout import Array
 from levit_ablate.data.loader import over_files
 from levit_ablate.errors import UserError
 from levit_ablate.paths import is_file
@@ -255,7 +256,7 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> Tensor | None:
 def _decode(part: Part, shape: tuple[int, ...]) -> Array:
     images = numpy.empty(shape, dtype=numpy.uint8)
     one = partial(pixels, side=shape[-1])
-    with over_files(one, part.path, len(part), f"decoding {part.name}") as decoded:
+    with over_files(one, part.files, f"decoding {part.name}") as decoded:
         for position, image in enumerate(decoded):
             images[position] = image.transpose(2, 0, 1)
     return images

@@ -30,8 +30,5 @@ def fill(root: Path, parts=("train", "test"), classes=("cat", "dog"), count: int
 
 def content(index: Index) -> tuple:
     """All that an index says."""
-    parts = {
-        name: ([part.path(position) for position in range(len(part))], part.labels.tolist())
-        for name, part in index.parts.items()
-    }
+    parts = {name: (list(part.files), part.labels.tolist()) for name, part in index.parts.items()}
     return index.classes, parts, index.max_side, index.fingerprint, index.skipped

@@ -126,7 +126,7 @@ def test_a_worker_that_dies_before_its_batch_is_read_is_an_error(kind):
         yield "one"
         raise kind
 
-    received = module._received(batches(), 1, module.SETTING, module._fewer)
+    received = module._received(batches(), 1, module.SETTING, module._take_fewer)
     assert next(received) == "one"
     with pytest.raises(RunError, match=r"^hardware\.num_workers: a DataLoader worker died before"):
         next(received)

@@ -27,7 +27,7 @@ def many(tmp_path) -> list[Path]:
 
 
 def over(function, paths: list[Path], num_workers: int = 2):
-    return over_files(function, paths.__getitem__, len(paths), "checking", num_workers)
+    return over_files(function, paths, "checking", num_workers)
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -113,7 +113,7 @@ def test_the_workers_do_not_outlive_their_parent(end, tmp_path, many):
         "from levit_ablate.data.loader import over_files\n"
         "def large(path): return bytes(100_000)\n"
         "paths = sorted(Path(sys.argv[1]).iterdir()) * 5\n"
-        "with over_files(large, paths.__getitem__, len(paths), 'reading', 2) as results:\n"
+        "with over_files(large, paths, 'reading', 2) as results:\n"
         "    next(results)\n"
         "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
         "    while True: time.sleep(1)\n"

@@ -189,7 +189,7 @@ def test_a_folder_has_the_parts_it_has_and_the_rest_held_out(tmp_path, parts, si
     splits = module.small_folder(index, data)
     assert tuple(len(p) for p in (splits.train, splits.validation, splits.test)) == sizes
     assert splits.classes == ("ant", "bee")
-    first = numpy.array(Image.open(index.parts[index.evaluation_parts[-1]].path(0)))
+    first = numpy.array(Image.open(index.parts[index.evaluation_parts[-1]].files[0]))
     assert splits.test.images[0].equal(torch.from_numpy(first).permute(2, 0, 1))
 
 
