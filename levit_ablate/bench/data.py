@@ -23,7 +23,7 @@ from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, TrainingBatches
 from levit_ablate.data.datamodule import Served, num_workers
 from levit_ablate.data.datasets import IMAGENET
-from levit_ablate.data.files import OnDisk
+from levit_ablate.data.sources import OnDisk
 from levit_ablate.data.folder_index import open_index
 from levit_ablate.data.memory import InMemory
 from levit_ablate.data.splits import Labelled, Splits

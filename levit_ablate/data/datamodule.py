@@ -14,7 +14,7 @@ from torch import Tensor
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, Source, TrainingBatches
 from levit_ablate.data.datasets import IN_MEMORY_SIDE, dataset_of, index_of
-from levit_ablate.data.files import OnDisk
+from levit_ablate.data.sources import OnDisk
 from levit_ablate.data.memory import InMemory
 from levit_ablate.data.randaugment import RandAugment
 from levit_ablate.data.splits import load, small_folder
