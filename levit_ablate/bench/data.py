@@ -23,9 +23,8 @@ from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, TrainingBatches
 from levit_ablate.data.datamodule import Served, num_workers
 from levit_ablate.data.datasets import IMAGENET
-from levit_ablate.data.sources import OnDisk
 from levit_ablate.data.folder_index import open_index
-from levit_ablate.data.memory import InMemory
+from levit_ablate.data.sources import InMemory, OnDisk
 from levit_ablate.data.splits import Labelled, Splits
 from levit_ablate.data.stream import Stream
 from levit_ablate.runtime import has_gpu
@@ -68,8 +67,8 @@ def memory_ways(hardware: Hardware) -> dict[str, Callable[[], int]]:
     pixels = tiles(NUM_SMALL, SMALL_SIDE, SMALL_SIDE)
     recipe = Recipe(batch_size=128, crop=True, flip=0.5, erasing=0.25)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    labelled = Labelled(images=images, labels=torch.arange(NUM_SMALL) % 10)
-    splits = Splits(train=labelled, validation=labelled, test=labelled, classes=("a", "b"))
+    labelled = Labelled(images, torch.arange(NUM_SMALL) % 10)
+    splits = Splits(labelled, labelled, labelled, ("a", "b"))
     on_gpu = hardware.accelerator != "cpu" and has_gpu()
     device = torch.device("cuda" if on_gpu else "cpu")
     ours = _ours(InMemory(splits, IMAGENET.mean), recipe, SMALL_SIDE, device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Protocol
 
 import lightning
 import torch
@@ -14,9 +13,8 @@ from torch import Tensor
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, Source, TrainingBatches
 from levit_ablate.data.datasets import IN_MEMORY_SIDE, dataset_of, index_of
-from levit_ablate.data.sources import OnDisk
-from levit_ablate.data.memory import InMemory
 from levit_ablate.data.randaugment import RandAugment
+from levit_ablate.data.sources import InMemory, OnDisk
 from levit_ablate.data.splits import load, small_folder
 from levit_ablate.data.stream import Stream
 from levit_ablate.runtime import num_cores
@@ -26,18 +24,7 @@ Shard = tuple[int, int]
 """Number of a process, and how many there are."""
 
 
-class Served(Protocol):
-    """A dataset in memory or on disk."""
-
-    classes: tuple[str, ...]
-    num_train: int
-    num_validation: int
-
-    def source(self, stream: Stream, device: torch.device) -> Source: ...
-
-    def evaluation(
-        self, part: str, normalization: Normalization, device: torch.device, shard: Shard
-    ) -> Batches: ...
+Served = InMemory | OnDisk
 
 
 class ImageData(lightning.LightningDataModule):

@@ -187,34 +187,30 @@ def _list_part(root: Path, part: str, classes: tuple[str, ...], unused: Counter[
     loose = sum(is_image(path.name) for path in (root / part).iterdir() if path.is_file())
     if loose:
         unused["outside of class folders"] += loose
-    paths: list[bytes] = []
-    counts = []
-    for name in (folders[_nfc(name)] for name in classes):
-        images = _images(root / part / name, unused)
-        paths += sorted(os.fsencode(f"{part}/{name}/{image}") for image in images)
-        counts.append(len(images))
+    by_class = [_images(root, f"{part}/{folders[_nfc(name)]}", unused) for name in classes]
+    counts = [len(paths) for paths in by_class]
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
         raise UserError(
             f"data.root: {root / part} has class folders without images: {some(empty)}; they lie "
             f"directly in it, with a suffix of images ({', '.join(IMAGE_SUFFIXES)}); fill or "
             f"remove them"
         )
-    longest = max(map(len, paths))
-    listed = numpy.empty(len(paths), dtype=[("label", "i4"), ("path", f"S{longest}")])
+    paths = numpy.concatenate(by_class)
+    listed = numpy.empty(len(paths), dtype=[("label", "i4"), ("path", paths.dtype)])
     listed["label"] = numpy.repeat(numpy.arange(len(classes)), counts)
     listed["path"] = paths
     return listed
 
 
-def _images(folder: Path, unused: Counter[str]) -> list[str]:
-    """List the images of a class, and count the other files in and below its folder by kind."""
+def _images(root: Path, folder: str, unused: Counter[str]) -> Array:
+    """List the images of a class, sorted, and count the other files in and below its folder."""
 
     def stop(error: OSError) -> None:
         raise error
 
     images = []
-    for current, _, files in os.walk(folder, onerror=stop):
-        below = Path(current).relative_to(folder).parts
+    for current, _, files in os.walk(root / folder, onerror=stop):
+        below = Path(current).relative_to(root / folder).parts
         in_hidden = any(name.startswith(".") for name in below)
         for file in files:
             if in_hidden or file.startswith("."):
@@ -225,5 +221,5 @@ def _images(folder: Path, unused: Counter[str]) -> list[str]:
             elif below:
                 unused["in folders below"] += 1
             else:
-                images.append(file)
-    return images
+                images.append(os.fsencode(f"{folder}/{file}"))
+    return numpy.array(sorted(images), dtype=bytes)

@@ -51,9 +51,9 @@ def _take_fewer() -> str:
 
 @contextlib.contextmanager
 def worker_errors(where: str = SETTING, advice: Advice = _take_fewer) -> Iterator[None]:
-    """Raise torch's error about a dead or silent worker as a RunError of one line.
+    """Raise an error about a dead or silent worker as a RunError of one line.
 
-    torch raises it when the worker dies, wherever the main thread then is.
+    torch raises it when the worker dies, wherever the main thread then is: in a training step too.
     """
     try:
         yield
@@ -65,7 +65,7 @@ def worker_errors(where: str = SETTING, advice: Advice = _take_fewer) -> Iterato
                 f"{where}: no batch came from the worker processes for {ANSWER_WITHIN:.0f} s; look "
                 f"whether the images' disk answers{or_none}"
             ) from error
-        if text.startswith("DataLoader worker"):  # is killed by signal, exited unexpectedly
+        if text.removeprefix("a ").startswith("DataLoader worker"):  # is killed, exited, died
             line = text.splitlines()[0].rstrip(". ")
             raise RunError(f"{where}: {line}; {advice()}") from error
         raise
@@ -107,12 +107,13 @@ class Loader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = _started(self.loader, SETTING, _take_fewer)
-        for images, labels in _received(batches, self.loader.num_workers, SETTING, _take_fewer):
-            if isinstance(images, numpy.ndarray) and not self.is_told:
-                self.is_told = True
-                print(self._no_room(images.nbytes), file=sys.stderr)
-            yield self._moved(images), self._moved(labels)
+        with worker_errors():
+            batches = _started(self.loader, SETTING)
+            for images, labels in _received(batches, self.loader.num_workers):
+                if isinstance(images, numpy.ndarray) and not self.is_told:
+                    self.is_told = True
+                    print(self._no_room(images.nbytes), file=sys.stderr)
+                yield self._moved(images), self._moved(labels)
 
     def _moved(self, batch: Tensor | Array) -> Tensor:
         return torch.as_tensor(batch).to(self.device, non_blocking=True)
@@ -190,21 +191,22 @@ def over_files(
 
     def results(batches: Iterator[list[Result]]) -> Iterator[Result]:
         nonlocal received
-        for result in chain.from_iterable(_received(batches, num_workers, doing, advice)):
+        for result in chain.from_iterable(_received(batches, num_workers)):
             yield result
             received += 1
 
     bar = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     left = TextColumn("left"), TimeRemainingColumn()
     progress = bars(error_console(), *bar, *left)
-    with signals.deferred():  # torch does not bear them while it starts its workers
-        batches = _started(loader, doing, advice)  # before the thread of the progress: it forks
-    try:
-        with worker_errors(doing, advice), progress:
-            yield iter(progress.track(results(batches), total=count, description=doing))
-    finally:
-        if num_workers:
-            batches._shutdown_workers()  # type: ignore[attr-defined] # a traceback may hold them
+    with worker_errors(doing, advice):
+        with signals.deferred():  # torch does not bear them while it starts its workers
+            batches = _started(loader, doing)  # before the thread of the progress: it forks
+        try:
+            with progress:
+                yield iter(progress.track(results(batches), total=count, description=doing))
+        finally:
+            if num_workers:
+                batches._shutdown_workers()  # type: ignore[attr-defined] # a traceback may hold them
 
 
 def _applied(function: Callable[[Path], Result], paths: Sequence[Path]) -> list[Result]:
@@ -242,10 +244,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _started(loader: DataLoader[Any], where: str, advice: Advice) -> Iterator[Any]:
+def _started(loader: DataLoader[Any], where: str) -> Iterator[Any]:
     """Start the workers, or those that outlived an epoch again. Raises RunError where it fails."""
     try:
-        with worker_errors(where, advice), signals.waiting():
+        with signals.waiting():
             return iter(loader)
     except OSError as error:
         or_none = ", or take 0 workers" if where == SETTING else ""
@@ -255,13 +257,11 @@ def _started(loader: DataLoader[Any], where: str, advice: Advice) -> Iterator[An
         ) from error
 
 
-def _received(
-    batches: Iterator[Any], num_workers: int, where: str, advice: Advice
-) -> Iterator[Any]:
-    """Yield the batches. Raises the dataset's errors as they are, and RunError as `Loader`."""
+def _received(batches: Iterator[Any], num_workers: int) -> Iterator[Any]:
+    """Yield the batches. Raises the dataset's errors as they are, others for `worker_errors`."""
     while True:
         try:
-            with worker_errors(where, advice), signals.waiting():
+            with signals.waiting():
                 batch = next(batches, None)
         except RunError as error:  # raised in a worker, with its traceback in the text
             line = str(error).strip().splitlines()[-1]
@@ -271,9 +271,8 @@ def _received(
             # was raised in a worker is told apart by the text that torch puts before it.
             if not num_workers or str(error).startswith("Caught "):
                 raise
-            raise RunError(
-                f"{where}: a DataLoader worker died before its batch was read "
-                f"({type(error).__name__}); {advice()}"
+            raise RuntimeError(
+                f"a DataLoader worker died before its batch was read ({type(error).__name__})"
             ) from error
         if batch is None:
             return

@@ -39,7 +39,7 @@ IDX_BYTES = 0x800
 """First number of an idx file of bytes, less its number of dimensions."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Labelled:
     """Images (N, C, H, W) uint8 and their labels (N,) int64."""
 
@@ -51,14 +51,10 @@ class Labelled:
 
     def at(self, indices: Tensor) -> Labelled:
         """Select images."""
-        return Labelled(images=self.images[indices], labels=self.labels[indices])
-
-    def to(self, device: torch.device) -> Labelled:
-        """Move to a device."""
-        return Labelled(images=self.images.to(device), labels=self.labels.to(device))
+        return Labelled(self.images[indices], self.labels[indices])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Splits:
     """A dataset in its three parts, and the names of its classes."""
 
@@ -95,7 +91,7 @@ def _with_validation(
     train: Labelled, test: Labelled, classes: tuple[str, ...], data: Data
 ) -> Splits:
     kept, held = held_out(train.labels, data.validation, data.split_seed)
-    return Splits(train=train.at(kept), validation=train.at(held), test=test, classes=classes)
+    return Splits(train.at(kept), train.at(held), test, classes)
 
 
 def digits(data: Data) -> Splits:
@@ -105,7 +101,7 @@ def digits(data: Data) -> Splits:
     images = torch.from_numpy(numpy.rint(values * (255 / 16)).astype("uint8")).view(-1, 1, 8, 8)
     labels = torch.from_numpy(targets)
     rest, test = held_out(labels, DIGITS_TEST_SHARE, data.split_seed)
-    whole = Labelled(images=images, labels=labels)
+    whole = Labelled(images, labels)
     return _with_validation(whole.at(rest), whole.at(test), tuple("0123456789"), data)
 
 
@@ -122,8 +118,8 @@ def cifar(data: Data) -> Splits:
         parts = _downloaded(make[data.name], data)
     train, test = (
         Labelled(
-            images=torch.as_tensor(part.data).permute(0, 3, 1, 2).contiguous(),
-            labels=torch.as_tensor(part.targets),
+            torch.as_tensor(part.data).permute(0, 3, 1, 2).contiguous(),
+            torch.as_tensor(part.targets),
         )
         for part in parts
     )
@@ -157,11 +153,7 @@ def fashion_mnist(data: Data) -> Splits:
         images, labels = _read_idx(images_file, (28, 28)), _read_idx(labels_file, ())
         if len(images) != len(labels) or labels.max() >= len(FASHION_CLASSES):
             raise UserError(f"data.root: {root}: the images and labels of {name} do not match")
-        parts.append(
-            Labelled(
-                images=torch.from_numpy(images).unsqueeze(1), labels=torch.from_numpy(labels).long()
-            )
-        )
+        parts.append(Labelled(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long()))
     train, test = parts
     return _with_validation(train, test, FASHION_CLASSES, data)
 
@@ -213,13 +205,11 @@ def small_folder(index: Index, data: Data) -> Splits:
     They are decoded once and cached beside the index, from where later processes map them. Raises
     UserError where they cannot be cached.
     """
-    names = index.evaluation_parts
-    train = _decoded(index.parts["train"], data.image_size)
-    test = _decoded(index.parts[names[-1]], data.image_size)
-    if len(names) == 1:
-        return _with_validation(train, test, index.classes, data)
-    validation = _decoded(index.parts[names[0]], data.image_size)
-    return Splits(train=train, validation=validation, test=test, classes=index.classes)
+    parts = {name: _decoded(part, data.image_size) for name, part in index.parts.items()}
+    *validation, test = (parts[name] for name in index.evaluation_parts)
+    if not validation:
+        return _with_validation(parts["train"], test, index.classes, data)
+    return Splits(parts["train"], validation[0], test, index.classes)
 
 
 def _decoded(part: Part, side: int) -> Labelled:
@@ -229,9 +219,8 @@ def _decoded(part: Part, side: int) -> Labelled:
         with FileLock(f"{part.folder}.pixels.lock"):  # of several processes one decodes
             images = _mapped(file, shape)
             if images is None:
-                making = file.with_suffix(".making")
-                with making.open("wb") as stream:
-                    numpy.save(stream, _decode(part, shape))
+                making = file.with_name(f"making_{file.name}")
+                numpy.save(making, _decode(part, shape))
                 making.replace(file)
                 images = _mapped(file, shape)
     except OSError as error:
@@ -240,7 +229,7 @@ def _decoded(part: Part, side: int) -> Labelled:
             f"{error.strerror or error}"
         ) from error
     assert images is not None
-    return Labelled(images=images, labels=torch.from_numpy(numpy.array(part.labels)).long())
+    return Labelled(images, torch.from_numpy(numpy.array(part.labels)).long())
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> Tensor | None:
@@ -249,8 +238,7 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> Tensor | None:
         images = numpy.load(file, mmap_mode="c")
     except (FileNotFoundError, ValueError, EOFError):
         return None
-    whole = images.shape == shape and images.dtype == numpy.uint8
-    return torch.from_numpy(images) if whole else None
+    return torch.from_numpy(images) if images.shape == shape else None
 
 
 def _decode(part: Part, shape: tuple[int, ...]) -> Array:

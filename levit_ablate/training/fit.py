@@ -19,6 +19,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from levit_ablate.config import Experiment, Hardware, Recipe
 from levit_ablate.data.datamodule import ImageData
+from levit_ablate.data.loader import worker_errors
 from levit_ablate.errors import RunError
 from levit_ablate.runtime import check_hardware
 from levit_ablate.signals import keeping_handlers
@@ -139,7 +140,7 @@ def interruptible(call: Callable[[], object]) -> None:
 
     Lightning leaves Ctrl-C ignored as well; the handlers of before are restored.
     """
-    with keeping_handlers():
+    with keeping_handlers(), worker_errors():
         try:
             call()
         except SystemExit as exit_:

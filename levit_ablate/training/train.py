@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from levit_ablate.data.datamodule import ImageData
+from levit_ablate.data.loader import worker_errors
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
 from levit_ablate.runtime import is_first_process, one_at_a_time, own_threads, settle_rank
@@ -220,6 +221,7 @@ def validation_curve(record: RecordEpochs) -> list[float]:
     return [metrics["val_accuracy"] for metrics in record.history]
 
 
+@worker_errors()
 def _train(
     variant: Variant,
     data: ImageData,

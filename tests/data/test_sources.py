@@ -14,8 +14,8 @@ from timm.data import auto_augment
 
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.datamodule import ImageData, served
-from levit_ablate.data.sources import OnDisk
 from levit_ablate.data.folder_index import open_index
+from levit_ablate.data.sources import OnDisk
 from levit_ablate.errors import RunError
 
 PAPER = Recipe(
