@@ -82,9 +82,9 @@ class Normalization:
     def __call__(self, images: Tensor) -> Tensor:
         """(B, C, h, w) uint8 → (B, C, side, side) float32, bilinear where the side differs."""
         normal = augment.normalize(images, self.mean, self.deviation)
-        if normal.shape[-1] == self.side and normal.shape[-2] == self.side:
-            return normal
         size = (self.side, self.side)
+        if normal.shape[-2:] == size:
+            return normal
         return interpolate(normal, size=size, mode="bilinear", align_corners=False)
 
 
@@ -127,11 +127,8 @@ class TrainingBatches:
         return self.stream.steps * self.parts
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the remaining batches of the epoch that `position` returns."""
-        yield from self.epoch(*self.position())
-
-    def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, without the first `done` ones (whole steps)."""
+        """Yield the remaining batches (whole steps) of the epoch that `position` returns."""
+        epoch, done = self.position()
         if done % self.parts:
             raise ValueError(f"{done} batches are no whole number of steps of {self.parts}")
         steps = range(done // self.parts, self.stream.steps)
