@@ -68,7 +68,7 @@ def memory_ways(hardware: Hardware) -> dict[str, Callable[[], int]]:
     recipe = Recipe(batch_size=128, crop=True, flip=0.5, erasing=0.25)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     labelled = Labelled(images, torch.arange(NUM_SMALL) % 10)
-    splits = Splits(labelled, labelled, labelled, ("a", "b"))
+    splits = Splits(labelled, labelled, labelled)
     on_gpu = hardware.accelerator != "cpu" and has_gpu()
     device = torch.device("cuda" if on_gpu else "cpu")
     ours = _ours(InMemory(splits, IMAGENET.mean), recipe, SMALL_SIDE, device)

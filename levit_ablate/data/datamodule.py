@@ -22,8 +22,6 @@ from levit_ablate.runtime import num_cores
 Batches = Iterable[tuple[Tensor, Tensor]]
 Shard = tuple[int, int]
 """Number of a process, and how many there are."""
-
-
 Served = InMemory | OnDisk
 
 

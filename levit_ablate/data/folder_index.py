@@ -95,7 +95,6 @@ class Index:
     root: Path
     folder: Path
     """Where the index is kept, with the list of unreadable images."""
-    classes: tuple[str, ...]
     parts: Mapping[str, Part]
     """The parts that exist, `train` always."""
     max_side: int
@@ -146,7 +145,6 @@ def open_index(
     return Index(
         root=root,
         folder=folder,
-        classes=classes,
         parts={part: Part(part, root, folder, header["fingerprint"]) for part in header["parts"]},
         max_side=header["max_side"],
         fingerprint=header["fingerprint"],

@@ -42,15 +42,13 @@ SHARED_MEMORY = Path("/dev/shm")
 """Linux's memory shared by processes; a container has 64 MB of it unless told otherwise."""
 
 Result = TypeVar("Result")
-Advice = Callable[[], str]
-
-
-def _take_fewer() -> str:
-    return "where memory is short, take fewer workers"
 
 
 @contextlib.contextmanager
-def worker_errors(where: str = SETTING, advice: Advice = _take_fewer) -> Iterator[None]:
+def worker_errors(
+    where: str = SETTING,
+    advice: Callable[[], str] = lambda: "where memory is short, take fewer workers",
+) -> Iterator[None]:
     """Raise an error about a dead or silent worker as a RunError of one line.
 
     torch raises it when the worker dies, wherever the main thread then is: in a training step too.
@@ -81,7 +79,7 @@ class Loader:
         dataset: gives an image and its label.
         device: where the batches go.
         num_workers: processes that decode; with 0 this process does. They outlive an epoch.
-        options: further options of torch's `DataLoader`.
+        options: of torch's `DataLoader`.
     """
 
     def __init__(
@@ -113,24 +111,20 @@ class Loader:
                 if isinstance(images, numpy.ndarray) and not self.is_told:
                     self.is_told = True
                     print(self._no_room(images.nbytes), file=sys.stderr)
-                yield self._moved(images), self._moved(labels)
-
-    def _moved(self, batch: Tensor | Array) -> Tensor:
-        return torch.as_tensor(batch).to(self.device, non_blocking=True)
+                batch = (torch.as_tensor(each) for each in (images, labels))
+                on_device = [each.to(self.device, non_blocking=True) for each in batch]
+                yield on_device[0], on_device[1]
 
     def _no_room(self, size: int) -> str:
         """Report that a batch of so many bytes had to come through a pipe."""
-        wanted = (PREFETCH * self.loader.num_workers + 1) * size
+        num_workers = self.loader.num_workers
+        wanted = (PREFETCH * num_workers + 1) * size / 2**20
         return (
-            f"{SETTING}: {SHARED_MEMORY} ({_megabytes(shutil.disk_usage(SHARED_MEMORY).total)}) "
-            f"has no room for the {_megabytes(wanted)} of batches that {self.loader.num_workers} "
-            f"workers may hold; they come through pipes, which is slower; give it more (docker "
-            f"run --shm-size), or take fewer workers"
+            f"{SETTING}: {SHARED_MEMORY} ({shutil.disk_usage(SHARED_MEMORY).total / 2**20:,.1f} "
+            f"MB) has no room for the {wanted:,.1f} MB of batches that {num_workers} workers may "
+            f"hold; they come through pipes, which is slower; give it more (docker run "
+            f"--shm-size), or take fewer workers"
         )
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:,.1f} MB"
 
 
 def collated(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor | Array, Array]:
@@ -140,16 +134,13 @@ def collated(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor | Array, Array
     is no room it drops the batch, which then never comes.
     """
     images, labels = zip(*items, strict=True)
-    batch = None
-    if not get_worker_info() or _has_room(sum(image.nbytes for image in images)):
+    is_shared = bool(get_worker_info()) and SHARED_MEMORY.is_dir()
+    size = sum(image.nbytes for image in images)
+    # to try and fail would leave an empty file in shared memory each time
+    if not is_shared or shutil.disk_usage(SHARED_MEMORY).free >= size:
         with contextlib.suppress(RuntimeError):  # another process took the room
-            batch = default_collate(list(images))
-    return torch.stack(images).numpy() if batch is None else batch, numpy.array(labels)
-
-
-def _has_room(size: int) -> bool:
-    """Whether shared memory has room. To try and fail would leave an empty file there each time."""
-    return not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free >= size
+            return default_collate(list(images)), numpy.array(labels)
+    return torch.stack(images).numpy(), numpy.array(labels)
 
 
 @contextlib.contextmanager
@@ -195,18 +186,18 @@ def over_files(
             yield result
             received += 1
 
-    bar = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    left = TextColumn("left"), TimeRemainingColumn()
-    progress = bars(error_console(), *bar, *left)
+    done = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    progress = bars(error_console(), *done, TextColumn("left"), TimeRemainingColumn())
+    batches: Any = None
     with worker_errors(doing, advice):
-        with signals.deferred():  # torch does not bear them while it starts its workers
-            batches = _started(loader, doing)  # before the thread of the progress: it forks
         try:
+            with signals.deferred():  # torch does not bear them while it starts its workers
+                batches = _started(loader, doing)  # before the thread of the progress: it forks
             with progress:
                 yield iter(progress.track(results(batches), total=count, description=doing))
         finally:
-            if num_workers:
-                batches._shutdown_workers()  # type: ignore[attr-defined] # a traceback may hold them
+            if num_workers and batches:
+                batches._shutdown_workers()  # a traceback may hold them
 
 
 def _applied(function: Callable[[Path], Result], paths: Sequence[Path]) -> list[Result]:

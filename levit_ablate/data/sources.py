@@ -76,7 +76,6 @@ class InMemory:
 
     def __init__(self, splits: Splits, mean: tuple[float, ...]) -> None:
         self.splits = splits
-        self.classes = splits.classes
         self.num_train = len(splits.train)
         self.num_validation = len(splits.validation)
         self.mean = mean
@@ -203,7 +202,6 @@ class OnDisk:
     """A dataset of image files, decoded when needed."""
 
     def __init__(self, index: Index, data: Data, num_workers: int, mean: tuple[float, ...]) -> None:
-        self.classes = index.classes
         self.num_workers = num_workers
         self.mean = mean
         self.side = data.image_size

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy
 import torch
@@ -31,10 +30,12 @@ from levit_ablate.paths import is_file
 
 DIGITS_TEST_SHARE = 0.25
 """The digits come without a test set."""
-FASHION_CLASSES = tuple(torchvision_datasets.FashionMNIST.classes)
-FASHION_PARTS = ("train", "t10k")
-IDX_IMAGES, IDX_LABELS = "{}-images-idx3-ubyte.gz", "{}-labels-idx1-ubyte.gz"
-"""File names of each part of Fashion-MNIST as it is published, in MNIST's idx format."""
+FASHION_CLASSES = 10
+FASHION_FILES = (
+    "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz",
+)  # fmt: skip
+"""Fashion-MNIST as it is published, in MNIST's idx format."""
 IDX_BYTES = 0x800
 """First number of an idx file of bytes, less its number of dimensions."""
 
@@ -56,12 +57,11 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Splits:
-    """A dataset in its three parts, and the names of its classes."""
+    """A dataset in its three parts."""
 
     train: Labelled
     validation: Labelled
     test: Labelled
-    classes: tuple[str, ...]
 
 
 def load(data: Data) -> Splits:
@@ -87,11 +87,9 @@ def held_out(labels: Tensor | numpy.ndarray, share: float, seed: int) -> tuple[T
     return torch.from_numpy(numpy.sort(kept)), torch.from_numpy(numpy.sort(held))
 
 
-def _with_validation(
-    train: Labelled, test: Labelled, classes: tuple[str, ...], data: Data
-) -> Splits:
+def _with_validation(train: Labelled, test: Labelled, data: Data) -> Splits:
     kept, held = held_out(train.labels, data.validation, data.split_seed)
-    return Splits(train.at(kept), train.at(held), test, classes)
+    return Splits(train.at(kept), train.at(held), test)
 
 
 def digits(data: Data) -> Splits:
@@ -102,7 +100,7 @@ def digits(data: Data) -> Splits:
     labels = torch.from_numpy(targets)
     rest, test = held_out(labels, DIGITS_TEST_SHARE, data.split_seed)
     whole = Labelled(images, labels)
-    return _with_validation(whole.at(rest), whole.at(test), tuple("0123456789"), data)
+    return _with_validation(whole.at(rest), whole.at(test), data)
 
 
 def cifar(data: Data) -> Splits:
@@ -123,7 +121,7 @@ def cifar(data: Data) -> Splits:
         )
         for part in parts
     )
-    return _with_validation(train, test, tuple(parts[0].classes), data)
+    return _with_validation(train, test, data)
 
 
 def _downloaded(make: Callable[..., torchvision_datasets.VisionDataset], data: Data) -> list[Any]:
@@ -132,7 +130,7 @@ def _downloaded(make: Callable[..., torchvision_datasets.VisionDataset], data: D
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{data.name}.lock"):  # of several processes one downloads
             return [make(root, train=train, download=True) for train in (True, False)]
-    except (OSError, URLError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise UserError(
             f"data.root: {data.name} is not in {root} and cannot be downloaded "
             f"({str(error).strip().splitlines()[0]}); put torchvision's files there"
@@ -145,17 +143,17 @@ def fashion_mnist(data: Data) -> Splits:
     Downloaded once where it is neither. Raises UserError where it cannot be had, or is damaged.
     """
     root = Path(data.root)
-    if not any(map(is_file, _fashion_files(root))):
-        _downloaded(torchvision_datasets.FashionMNIST, data)
     files = _fashion_files(root)
+    if not any(map(is_file, files)):
+        _downloaded(torchvision_datasets.FashionMNIST, data)
     parts = []
-    for name, images_file, labels_file in zip(FASHION_PARTS, files[::2], files[1::2], strict=True):
-        images, labels = _read_idx(images_file, (28, 28)), _read_idx(labels_file, ())
-        if len(images) != len(labels) or labels.max() >= len(FASHION_CLASSES):
+    for name, of_part in (("train", files[:2]), ("t10k", files[2:])):
+        images, labels = _read_idx(of_part[0], (28, 28)), _read_idx(of_part[1], ())
+        if len(images) != len(labels) or labels.max() >= FASHION_CLASSES:
             raise UserError(f"data.root: {root}: the images and labels of {name} do not match")
-        parts.append(Labelled(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long()))
+        parts.append(Labelled(images[:, None], labels.long()))
     train, test = parts
-    return _with_validation(train, test, FASHION_CLASSES, data)
+    return _with_validation(train, test, data)
 
 
 def fashion_mnist_fingerprint(root: Path) -> str:
@@ -171,14 +169,11 @@ def fashion_mnist_fingerprint(root: Path) -> str:
 
 def _fashion_files(root: Path) -> list[Path]:
     """Images and labels of each part: compressed as published, or as torchvision keeps them."""
-    kinds = (IDX_IMAGES, IDX_LABELS)
-    files = [root / kind.format(part) for part in FASHION_PARTS for kind in kinds]
-    if is_file(files[0]):
-        return files
-    return [root / "FashionMNIST" / "raw" / file.stem for file in files]
+    files = [root / name for name in FASHION_FILES]
+    return files if is_file(files[0]) else [root / "FashionMNIST/raw" / file.stem for file in files]
 
 
-def _read_idx(file: Path, shape: tuple[int, ...]) -> Array:
+def _read_idx(file: Path, shape: tuple[int, ...]) -> Tensor:
     """Read a file, compressed or not: (N, *shape) uint8. Raises UserError where it is damaged."""
     content = _content(file)
     start = 4 * (2 + len(shape))
@@ -188,7 +183,7 @@ def _read_idx(file: Path, shape: tuple[int, ...]) -> Array:
         raise UserError(f"data.root: {file} is not the idx file of Fashion-MNIST")
     if len(values) != count * math.prod(shape):
         raise UserError(f"data.root: {file} is cut short, or too long; fetch it anew")
-    return values.copy().reshape(count, *shape)
+    return torch.from_numpy(values.copy()).view(count, *shape)
 
 
 def _content(path: Path) -> bytes:
@@ -208,8 +203,8 @@ def small_folder(index: Index, data: Data) -> Splits:
     parts = {name: _decoded(part, data.image_size) for name, part in index.parts.items()}
     *validation, test = (parts[name] for name in index.evaluation_parts)
     if not validation:
-        return _with_validation(parts["train"], test, index.classes, data)
-    return Splits(parts["train"], validation[0], test, index.classes)
+        return _with_validation(parts["train"], test, data)
+    return Splits(parts["train"], validation[0], test)
 
 
 def _decoded(part: Part, side: int) -> Labelled:

@@ -60,7 +60,7 @@ def test_images_are_served_by_class_and_name(tmp_path, cache):
         (root / part / "linked").symlink_to(tmp_path / "elsewhere")
 
     index = open_index(root, cache)
-    assert index.classes == class_names(root) == ("Ara", "Kä fer", "linked", "zebra")
+    assert class_names(root) == ("Ara", "Kä fer", "linked", "zebra")
     assert list(index.parts) == ["train", "val"]
     train = index.parts["train"]
     ordered = sorted(names, key=os.fsencode)
@@ -140,7 +140,7 @@ def test_class_names_are_compared_in_unicodes_normal_form(root, cache):
     fill(root, parts=["train"], classes=[COMPOSED])
     fill(root, parts=["test"], classes=[DECOMPOSED])
     index = open_index(root, cache)
-    assert index.classes == (COMPOSED, "cat", "dog")
+    assert class_names(root) == (COMPOSED, "cat", "dog")
     test = index.parts["test"]
     assert test.files[0] == root / "test" / DECOMPOSED / "test0.jpg" and test.labels[0] == 0
     fill(root, parts=["train"], classes=[DECOMPOSED])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from processes import Started, wait_for
 
+from levit_ablate.data import loader as module
 from levit_ablate.data.decoding import check_image
 from levit_ablate.data.loader import FEW, over_files
 from levit_ablate.errors import RunError
@@ -94,6 +95,20 @@ def test_a_worker_that_dies_while_its_results_are_used_is_the_same_error(many):
 
     with pytest.raises(RunError, match=r"^checking: DataLoader worker .* killed"):
         use()
+
+
+def test_ctrl_c_while_the_workers_are_started_ends_them(many, monkeypatch):
+    started = module._started
+
+    def interrupted(*arguments):
+        batches = started(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return batches
+
+    monkeypatch.setattr(module, "_started", interrupted)
+    with pytest.raises(KeyboardInterrupt), over(check_image, many):
+        pass
+    assert not multiprocessing.active_children()
 
 
 def test_leaving_the_block_ends_the_workers(many):
