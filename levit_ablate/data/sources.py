@@ -57,28 +57,26 @@ class MemorySource:
             yield self._augmented(epoch, step, places, indices), self.labels[indices]
 
     def _augmented(self, epoch: int, step: int, places: Tensor, indices: Tensor) -> Tensor:
-        recipe = self.stream.recipe
-
         def draws(use: str, count: int) -> Tensor:
             return self.stream.draws(use, epoch, step, count)[places].to(self.device)
 
-        images = self.images.crop_and_flip(indices, draws("crop", augment.CROP_DRAWS), recipe.flip)
+        flip, jitter = self.stream.recipe.flip, self.stream.recipe.color_jitter
+        images = self.images.crop_and_flip(indices, draws("crop", augment.CROP_DRAWS), flip)
         if self.rand_augment:
             return self.rand_augment(images, draws("rand_augment", self.rand_augment.num_draws))
-        if recipe.color_jitter:
-            jitter = draws("color_jitter", augment.JITTER_DRAWS)
-            return augment.color_jitter(images, jitter, recipe.color_jitter)
+        if jitter:
+            return augment.color_jitter(images, draws("color_jitter", augment.JITTER_DRAWS), jitter)
         return images
 
 
 class InMemory:
-    """A dataset in memory."""
+    """A dataset in memory; `mean` is that of its channels."""
 
     def __init__(self, splits: Splits, mean: tuple[float, ...]) -> None:
         self.splits = splits
+        self.mean = mean
         self.num_train = len(splits.train)
         self.num_validation = len(splits.validation)
-        self.mean = mean
 
     def source(self, stream: Stream, device: torch.device) -> MemorySource:
         """The training images, augmented."""
