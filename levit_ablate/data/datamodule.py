@@ -40,9 +40,8 @@ class ImageData(lightning.LightningDataModule):
         self.hardware = hardware
         self.seed = seed if data.seed is None else data.seed
         self.dataset = dataset_of(data)
-        self.normalization = Normalization(
-            mean=self.dataset.mean, deviation=self.dataset.deviation, side=data.image_size
-        )
+        mean, deviation = self.dataset.mean, self.dataset.deviation
+        self.normalization = Normalization(mean=mean, deviation=deviation, side=data.image_size)
 
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "served"):

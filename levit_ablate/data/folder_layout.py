@@ -66,13 +66,10 @@ def folder_state(root: Path) -> list[list[Any]]:
 
     Raises UserError where one cannot be read.
     """
-
-    def times(folder: Path, names: Iterable[str]) -> list[list[Any]]:
-        return [[name, (folder / name).stat().st_mtime_ns] for name in names]
-
     with _reading_folders():
-        parts = [part.name for part in _parts(root)]
-        return [times(root, parts), *(times(root / part, _folders(root / part)) for part in parts)]
+        parts = _parts(root)
+        folders = parts + [part / name for part in parts for name in _folders(part)]
+        return [[str(each.relative_to(root)), each.stat().st_mtime_ns] for each in folders]
 
 
 def list_parts(root: Path, classes: tuple[str, ...]) -> tuple[dict[str, Array], list[str]]:
