@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, default_collate
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
@@ -24,30 +25,19 @@ from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, TrainingBatches
 from levit_ablate.data.datamodule import Served, num_workers
 from levit_ablate.data.datasets import IMAGENET
-from levit_ablate.data.files import OnDisk
 from levit_ablate.data.folder_index import open_index
-from levit_ablate.data.memory import InMemory
+from levit_ablate.data.sources import InMemory, OnDisk
 from levit_ablate.data.splits import Labelled, Splits
 from levit_ablate.data.stream import Stream
 from levit_ablate.runtime import has_gpu
 
 SMALL_SIDE, NUM_SMALL = 32, 12_800
 TILE, NUM_TILES = (400, 320), 384
-CPU = torch.device("cpu")
 
 
 def measure(rounds: int, hardware: Hardware) -> dict[str, dict[str, float]]:
     """Images a second, ours and torchvision's, and their ratio: of `memory` and of `files`."""
-    return {
-        "memory": compared(memory_ways(hardware), rounds),
-        "files": files_compared(rounds, hardware),
-    }
-
-
-def compared(ways: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-    """The rates of `ours` and `torchvision`, and how many times as fast ours is."""
-    measured = rates(ways, rounds)
-    return {**measured, "ratio": measured["ours"] / measured["torchvision"]}
+    return {"memory": _from_memory(rounds, hardware), "files": _from_files(rounds, hardware)}
 
 
 def tiles(count: int, height: int, width: int) -> numpy.ndarray[Any, Any]:
@@ -63,26 +53,32 @@ def tiles(count: int, height: int, width: int) -> numpy.ndarray[Any, Any]:
     return numpy.stack(cut)
 
 
-def memory_ways(hardware: Hardware) -> dict[str, Callable[[], int]]:
+def _from_memory(rounds: int, hardware: Hardware) -> dict[str, float]:
     """An epoch of small images with crop, flip and erasing, on a GPU where there is one."""
     pixels = tiles(NUM_SMALL, SMALL_SIDE, SMALL_SIDE)
     recipe = Recipe(batch_size=128, crop=True, flip=0.5, erasing=0.25)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    labelled = Labelled(images=images, labels=torch.arange(NUM_SMALL) % 10)
-    splits = Splits(train=labelled, validation=labelled, test=labelled, classes=("a", "b"))
+    labelled = Labelled(images, torch.arange(NUM_SMALL) % 10)
+    served = InMemory(Splits(labelled, labelled, labelled), IMAGENET.mean)
     on_gpu = hardware.accelerator != "cpu" and has_gpu()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    ours = _ours(InMemory(splits, IMAGENET.mean), recipe, SMALL_SIDE, device)
-    ordinary = [
-        transforms.RandomCrop(SMALL_SIDE, padding=SMALL_SIDE // 8),
-        transforms.RandomHorizontalFlip(),
-        *_to_tensor(recipe),
-    ]
-    theirs = _loader(_Pictures(pixels, transforms.Compose(ordinary)), recipe, hardware)
-    return {"ours": lambda: _counted(ours), "torchvision": lambda: _counted(theirs)}
+    ours = _ours(served, recipe, SMALL_SIDE, torch.device("cuda" if on_gpu else "cpu"))
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(SMALL_SIDE, padding=SMALL_SIDE // 8),
+            transforms.RandomHorizontalFlip(),
+            *_to_tensor(recipe),
+        ]
+    )
+    theirs = _loader(pixels, recipe, hardware, collate_fn=partial(_transformed, transform))
+    return _compared(ours, theirs, rounds)
 
 
-def files_compared(rounds: int, hardware: Hardware) -> dict[str, float]:
+def _transformed(transform: Callable[[Any], Any], pixels: list[Any]) -> Any:
+    """Make a batch of images as torchvision's CIFAR10 serves them."""
+    return default_collate([(transform(Image.fromarray(each)), 0) for each in pixels])
+
+
+def _from_files(rounds: int, hardware: Hardware) -> dict[str, float]:
     """Epochs of JPEG files at 224 px under the paper's augmentation, three views of an image."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -95,7 +91,7 @@ def files_compared(rounds: int, hardware: Hardware) -> dict[str, float]:
         data = Data(name="folder", root=name, image_size=224)
         index = open_index(root, root / "cache")
         served = OnDisk(index, data, num_workers(hardware), IMAGENET.mean)
-        ours = _ours(served, recipe, 224, CPU)
+        ours = _ours(served, recipe, 224, torch.device("cpu"))
         ordinary = [
             transforms.RandomResizedCrop(224, interpolation=transforms.InterpolationMode.BICUBIC),
             transforms.RandomHorizontalFlip(),
@@ -103,12 +99,7 @@ def files_compared(rounds: int, hardware: Hardware) -> dict[str, float]:
             *_to_tensor(recipe),
         ]
         folder_set = ImageFolder(str(root / "train"), transforms.Compose(ordinary))
-        theirs = _loader(folder_set, recipe, hardware)
-        ways: dict[str, Callable[[], int]] = {
-            "ours": lambda: _counted(ours),
-            "torchvision": lambda: _counted(theirs),
-        }
-        return compared(ways, rounds)
+        return _compared(ours, _loader(folder_set, recipe, hardware), rounds)
 
 
 def _ours(served: Served, recipe: Recipe, side: int, device: torch.device) -> TrainingBatches:
@@ -133,7 +124,7 @@ def _to_tensor(recipe: Recipe) -> list[Any]:
     ]
 
 
-def _loader(dataset: Dataset[Any], recipe: Recipe, hardware: Hardware) -> DataLoader[Any]:
+def _loader(dataset: Any, recipe: Recipe, hardware: Hardware, **options: Any) -> DataLoader[Any]:
     return DataLoader(
         dataset,
         recipe.batch_size,
@@ -141,26 +132,19 @@ def _loader(dataset: Dataset[Any], recipe: Recipe, hardware: Hardware) -> DataLo
         drop_last=True,
         num_workers=num_workers(hardware),
         persistent_workers=num_workers(hardware) > 0,
+        **options,
     )
 
 
-class _Pictures(Dataset[Any]):
-    """Images in an array, as torchvision's CIFAR10 serves them."""
-
-    def __init__(self, pixels: numpy.ndarray[Any, Any], transform: Callable[[Any], Any]) -> None:
-        self.pixels = pixels
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.transform(Image.fromarray(self.pixels[index])), index % 10
+def _compared(ours: Iterable[Any], theirs: Iterable[Any], rounds: int) -> dict[str, float]:
+    """The rates of `ours` and `torchvision`, and how many times as fast ours is."""
+    ways = {"ours": partial(_counted, ours), "torchvision": partial(_counted, theirs)}
+    measured = rates(ways, rounds)
+    return {**measured, "ratio": measured["ours"] / measured["torchvision"]}
 
 
 def _counted(batches: Iterable[Any]) -> int:
     """Take all batches; how many images they had."""
-    assert isinstance(batches, Sized)
     images = sum(len(batch[0]) for batch in batches)
     if torch.cuda.is_available():
         torch.cuda.synchronize()

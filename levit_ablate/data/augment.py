@@ -105,14 +105,11 @@ def normalize(images: Tensor, mean: tuple[float, ...], deviation: tuple[float, .
 
 
 def noise_bank(seed: int, image: int) -> Tensor:
-    """Draw the standard normal noise that erasing takes its pixels from: one dimension, float32.
+    """Draw the standard normal noise that erasing takes its pixels from, several images' values.
 
-    Args:
-        seed: of the generator.
-        image: number of values of an image; the noise has several times as many.
+    `image` is the number of values of one; the noise is float32 of one dimension.
     """
-    size = max(NOISE, 4 * image)
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(max(NOISE, 4 * image), generator=torch.Generator().manual_seed(seed))
 
 
 def erase(images: Tensor, draws: Tensor, noise: Tensor, probability: float) -> Tensor:
@@ -133,13 +130,9 @@ def erase(images: Tensor, draws: Tensor, noise: Tensor, probability: float) -> T
     wide = (area / aspect).sqrt().round().long()
     fits = (tall < height) & (wide < width)
     first = fits.int().argmax(dim=1, keepdim=True)  # the first that fits
-
-    def of_first(values: Tensor) -> Tensor:
-        return values.gather(1, first)
-
-    tall, wide = of_first(tall) * of_first(fits), of_first(wide)
-    top = (of_first(row) * (height - tall + 1)).long()
-    left = (of_first(column) * (width - wide + 1)).long()
+    tall, wide, row, column = (each.gather(1, first) for each in (tall * fits, wide, row, column))
+    top = (row * (height - tall + 1)).long()
+    left = (column * (width - wide + 1)).long()
     down, across = (torch.arange(side, device=images.device) for side in (height, width))
     inside = ((down >= top) & (down < top + tall))[:, None, :, None]
     inside = inside & ((across >= left) & (across < left + wide))[:, None, None, :]

@@ -82,56 +82,42 @@ class Normalization:
     def __call__(self, images: Tensor) -> Tensor:
         """(B, C, h, w) uint8 → (B, C, side, side) float32, bilinear where the side differs."""
         normal = augment.normalize(images, self.mean, self.deviation)
-        if normal.shape[-1] == self.side and normal.shape[-2] == self.side:
-            return normal
         size = (self.side, self.side)
+        if normal.shape[-2:] == size:
+            return normal
         return interpolate(normal, size=size, mode="bilinear", align_corners=False)
 
 
+@dataclass(kw_only=True, eq=False)
 class TrainingBatches:
-    """The batches of a shard, from any point of the stream.
+    """The batches of a shard, from any point of the stream."""
 
-    Args:
-        source: where the images come from.
-        stream: the order of the images and the random draws.
-        normalization: from uint8 to the network's input.
-        device: where the batches are made.
-        shard: number of this process, and how many there are.
-        parts: batches a process takes its part of a step in (gradient accumulation).
-        position: returns the epoch and its number of batches done, when iteration begins.
-    """
+    source: Source
+    stream: Stream
+    normalization: Normalization
+    device: torch.device
+    shard: tuple[int, int]
+    """Number of this process, and how many there are."""
+    parts: int
+    """Batches that a process takes its part of a step in (gradient accumulation)."""
+    position: Callable[[], tuple[int, int]]
+    """Returns the epoch and its number of batches done, when iteration begins."""
 
-    def __init__(
-        self,
-        source: Source,
-        stream: Stream,
-        normalization: Normalization,
-        device: torch.device,
-        shard: tuple[int, int],
-        parts: int,
-        position: Callable[[], tuple[int, int]],
-    ) -> None:
-        self.source = source
-        self.stream = stream
-        self.normalization = normalization
-        self.device = device
-        self.parts = parts
-        self.position = position
-        index, count = shard
-        self.places = [stream.shard(index * parts + part, count * parts) for part in range(parts)]
-        image = len(normalization.mean) * normalization.side**2
-        self.noise = augment.noise_bank(stream_seed(stream.seed, "noise"), image).to(device)
+    def __post_init__(self) -> None:
+        index, count = self.shard
+        shards = range(index * self.parts, (index + 1) * self.parts)
+        self.places = [self.stream.shard(shard, count * self.parts) for shard in shards]
+        image = len(self.normalization.mean) * self.normalization.side**2
+        seed = stream_seed(self.stream.seed, "noise")
+        self.noise = augment.noise_bank(seed, image).to(self.device)
 
     def __len__(self) -> int:
         """Number of batches in an epoch: steps times parts."""
         return self.stream.steps * self.parts
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the remaining batches of the epoch that `position` returns."""
-        yield from self.epoch(*self.position())
-
-    def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, without the first `done` ones (whole steps)."""
+        """Yield the remaining batches (whole steps) of the epoch that `position` returns."""
+        epoch, done = self.position()
         if done % self.parts:
             raise ValueError(f"{done} batches are no whole number of steps of {self.parts}")
         steps = range(done // self.parts, self.stream.steps)
@@ -156,19 +142,13 @@ class TrainingBatches:
         return Batch(finished, labels, partner_labels, share, positions)
 
 
+@dataclass(eq=False)
 class EvaluationBatches:
-    """A shard's images in order: batches of (images (B, C, side, side) float32, labels (B,)).
+    """A shard's images in order: batches of (images (B, C, side, side) float32, labels (B,))."""
 
-    Args:
-        batches: of (images (B, C, h, w) uint8, labels (B,)).
-        normalization: from uint8 to the network's input.
-    """
-
-    def __init__(
-        self, batches: list[tuple[Tensor, Tensor]] | Loader, normalization: Normalization
-    ) -> None:
-        self.batches = batches
-        self.normalization = normalization
+    batches: list[tuple[Tensor, Tensor]] | Loader
+    """(images (B, C, h, w) uint8, labels (B,))."""
+    normalization: Normalization
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import lightning
 import torch
@@ -16,11 +15,10 @@ from torch import Tensor
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.batches import Normalization, Source, TrainingBatches
 from levit_ablate.data.datasets import IN_MEMORY_SIDE, check_fingerprint, dataset_of, index_of
-from levit_ablate.data.files import OnDisk
 from levit_ablate.data.folder_index import UNREADABLE
 from levit_ablate.data.folder_layout import some
-from levit_ablate.data.memory import InMemory
 from levit_ablate.data.randaugment import RandAugment
+from levit_ablate.data.sources import InMemory, OnDisk
 from levit_ablate.data.splits import fashion_mnist_fingerprint, load, small_folder
 from levit_ablate.data.stream import Stream
 from levit_ablate.runtime import num_cores
@@ -28,20 +26,7 @@ from levit_ablate.runtime import num_cores
 Batches = Iterable[tuple[Tensor, Tensor]]
 Shard = tuple[int, int]
 """Number of a process, and how many there are."""
-
-
-class Served(Protocol):
-    """A dataset in memory or on disk."""
-
-    classes: tuple[str, ...]
-    num_train: int
-    num_validation: int
-
-    def source(self, stream: Stream, device: torch.device) -> Source: ...
-
-    def evaluation(
-        self, part: str, normalization: Normalization, device: torch.device, shard: Shard
-    ) -> Batches: ...
+Served = InMemory | OnDisk
 
 
 class ImageData(lightning.LightningDataModule):
@@ -59,9 +44,8 @@ class ImageData(lightning.LightningDataModule):
         self.hardware = hardware
         self.seed = seed if data.seed is None else data.seed
         self.dataset = dataset_of(data)
-        self.normalization = Normalization(
-            mean=self.dataset.mean, deviation=self.dataset.deviation, side=data.image_size
-        )
+        mean, deviation = self.dataset.mean, self.dataset.deviation
+        self.normalization = Normalization(mean=mean, deviation=deviation, side=data.image_size)
 
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "served"):

@@ -67,13 +67,13 @@ def in_rgb(image: Image.Image) -> Image.Image:
 class Checked(NamedTuple):
     """The result of checking an image."""
 
-    side: int
-    """The larger of height and width, in pixels."""
-    digest: bytes
-    """16 bytes from the file's content; none where it could not be read at all. A deep image has
-    another digest than before such images were scaled: what was recorded of it is not reused."""
-    error: str
+    error: str = ""
     """Why it cannot be used, in a line; empty where it can."""
+    side: int = 0
+    """The larger of height and width, in pixels."""
+    digest: bytes = b""
+    """16 bytes from the file's content. A deep image has another digest than before such images
+    were scaled: what was recorded of it is not reused."""
 
 
 def check_image(path: Path) -> Checked:
@@ -82,29 +82,23 @@ def check_image(path: Path) -> Checked:
     A JPEG is decoded at an eighth of its size, which reads all of it: what stops the full
     decoder, such as a file cut short, stops this one too.
     """
-    content, digest = b"", b""
+    content = b""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            return Checked(0, b"", "not a file")
+            return Checked("not a file")
         content = path.read_bytes()
-        digest = _digest(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # opening a large image warns already
             with Image.open(io.BytesIO(content)) as image:
                 side = max(image.size)
                 image.draft("RGB", (1, 1))
                 in_rgb(image)
-                if is_deep(image):
-                    digest = _digest(content, SCALED)
+                person = SCALED if is_deep(image) else b""
     except UnidentifiedImageError:
-        return Checked(0, digest, "not an image" if content else "empty file")
-    except MemoryError:  # no fault of the file: without a digest it is checked again
-        return Checked(0, b"", "not enough memory")
+        return Checked("not an image" if content else "empty file")
+    except MemoryError:
+        return Checked("not enough memory")
     except Exception as error:  # decoders raise anything on broken files
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return Checked(0, digest, shown(said))
-    return Checked(side, digest, "")
-
-
-def _digest(content: bytes, person: bytes = b"") -> bytes:
-    return hashlib.blake2b(content, digest_size=16, person=person).digest()
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Checked(shown(text))
+    return Checked("", side, hashlib.blake2b(content, digest_size=16, person=person).digest())

@@ -1,9 +1,8 @@
 """The index of an image folder: every image is checked once, and later runs open the index at once.
 
-`folder_layout` says how the images lie. The index holds paths and labels, no images: a path and 12
-bytes an image, twice while it is made, once when it is open; it is then mapped from the disk and
-shared by all processes. On the disk it is a folder: a header in JSON under its digest, and three
-arrays a part.
+`folder_layout` says how the images lie. The index holds paths and labels, no images, and is mapped
+from the disk, shared by all processes. It is a folder: an array a part, and a header in JSON under
+its digest, which is written last.
 
 An index is valid until a file is added, removed or renamed. An image that is overwritten in place
 goes unnoticed, unless it could not be read before.
@@ -16,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,18 +26,17 @@ from filelock import FileLock
 from levit_ablate.data.decoding import check_image
 from levit_ablate.data.folder_layout import (
     PARTS,
-    Listing,
+    Array,
+    Files,
     class_names,
     folder_state,
-    left_out,
     list_parts,
     shown,
     some,
 )
 from levit_ablate.errors import RunError, UserError
 
-Array = numpy.ndarray[Any, Any]
-FORMAT = 3
+FORMAT = 4
 """Version of the files; an index of another version is made anew."""
 UNREADABLE = "unreadable.txt"
 """The file beside an index that lists the unreadable images."""
@@ -46,10 +44,7 @@ UNREADABLE = "unreadable.txt"
 
 @dataclass(frozen=True)
 class Part:
-    """The images of `train`, `val` or `test`, ordered by class and name.
-
-    Each process maps the arrays from the disk, read-only, when it first uses them.
-    """
+    """The images of `train`, `val` or `test`, ordered by class and name."""
 
     name: str
     root: Path
@@ -59,42 +54,38 @@ class Part:
     """The index's."""
 
     @cached_property
-    def labels(self) -> Array:
-        """The class of every image: (N,) int32. Raises RunError as `path`."""
-        return self._mapped("labels")
+    def images(self) -> Array:
+        """The `label` and the `path` of every image, (N,); each process maps it read-only.
 
-    @cached_property
-    def _offsets(self) -> Array:
-        return self._mapped("offsets")
-
-    @cached_property
-    def _paths(self) -> Array:
-        return self._mapped("paths")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def path(self, position: int) -> Path:
-        """The file of an image. Raises IndexError, or RunError where the index was made anew."""
-        position = range(len(self))[position]
-        path = self._paths[self._offsets[position] : self._offsets[position + 1]]
-        return self.root / os.fsdecode(path.tobytes())
-
-    def kept(self, kind: str) -> Path:
-        """The file of an array, with the fingerprint: an index made anew has others."""
-        return self.folder / f"{self.name}_{kind}_{self.fingerprint}.npy"
-
-    def _mapped(self, kind: str) -> Array:
+        Raises RunError where the index was made anew.
+        """
         try:
-            return numpy.load(self.kept(kind), mmap_mode="r")
+            return numpy.load(self.kept("images"), mmap_mode="r")
         except FileNotFoundError as error:
             raise RunError(
                 f"the images in {self.root} changed while they were in use; start again"
             ) from error
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labels(self) -> Array:
+        """The class of every image: (N,) int32."""
+        return self.images["label"]
+
+    @property
+    def files(self) -> Files:
+        """The file of every image."""
+        return Files(self.root, self.images["path"])
+
+    def kept(self, kind: str) -> Path:
+        """The file of an array, with the fingerprint: an index made anew has others."""
+        return self.folder / f"{self.name}_{kind}_{self.fingerprint}.npy"
+
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle without the arrays."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Pickle without the array."""
+        return {name: value for name, value in vars(self).items() if name != "images"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,6 @@ class Index:
     root: Path
     folder: Path
     """Where the index is kept, with the list of unreadable images."""
-    classes: tuple[str, ...]
     parts: Mapping[str, Part]
     """The parts that exist, `train` always."""
     max_side: int
@@ -143,23 +133,22 @@ def open_index(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            header = _read_header(folder)
-            if header is None or not _is_current(header, root, folder):
+            header = _current_header(root, folder)
+            if header is None:
                 header = _make_index(root, classes, folder, num_workers)
     except OSError as error:
-        said = error.strerror or error
         raise UserError(
-            f"hardware.work_dir: the index of {root} cannot be kept in {cache}: {said}"
+            f"hardware.work_dir: the index of {root} cannot be kept in {cache}: "
+            f"{error.strerror or error}"
         ) from error
     _check_readable(header, root, folder, on_error)
     return Index(
         root=root,
         folder=folder,
-        classes=classes,
         parts={part: Part(part, root, folder, header["fingerprint"]) for part in header["parts"]},
         max_side=header["max_side"],
         fingerprint=header["fingerprint"],
-        skipped=tuple(f"{shown(path)}: {reason}" for path, reason, _ in header["unreadable"]),
+        skipped=tuple(f"{shown(path)}: {reason}" for path, reason in header["unreadable"]),
         left_out=tuple(header["left_out"]),
     )
 
@@ -169,7 +158,7 @@ def _check_readable(header: dict[str, Any], root: Path, folder: Path, on_error: 
     listed = f"all are listed in {folder / UNREADABLE}"
     unreadable = header["unreadable"]
     if unreadable and on_error == "stop":
-        reasons = some((f"{path}: {reason}" for path, reason, _ in unreadable), "; ")
+        reasons = some((f"{path}: {reason}" for path, reason in unreadable), "; ")
         raise UserError(
             f"data.root: {len(unreadable)} of {header['num_images']} images in {root} cannot be "
             f"read: {reasons}; {listed}; mend them, or go on without them by --data.on_error skip"
@@ -180,42 +169,26 @@ def _check_readable(header: dict[str, Any], root: Path, folder: Path, on_error: 
         )
 
 
-def _read_header(folder: Path) -> dict[str, Any] | None:
-    """Read the header of an index; None where there is none, a damaged or an old one."""
+def _current_header(root: Path, folder: Path) -> dict[str, Any] | None:
+    """Read the header of an index; None where it is missing, damaged, old or no longer true."""
     try:
-        digest, _, text = (folder / "header").read_text(encoding="utf-8").partition("\n")
-    except (OSError, ValueError):
-        return None
-    return json.loads(text) if digest == _header_digest(text) else None
-
-
-def _header_digest(text: str) -> str:
-    return f"{FORMAT} {hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _is_current(header: dict[str, Any], root: Path, folder: Path) -> bool:
-    """Whether the images are those that were indexed, and the arrays those that were written."""
-    files = {folder / name: digest for name, digest in header["files"].items()}
-    return (
-        header["state"] == folder_state(root)
-        and all(_is_still_unreadable(root / path, time) for path, _, time in header["unreadable"])
-        and all(path.is_file() and _digest(path) == digest for path, digest in files.items())
-    )
-
-
-def _is_still_unreadable(path: Path, time: int | None) -> bool:
-    """Whether an image that was unreadable, last changed at `time`, still is.
-
-    Without a time the file could not even be opened, perhaps for another reason than itself.
-    """
-    return bool(check_image(path).error) if time is None else _changed_at(path) == time
-
-
-def _changed_at(path: Path) -> int | None:
-    try:
-        return path.stat().st_ctime_ns
+        digest, _, content = (folder / "header").read_bytes().partition(b"\n")
     except OSError:
         return None
+    if digest != _header_digest(content):
+        return None
+    header: dict[str, Any] = json.loads(content)
+    files = {folder / name: digest for name, digest in header["files"].items()}
+    is_current = (
+        header["state"] == folder_state(root)
+        and all(check_image(root / path).error for path, _ in header["unreadable"])
+        and all(path.is_file() and _digest(path) == digest for path, digest in files.items())
+    )
+    return header if is_current else None
+
+
+def _header_digest(content: bytes) -> bytes:
+    return f"{FORMAT} {hashlib.sha256(content).hexdigest()}".encode()
 
 
 def _digest(path: Path) -> str:
@@ -226,71 +199,50 @@ def _digest(path: Path) -> str:
 def _make_index(
     root: Path, classes: tuple[str, ...], folder: Path, num_workers: int | None
 ) -> dict[str, Any]:
-    """List, check and write, in place of what `folder` holds, all at once or not at all."""
+    """Check all images and write the index of the readable ones; return its header.
+
+    A process may be killed at any time: without its header an index is made anew.
+    """
+    from levit_ablate.data.loader import over_files  # torch takes a second to load
+
     state = folder_state(root)
-    listed = list_parts(root, classes)
-    unused = left_out(root, listed, classes)
-    making, old = folder.with_suffix(".making"), folder.with_suffix(".old")
-    for left in (making, old):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    making.mkdir()
-    try:
-        header = _write(classes, listed, making, num_workers)
-        header |= {"state": state, "left_out": unused}
-        text = json.dumps(header)
-        (making / "header").write_text(f"{_header_digest(text)}\n{text}", encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        making.rename(folder)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-    return header
-
-
-def _write(
-    classes: tuple[str, ...], listed: dict[str, Listing], folder: Path, num_workers: int | None
-) -> dict[str, Any]:
-    """Check all images and write the arrays of the readable ones; return the header."""
-    from torch.utils.data import ConcatDataset  # torch takes a second to load
-
-    from levit_ablate.data.loader import over_files
-
-    paths: Any = ConcatDataset(listed.values())  # type: ignore[arg-type] # sequences are enough
-    images = ((part, position) for part in listed for position in range(len(listed[part])))
-    readable = {part: Listing(listing.root) for part, listing in listed.items()}
-    unreadable: list[tuple[str, str, int | None]] = []
+    listed, left_out = list_parts(root, classes)
+    files = Files(root, numpy.concatenate([part["path"] for part in listed.values()]))
+    is_readable = numpy.ones(len(files), dtype=bool)
+    unreadable: list[tuple[str, str]] = []
     digest, max_side = hashlib.sha256(), 0
-    doing = "checking images"
-    with over_files(check_image, paths.__getitem__, len(paths), doing, num_workers) as checks:
-        for (part, position), checked in zip(images, checks, strict=True):
-            path = listed[part].relative(position)
+    with over_files(check_image, files, "checking images", num_workers) as checks:
+        for position, checked in enumerate(checks):
+            path = files.relative[position]
             if checked.error:
-                time = _changed_at(listed[part][position]) if checked.digest else None
-                unreadable.append((os.fsdecode(path), checked.error, time))
+                is_readable[position] = False
+                unreadable.append((os.fsdecode(path), checked.error))
             else:
                 digest.update(path + b"\0" + checked.digest)
                 max_side = max(max_side, checked.side)
-                readable[part].add(path, listed[part].labels[position])
     fingerprint = digest.hexdigest()[:16]
-    for part, listing in readable.items():
-        for kind in ("labels", "offsets", "paths"):
-            file = Part(part, listing.root, folder, fingerprint).kept(kind)
-            numpy.save(file, numpy.asarray(getattr(listing, kind)))
-    lines = [f"{shown(name)}: {reason}\n" for name, reason, _ in unreadable]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    emptied = []
+    ends = numpy.cumsum([len(images) for images in listed.values()])
+    for name, chosen in zip(listed, numpy.split(is_readable, ends[:-1]), strict=True):
+        images = listed[name][chosen]
+        numpy.save(Part(name, root, folder, fingerprint).kept("images"), images)
+        missing = numpy.setdiff1d(range(len(classes)), images["label"])
+        emptied += [f"{name}/{classes[label]}" for label in missing]
+    lines = [f"{shown(path)}: {reason}\n" for path, reason in unreadable]
     (folder / UNREADABLE).write_text("".join(lines), encoding="utf-8")
-    emptied = [
-        f"{part}/{classes[label]}"
-        for part, listing in readable.items()
-        for label in sorted(set(range(len(classes))) - set(listing.labels))
-    ]
-    return {
-        "classes": classes,
+    header = {
+        "state": state,
         "parts": list(listed),
-        "num_images": len(paths),
+        "num_images": len(files),
         "max_side": max_side,
         "fingerprint": fingerprint,
         "unreadable": unreadable,
         "emptied": emptied,
+        "left_out": left_out,
         "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
     }
+    content = json.dumps(header).encode()
+    (folder / "header").write_bytes(_header_digest(content) + b"\n" + content)
+    return header

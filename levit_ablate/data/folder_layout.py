@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import unicodedata
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from levit_ablate.errors import UserError
 
+Array = numpy.ndarray[Any, Any]
 VALIDATION = ("val", "valid", "validation")
 """Names of the validation images' folder; a dataset has one of them."""
 PARTS = ("train", *VALIDATION, "test")
@@ -29,32 +31,18 @@ NAMED = 5
 """Number of bad things that an error names."""
 
 
-class Listing(Sequence[Path]):
-    """The images of a part, ordered by class and name: the path of each and 12 bytes."""
+class Files(Sequence[Path]):
+    """The paths of files below a root, (N,) bytes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, relative: Array) -> None:
         self.root = root
-        self.paths = bytearray()
-        """All paths, relative to the root, joined."""
-        self.offsets = array("q", [0])
-        """Where each path begins, and the last one ends."""
-        self.labels = array("i")
-
-    def add(self, path: bytes, label: int) -> None:
-        """Append an image."""
-        self.paths += path
-        self.offsets.append(len(self.paths))
-        self.labels.append(label)
+        self.relative = relative
 
     def __len__(self) -> int:
-        return len(self.labels)
-
-    def relative(self, position: int) -> bytes:
-        """The path of an image, relative to the root."""
-        return bytes(self.paths[self.offsets[position] : self.offsets[position + 1]])
+        return len(self.relative)
 
     def __getitem__(self, position: int) -> Path:  # type: ignore[override] # no slices
-        return self.root / os.fsdecode(self.relative(position))
+        return self.root / os.fsdecode(self.relative[position])
 
 
 def class_names(root: Path) -> tuple[str, ...]:
@@ -78,58 +66,46 @@ def folder_state(root: Path) -> list[list[Any]]:
 
     Raises UserError where one cannot be read.
     """
-
-    def times(folder: Path, names: Iterable[str]) -> list[list[Any]]:
-        return [[name, (folder / name).stat().st_mtime_ns] for name in names]
-
-    with _reading_folders():
-        parts = [part.name for part in _parts(root)]
-        return [times(root, parts), *(times(root / part, _folders(root / part)) for part in parts)]
-
-
-def list_parts(root: Path, classes: tuple[str, ...]) -> dict[str, Listing]:
-    """List the images of every part.
-
-    Raises UserError where there is neither val nor test, where a part has other classes than train,
-    where a class has no image, and where a folder cannot be read.
-    """
     with _reading_folders():
         parts = _parts(root)
+        folders = parts + [part / name for part in parts for name in _folders(part)]
+        return [[str(each.relative_to(root)), each.stat().st_mtime_ns] for each in folders]
+
+
+def list_parts(root: Path, classes: tuple[str, ...]) -> tuple[dict[str, Array], list[str]]:
+    """List the images of every part, and describe what is not used, a line for each kind.
+
+    A part is an array (N,) of `label`, int32, and `path`, bytes relative to the root, ordered by
+    class and name. Raises UserError where there is neither val nor test, where a part has other
+    classes than train, where a class has no image, and where a folder cannot be read.
+    """
+    with _reading_folders():
+        parts = [part.name for part in _parts(root)]
         if len(parts) < 2:
             raise UserError(
                 f"data.root: {root} has neither val nor test beside train; one of them is needed, "
                 f"with the same classes"
             )
-        return {part.name: _list_part(root, part.name, classes) for part in parts}
-
-
-def left_out(root: Path, parts: Iterable[str], classes: tuple[str, ...]) -> list[str]:
-    """Describe the folders and files that are not used: a line for each kind, none if all are used.
-
-    Raises UserError where a folder cannot be read.
-    """
-    with _reading_folders():
-        files: Counter[str] = Counter()
-        for part in parts:
-            files += _files_left_out(root / part)
-        unused = [
+        unused: Counter[str] = Counter()
+        listed = {part: _list_part(root, part, classes, unused) for part in parts}
+        folders = [
             name
             for name in _folders(root)
             if name not in PARTS and any((root / name / each).is_dir() for each in classes)
         ]
     lines = []
-    if unused:
+    if folders:
         lines.append(
-            f"{some(unused)}: with classes of train, but not used: the parts are train, val (or "
+            f"{some(folders)}: with classes of train, but not used: the parts are train, val (or "
             f"valid, validation) and test"
         )
-    if files:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(files.items()))
+    if unused:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(unused.items()))
         lines.append(
-            f"{files.total():,} files left out, as images are CLASS/IMAGE with a suffix of "
+            f"{unused.total():,} files left out, as images are CLASS/IMAGE with a suffix of "
             f"images: {counts}"
         )
-    return [f"data.root: {root}: {line}" for line in lines]
+    return listed, [f"data.root: {root}: {line}" for line in lines]
 
 
 def is_image(name: str) -> bool:
@@ -195,53 +171,52 @@ def _nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _list_part(root: Path, part: str, classes: tuple[str, ...]) -> Listing:
-    own = _class_folders(root / part)
+def _list_part(root: Path, part: str, classes: tuple[str, ...], unused: Counter[str]) -> Array:
+    """List the images of a part, and count its other files by kind."""
+    folders = _class_folders(root / part)
     wanted = {_nfc(name) for name in classes}
-    for names, said in (
-        (own.keys() - wanted, "has classes that train has not"),
-        (wanted - own.keys(), "has not all classes of train, it lacks"),
+    for names, problem in (
+        (folders.keys() - wanted, "has classes that train has not"),
+        (wanted - folders.keys(), "has not all classes of train, it lacks"),
     ):
         if names:
-            raise UserError(f"data.root: {root / part} {said}: {some(sorted(names))}")
-    listing, empty = Listing(root), []
-    for label, name in enumerate(own[_nfc(name)] for name in classes):
-        with os.scandir(root / part / name) as entries:
-            paths = sorted(
-                os.fsencode(f"{part}/{name}/{entry.name}")
-                for entry in entries
-                if is_image(entry.name) and not entry.is_dir(follow_symlinks=False)
-            )
-        for path in paths:
-            listing.add(path, label)
-        if not paths:
-            empty.append(name)
-    if empty:
+            raise UserError(f"data.root: {root / part} {problem}: {some(sorted(names))}")
+    loose = sum(is_image(path.name) for path in (root / part).iterdir() if path.is_file())
+    if loose:
+        unused["outside of class folders"] += loose
+    by_class = [_images(root, f"{part}/{folders[_nfc(name)]}", unused) for name in classes]
+    counts = [len(paths) for paths in by_class]
+    if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
         raise UserError(
             f"data.root: {root / part} has class folders without images: {some(empty)}; they lie "
             f"directly in it, with a suffix of images ({', '.join(IMAGE_SUFFIXES)}); fill or "
             f"remove them"
         )
-    return listing
+    paths = numpy.concatenate(by_class)
+    listed = numpy.empty(len(paths), dtype=[("label", "i4"), ("path", paths.dtype)])
+    listed["label"] = numpy.repeat(numpy.arange(len(classes)), counts)
+    listed["path"] = paths
+    return listed
 
 
-def _files_left_out(part: Path) -> Counter[str]:
-    """Count the files that a part does not use, by kind."""
-    kinds: Counter[str] = Counter()
-    with os.scandir(part) as entries:
-        loose = [entry.name for entry in entries if entry.is_file()]
-    kinds["outside of class folders"] += sum(map(is_image, loose))
-    for name in _folders(part):
-        for folder, _, files in os.walk(part / name):
-            inside = Path(folder).relative_to(part / name).parts
-            hidden = any(each.startswith(".") for each in inside)
-            for file in files:
-                visible = file.lstrip(".")
-                if hidden or file != visible:
-                    kinds["hidden"] += is_image(visible.removeprefix("_"))
-                elif not is_image(file):
-                    suffix = Path(file).suffix.lower()
-                    kinds[shown(suffix) if suffix else "without a suffix"] += 1
-                elif inside:
-                    kinds["in folders below"] += 1
-    return +kinds  # without those of which there is none
+def _images(root: Path, folder: str, unused: Counter[str]) -> Array:
+    """List the images of a class, sorted, and count the other files in and below its folder."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    images = []
+    for current, _, files in os.walk(root / folder, onerror=stop):
+        below = Path(current).relative_to(root / folder).parts
+        in_hidden = any(name.startswith(".") for name in below)
+        for file in files:
+            if in_hidden or file.startswith("."):
+                if is_image(file.lstrip("._")):
+                    unused["hidden"] += 1
+            elif not is_image(file):
+                unused[shown(Path(file).suffix.lower()) or "without a suffix"] += 1
+            elif below:
+                unused["in folders below"] += 1
+            else:
+                images.append(os.fsencode(f"{folder}/{file}"))
+    return numpy.array(sorted(images), dtype=bytes)

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 
 from levit_ablate import signals
 from levit_ablate.bars import bars, error_console
-from levit_ablate.data.folder_layout import shown
+from levit_ablate.data.folder_layout import Array, shown
 from levit_ablate.errors import RunError
 from levit_ablate.runtime import num_cores
 
@@ -40,8 +41,32 @@ SETTING = "hardware.num_workers"
 SHARED_MEMORY = Path("/dev/shm")
 """Linux's memory shared by processes; a container has 64 MB of it unless told otherwise."""
 
-Array = numpy.ndarray[Any, Any]
 Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def worker_errors(
+    where: str = SETTING,
+    advice: Callable[[], str] = lambda: "where memory is short, take fewer workers",
+) -> Iterator[None]:
+    """Raise an error about a dead or silent worker as a RunError of one line.
+
+    torch raises it when the worker dies, wherever the main thread then is: in a training step too.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).strip()
+        if text.startswith("DataLoader timed out"):
+            or_none = f"; --{SETTING} 0 reads them without workers" if where == SETTING else ""
+            raise RunError(
+                f"{where}: no batch came from the worker processes for {ANSWER_WITHIN:.0f} s; look "
+                f"whether the images' disk answers{or_none}"
+            ) from error
+        if text.removeprefix("a ").startswith("DataLoader worker"):  # is killed, exited, died
+            line = text.splitlines()[0].rstrip(". ")
+            raise RunError(f"{where}: {line}; {advice()}") from error
+        raise
 
 
 class Loader:
@@ -54,7 +79,7 @@ class Loader:
         dataset: gives an image and its label.
         device: where the batches go.
         num_workers: processes that decode; with 0 this process does. They outlive an epoch.
-        options: further options of torch's `DataLoader`.
+        options: of torch's `DataLoader`.
     """
 
     def __init__(
@@ -64,7 +89,6 @@ class Loader:
         num_workers: int,
         **options: Any,
     ) -> None:
-        self.dataset = dataset
         self.device = device
         self.is_told = False
         if num_workers:
@@ -81,28 +105,25 @@ class Loader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = _started(self.loader, SETTING, _fewer)
-        for images, labels in _received(batches, self.loader.num_workers, SETTING, _fewer):
-            if isinstance(images, numpy.ndarray):
-                self._tell_of_shared_memory(images.nbytes)
-            yield self._moved(images), self._moved(labels)
+        with worker_errors():
+            batches = _started(self.loader, SETTING)
+            for images, labels in _received(batches, self.loader.num_workers):
+                if isinstance(images, numpy.ndarray) and not self.is_told:
+                    self.is_told = True
+                    print(self._no_room(images.nbytes), file=sys.stderr)
+                batch = (torch.as_tensor(each) for each in (images, labels))
+                on_device = [each.to(self.device, non_blocking=True) for each in batch]
+                yield on_device[0], on_device[1]
 
-    def _moved(self, batch: Tensor | Array) -> Tensor:
-        return torch.as_tensor(batch).to(self.device, non_blocking=True)
-
-    def _tell_of_shared_memory(self, batch: int) -> None:
-        """Say, once, that a batch of so many bytes had to come through a pipe."""
-        if self.is_told:
-            return
-        self.is_told = True
-        there = shutil.disk_usage(SHARED_MEMORY).total
-        wanted = (PREFETCH * self.loader.num_workers + 1) * batch
-        print(
-            f"{SETTING}: {SHARED_MEMORY} ({_megabytes(there)}) has no room for the "
-            f"{_megabytes(wanted)} of batches that {self.loader.num_workers} workers may hold; "
-            f"they come through pipes, which is slower; give it more (docker run --shm-size), or "
-            f"take fewer workers",
-            file=sys.stderr,
+    def _no_room(self, size: int) -> str:
+        """Report that a batch of so many bytes had to come through a pipe."""
+        num_workers = self.loader.num_workers
+        wanted = (PREFETCH * num_workers + 1) * size / 2**20
+        return (
+            f"{SETTING}: {SHARED_MEMORY} ({shutil.disk_usage(SHARED_MEMORY).total / 2**20:,.1f} "
+            f"MB) has no room for the {wanted:,.1f} MB of batches that {num_workers} workers may "
+            f"hold; they come through pipes, which is slower; give it more (docker run "
+            f"--shm-size), or take fewer workers"
         )
 
 
@@ -113,27 +134,19 @@ def collated(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor | Array, Array
     is no room it drops the batch, which then never comes.
     """
     images, labels = zip(*items, strict=True)
-    batch = None
-    if not get_worker_info() or _has_room(sum(image.nbytes for image in images)):
+    is_shared = bool(get_worker_info()) and SHARED_MEMORY.is_dir()
+    size = sum(image.nbytes for image in images)
+    # to try and fail would leave an empty file in shared memory each time
+    if not is_shared or shutil.disk_usage(SHARED_MEMORY).free >= size:
         with contextlib.suppress(RuntimeError):  # another process took the room
-            batch = default_collate(list(images))
-    return torch.stack(images).numpy() if batch is None else batch, numpy.array(labels)
-
-
-def _fewer() -> str:
-    return "where memory is short, take fewer workers"
-
-
-def _has_room(size: int) -> bool:
-    """Whether shared memory has room. To try and fail would leave an empty file there each time."""
-    return not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free >= size
+            return default_collate(list(images)), numpy.array(labels)
+    return torch.stack(images).numpy(), numpy.array(labels)
 
 
 @contextlib.contextmanager
 def over_files(
     function: Callable[[Path], Result],
-    path: Callable[[int], Path],
-    count: int,
+    paths: Sequence[Path],
     doing: str,
     num_workers: int | None = None,
 ) -> Iterator[Iterator[Result]]:
@@ -145,18 +158,18 @@ def over_files(
 
     Args:
         function: is pickled where workers are not forked.
-        path: gives the file of a position.
-        count: how many files there are.
+        paths: the files; likewise.
         doing: what is done, for the progress and for errors.
         num_workers: one for each core unless told otherwise, none for a `FEW` files.
     """
+    count = len(paths)
     num_workers = min(num_workers or num_cores(), math.ceil(count / CHUNK)) if count > FEW else 0
     ahead = {"prefetch_factor": CHUNKS_AHEAD, "worker_init_fn": _detach_silently}
     loader = _data_loader(
-        _Applied(function, path, count),
+        paths,
         num_workers,
         batch_size=CHUNK,
-        collate_fn=list,
+        collate_fn=partial(_applied, function),
         **(ahead if num_workers else {}),
     )
     received = 0
@@ -164,46 +177,34 @@ def over_files(
     def advice() -> str:
         """Name the files that workers may have had."""
         end = min(count, received + CHUNK * (CHUNKS_AHEAD * num_workers + 1))
-        first, last = (shown(str(path(position))) for position in (received, end - 1))
+        first, last = (shown(str(paths[position])) for position in (received, end - 1))
         return f"one of the files from {first} to {last} may be to blame, or a want of memory"
 
     def results(batches: Iterator[list[Result]]) -> Iterator[Result]:
         nonlocal received
-        for result in chain.from_iterable(_received(batches, num_workers, doing, advice)):
+        for result in chain.from_iterable(_received(batches, num_workers)):
             yield result
             received += 1
 
-    bar = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    left = TextColumn("left"), TimeRemainingColumn()
-    progress = bars(error_console(), *bar, *left)
-    with signals.deferred():  # torch does not bear them while it starts its workers
-        batches = _started(loader, doing, advice)  # before the thread of the progress: it forks
-    try:
-        with _worker_errors(doing, advice), progress:
-            yield iter(progress.track(results(batches), total=count, description=doing))
-    finally:
-        if num_workers:
-            batches._shutdown_workers()  # type: ignore[attr-defined] # a traceback may hold them
+    done = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    progress = bars(error_console(), *done, TextColumn("left"), TimeRemainingColumn())
+    batches: Any = None
+    with worker_errors(doing, advice):
+        try:
+            with signals.deferred():  # torch does not bear them while it starts its workers
+                batches = _started(loader, doing)  # before the thread of the progress: it forks
+            with progress:
+                yield iter(progress.track(results(batches), total=count, description=doing))
+        finally:
+            if num_workers and batches:
+                batches._shutdown_workers()  # a traceback may hold them
 
 
-class _Applied(Dataset[Any]):
-    """The results of a function of files."""
-
-    def __init__(
-        self, function: Callable[[Path], Any], path: Callable[[int], Path], count: int
-    ) -> None:
-        self.function = function
-        self.path = path
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, position: int) -> Any:
-        return self.function(self.path(position))
+def _applied(function: Callable[[Path], Result], paths: Sequence[Path]) -> list[Result]:
+    return [function(path) for path in paths]
 
 
-def _data_loader(dataset: Dataset[Any], num_workers: int, **options: Any) -> DataLoader[Any]:
+def _data_loader(dataset: Any, num_workers: int, **options: Any) -> DataLoader[Any]:
     """A DataLoader that leaves the global random state alone."""
     if num_workers:
         options = {"worker_init_fn": _detach, "timeout": ANSWER_WITHIN} | options
@@ -234,10 +235,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _started(loader: DataLoader[Any], where: str, advice: Callable[[], str]) -> Iterator[Any]:
+def _started(loader: DataLoader[Any], where: str) -> Iterator[Any]:
     """Start the workers, or those that outlived an epoch again. Raises RunError where it fails."""
     try:
-        with _worker_errors(where, advice), signals.waiting():
+        with signals.waiting():
             return iter(loader)
     except OSError as error:
         or_none = ", or take 0 workers" if where == SETTING else ""
@@ -247,13 +248,11 @@ def _started(loader: DataLoader[Any], where: str, advice: Callable[[], str]) -> 
         ) from error
 
 
-def _received(
-    batches: Iterator[Any], num_workers: int, where: str, advice: Callable[[], str]
-) -> Iterator[Any]:
-    """Yield the batches. Raises the dataset's errors as they are, and RunError as `Loader`."""
+def _received(batches: Iterator[Any], num_workers: int) -> Iterator[Any]:
+    """Yield the batches. Raises the dataset's errors as they are, others for `worker_errors`."""
     while True:
         try:
-            with _worker_errors(where, advice), signals.waiting():
+            with signals.waiting():
                 batch = next(batches, None)
         except RunError as error:  # raised in a worker, with its traceback in the text
             line = str(error).strip().splitlines()[-1]
@@ -263,36 +262,9 @@ def _received(
             # was raised in a worker is told apart by the text that torch puts before it.
             if not num_workers or str(error).startswith("Caught "):
                 raise
-            raise RunError(
-                f"{where}: a DataLoader worker died before its batch was read "
-                f"({type(error).__name__}); {advice()}"
+            raise RuntimeError(
+                f"a DataLoader worker died before its batch was read ({type(error).__name__})"
             ) from error
         if batch is None:
             return
         yield batch
-
-
-@contextlib.contextmanager
-def _worker_errors(where: str, advice: Callable[[], str]) -> Iterator[None]:
-    """Raise torch's error about a dead or silent worker as a RunError of one line.
-
-    torch raises it when the worker dies, wherever the main thread then is.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        said = str(error).strip()
-        if said.startswith("DataLoader timed out"):
-            or_none = f"; --{SETTING} 0 reads them without workers" if where == SETTING else ""
-            raise RunError(
-                f"{where}: no batch came from the worker processes for {ANSWER_WITHIN:.0f} s; look "
-                f"whether the images' disk answers{or_none}"
-            ) from error
-        if said.startswith("DataLoader worker"):  # is killed by signal, exited unexpectedly
-            line = said.splitlines()[0].rstrip(". ")
-            raise RunError(f"{where}: {line}; {advice()}") from error
-        raise
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:,.1f} MB"

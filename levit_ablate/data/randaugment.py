@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample
+from torchvision.transforms.v2 import functional as torchvision_functional
 
 from levit_ablate.errors import UserError
 
@@ -62,14 +64,7 @@ def auto_contrast(images: Tensor, strength: Strength) -> Tensor:
 
 def equalize(images: Tensor, strength: Strength) -> Tensor:
     """Even out the histogram of every channel."""
-    pixels = images.flatten(2).long()
-    counts = torch.zeros(*pixels.shape[:2], 256, dtype=torch.long, device=images.device)
-    counts.scatter_add_(2, pixels, torch.ones_like(pixels))
-    highest = counts.gather(2, pixels.amax(2, keepdim=True))
-    step = (pixels.shape[2] - highest) // 255
-    below = counts.cumsum(2) - counts
-    table = (below + step // 2) // step.clamp(min=1)
-    return looked_up(images, torch.where(step > 0, table, _values(images)))
+    return torchvision_functional.equalize(images)
 
 
 def invert(images: Tensor, strength: Strength) -> Tensor:
@@ -98,13 +93,9 @@ def solarize_add(images: Tensor, strength: Strength) -> Tensor:
     return looked_up(images, torch.where(values < 128, added, values))
 
 
-def enhancement(strength: Strength) -> Tensor:
-    """Factor of an enhancement, 0.1 to 1.9, where 1 changes nothing: (B, 1, 1, 1)."""
-    return (1 + strength.sign * strength.level * 0.9).clamp(min=0.1)[:, None, None, None]
-
-
-def blended(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """Blend degenerate (factor 0) and images (1), or go beyond them; rounded down."""
+def enhanced(degenerate: Tensor, images: Tensor, strength: Strength) -> Tensor:
+    """Blend degenerate (factor 0) and images (1), or go beyond them: a factor of 0.1 to 1.9."""
+    factor = (1 + strength.sign * strength.level * 0.9).clamp(min=0.1)[:, None, None, None]
     return (degenerate + factor * (images - degenerate)).clamp(0, 255).to(torch.uint8)
 
 
@@ -118,18 +109,18 @@ def gray(images: Tensor) -> Tensor:
 
 def color(images: Tensor, strength: Strength) -> Tensor:
     """Saturation."""
-    return blended(gray(images), images.float(), enhancement(strength))
+    return enhanced(gray(images), images.float(), strength)
 
 
 def contrast(images: Tensor, strength: Strength) -> Tensor:
     """Scale the distance from the mean gray."""
     mean = (gray(images).double().mean((2, 3), keepdim=True) + 0.5).floor().float()
-    return blended(mean, images.float(), enhancement(strength))
+    return enhanced(mean, images.float(), strength)
 
 
 def brightness(images: Tensor, strength: Strength) -> Tensor:
     """Scale the distance from black."""
-    return blended(torch.zeros((), device=images.device), images.float(), enhancement(strength))
+    return enhanced(torch.zeros((), device=images.device), images.float(), strength)
 
 
 def sharpness(images: Tensor, strength: Strength) -> Tensor:
@@ -140,11 +131,17 @@ def sharpness(images: Tensor, strength: Strength) -> Tensor:
     inner = conv2d(values.flatten(0, 1)[:, None], kernel).view(*images.shape[:2], -1)
     smooth = values.clone()
     smooth[:, :, 1:-1, 1:-1] = (inner / 13 + 0.5).floor().view_as(smooth[:, :, 1:-1, 1:-1])
-    return blended(smooth, values, enhancement(strength))
+    return enhanced(smooth, values, strength)
 
 
-def affine(images: Tensor, matrices: Tensor, strength: Strength) -> Tensor:
-    """Take each pixel from where (B, 2, 3) matrices send it, in pixels; bilinear."""
+def affine(images: Tensor, strength: Strength, entries: dict[tuple[int, int], Tensor]) -> Tensor:
+    """Take each pixel from where a 2 x 3 matrix sends it, in pixels; bilinear.
+
+    `entries` are those of the matrices, (B,) each, that are not the identity's.
+    """
+    matrices = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
+    for (row, column), values in entries.items():
+        matrices[:, row, column] = values
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) + 0.5
     columns = torch.arange(width, device=images.device) + 0.5
@@ -157,14 +154,6 @@ def affine(images: Tensor, matrices: Tensor, strength: Strength) -> Tensor:
     grid = origin * 2 / size - 1
     moved = grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
     return torch.where(inside, moved, strength.fill).to(torch.uint8)
-
-
-def _matrices(images: Tensor, entries: dict[tuple[int, int], Tensor]) -> Tensor:
-    """Identity matrices (B, 2, 3) with some entries replaced."""
-    identity = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
-    for (row, column), values in entries.items():
-        identity[:, row, column] = values
-    return identity
 
 
 def rotate(images: Tensor, strength: Strength) -> Tensor:
@@ -180,32 +169,18 @@ def rotate(images: Tensor, strength: Strength) -> Tensor:
         (1, 1): cosine,
         (1, 2): y + sine * x - cosine * y,
     }
-    return affine(images, _matrices(images, entries), strength)
+    return affine(images, strength, entries)
 
 
-def shear_x(images: Tensor, strength: Strength) -> Tensor:
-    """Slide rows by up to 0.3 of their height above the bottom."""
-    return _moved(images, strength, (0, 1), 0.3)
+def shear(images: Tensor, strength: Strength, entry: tuple[int, int]) -> Tensor:
+    """Slide rows or columns by up to 0.3 of their distance from the edge."""
+    return affine(images, strength, {entry: strength.level * strength.sign * 0.3})
 
 
-def shear_y(images: Tensor, strength: Strength) -> Tensor:
-    """Slide columns by up to 0.3 of their distance from the left."""
-    return _moved(images, strength, (1, 0), 0.3)
-
-
-def translate_x(images: Tensor, strength: Strength) -> Tensor:
-    """Move sideways by up to 0.45 of the width."""
-    return _moved(images, strength, (0, 2), 0.45 * images.shape[3])
-
-
-def translate_y(images: Tensor, strength: Strength) -> Tensor:
-    """Move up or down by up to 0.45 of the height."""
-    return _moved(images, strength, (1, 2), 0.45 * images.shape[2])
-
-
-def _moved(images: Tensor, strength: Strength, entry: tuple[int, int], most: float) -> Tensor:
-    amount = strength.level * strength.sign * most
-    return affine(images, _matrices(images, {entry: amount}), strength)
+def translate(images: Tensor, strength: Strength, axis: int) -> Tensor:
+    """Move sideways (axis 0) or up and down (1) by up to 0.45 of the side."""
+    most = 0.45 * images.shape[3 - axis]
+    return affine(images, strength, {(axis, 2): strength.level * strength.sign * most})
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -220,10 +195,10 @@ OPERATIONS: dict[str, Operation] = {
     "ContrastIncreasing": contrast,
     "BrightnessIncreasing": brightness,
     "SharpnessIncreasing": sharpness,
-    "ShearX": shear_x,
-    "ShearY": shear_y,
-    "TranslateXRel": translate_x,
-    "TranslateYRel": translate_y,
+    "ShearX": partial(shear, entry=(0, 1)),
+    "ShearY": partial(shear, entry=(1, 0)),
+    "TranslateXRel": partial(translate, axis=0),
+    "TranslateYRel": partial(translate, axis=1),
 }
 """The operations under timm's names, in its order."""
 
@@ -245,9 +220,9 @@ class RandAugment:
         kind, *sections = config.split("-")
         settings = {"m": HIGHEST, "n": 2.0, "p": 0.5, "mstd": 0.0, "inc": 0.0}
         for section in sections:
-            if not (found := SETTINGS.fullmatch(section)):
+            if not (match := SETTINGS.fullmatch(section)):
                 raise UserError(f"recipe.rand_augment: {config}: {section!r} is not known; {USAGE}")
-            settings[found[1]] = float(found[2])
+            settings[match[1]] = float(match[2])
         if kind != "rand" or settings["inc"] != 1 or settings["m"] > HIGHEST or settings["p"] > 1:
             raise UserError(f"recipe.rand_augment: {config!r} is not supported; {USAGE}")
         if settings["n"] < 1 or settings["n"] % 1:
@@ -255,30 +230,28 @@ class RandAugment:
         self.magnitude = settings["m"]
         self.deviation = settings["mstd"]
         self.probability = settings["p"]
-        self.num_layers = int(settings["n"])
+        self.num_draws = DRAWS * int(settings["n"])
+        """Uniform numbers that an image needs."""
         self.fill = torch.tensor(fill, dtype=torch.float32)[:, None, None]
-
-    @property
-    def num_draws(self) -> int:
-        """Number of uniform draws an image needs."""
-        return DRAWS * self.num_layers
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Augment: (B, C, H, W) uint8, (B, num_draws) in [0, 1) → (B, C, H, W) uint8."""
         for layer in draws.split(DRAWS, dim=1):
-            images = self._layer(images, layer)
+            images = self._layer(images, *layer.unbind(1))
         return images
 
-    def _layer(self, images: Tensor, draws: Tensor) -> Tensor:
-        noise = torch.special.ndtri(draws[:, 2].clamp(min=1e-7))  # uniform → normal
+    def _layer(
+        self, images: Tensor, which: Tensor, applied: Tensor, strength: Tensor, direction: Tensor
+    ) -> Tensor:
+        noise = torch.special.ndtri(strength.clamp(min=1e-7))  # uniform → normal
         level = (self.magnitude + self.deviation * noise).clamp(0, HIGHEST) / HIGHEST
-        sign = torch.where(draws[:, 3] > 0.5, -1.0, 1.0)
-        which = (draws[:, 0] * len(OPERATIONS)).long()
-        which = torch.where(draws[:, 1] < self.probability, which, -1)
+        sign = torch.where(direction > 0.5, -1.0, 1.0)
+        chosen = (which * len(OPERATIONS)).long()
+        chosen = torch.where(applied < self.probability, chosen, -1)
         changed = images.clone(memory_format=torch.contiguous_format)
         for number, operation in enumerate(OPERATIONS.values()):
-            rows = (which == number).nonzero().squeeze(1)
+            rows = (chosen == number).nonzero().squeeze(1)
             if len(rows):
-                strength = Strength(level[rows], sign[rows], self.fill.to(images.device))
-                changed[rows] = operation(images[rows], strength)
+                of_rows = Strength(level[rows], sign[rows], self.fill.to(images.device))
+                changed[rows] = operation(images[rows], of_rows)
         return changed

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy
 import torch
@@ -24,21 +23,24 @@ from torchvision import datasets as torchvision_datasets
 
 from levit_ablate.config import Data
 from levit_ablate.data.decoding import pixels
-from levit_ablate.data.folder_index import Array, Index, Part
+from levit_ablate.data.folder_index import Index, Part
+from levit_ablate.data.folder_layout import Array
 from levit_ablate.data.loader import over_files
 from levit_ablate.errors import UserError
 
 DIGITS_TEST_SHARE = 0.25
 """The digits come without a test set."""
-FASHION_CLASSES = tuple(torchvision_datasets.FashionMNIST.classes)
-FASHION_PARTS = ("train", "t10k")
-IDX_IMAGES, IDX_LABELS = "{}-images-idx3-ubyte.gz", "{}-labels-idx1-ubyte.gz"
-"""File names of each part of Fashion-MNIST as it is published, in MNIST's idx format."""
+FASHION_CLASSES = 10
+FASHION_FILES = (
+    "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz",
+)  # fmt: skip
+"""Fashion-MNIST as it is published, in MNIST's idx format."""
 IDX_BYTES = 0x800
 """First number of an idx file of bytes, less its number of dimensions."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Labelled:
     """Images (N, C, H, W) uint8 and their labels (N,) int64."""
 
@@ -50,21 +52,16 @@ class Labelled:
 
     def at(self, indices: Tensor) -> Labelled:
         """Select images."""
-        return Labelled(images=self.images[indices], labels=self.labels[indices])
-
-    def to(self, device: torch.device) -> Labelled:
-        """Move to a device."""
-        return Labelled(images=self.images.to(device), labels=self.labels.to(device))
+        return Labelled(self.images[indices], self.labels[indices])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Splits:
-    """A dataset in its three parts, and the names of its classes."""
+    """A dataset in its three parts."""
 
     train: Labelled
     validation: Labelled
     test: Labelled
-    classes: tuple[str, ...]
 
 
 def load(data: Data) -> Splits:
@@ -90,11 +87,9 @@ def held_out(labels: Tensor | numpy.ndarray, share: float, seed: int) -> tuple[T
     return torch.from_numpy(numpy.sort(kept)), torch.from_numpy(numpy.sort(held))
 
 
-def _with_validation(
-    train: Labelled, test: Labelled, classes: tuple[str, ...], data: Data
-) -> Splits:
+def _with_validation(train: Labelled, test: Labelled, data: Data) -> Splits:
     kept, held = held_out(train.labels, data.validation, data.split_seed)
-    return Splits(train=train.at(kept), validation=train.at(held), test=test, classes=classes)
+    return Splits(train.at(kept), train.at(held), test)
 
 
 def digits(data: Data) -> Splits:
@@ -104,8 +99,8 @@ def digits(data: Data) -> Splits:
     images = torch.from_numpy(numpy.rint(values * (255 / 16)).astype("uint8")).view(-1, 1, 8, 8)
     labels = torch.from_numpy(targets)
     rest, test = held_out(labels, DIGITS_TEST_SHARE, data.split_seed)
-    whole = Labelled(images=images, labels=labels)
-    return _with_validation(whole.at(rest), whole.at(test), tuple("0123456789"), data)
+    whole = Labelled(images, labels)
+    return _with_validation(whole.at(rest), whole.at(test), data)
 
 
 def cifar(data: Data) -> Splits:
@@ -121,12 +116,12 @@ def cifar(data: Data) -> Splits:
         parts = _downloaded(make[data.name], data)
     train, test = (
         Labelled(
-            images=torch.as_tensor(part.data).permute(0, 3, 1, 2).contiguous(),
-            labels=torch.as_tensor(part.targets),
+            torch.as_tensor(part.data).permute(0, 3, 1, 2).contiguous(),
+            torch.as_tensor(part.targets),
         )
         for part in parts
     )
-    return _with_validation(train, test, tuple(parts[0].classes), data)
+    return _with_validation(train, test, data)
 
 
 def _downloaded(make: Callable[..., torchvision_datasets.VisionDataset], data: Data) -> list[Any]:
@@ -135,7 +130,7 @@ def _downloaded(make: Callable[..., torchvision_datasets.VisionDataset], data: D
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{data.name}.lock"):  # of several processes one downloads
             return [make(root, train=train, download=True) for train in (True, False)]
-    except (OSError, URLError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise UserError(
             f"data.root: {data.name} is not in {root} and cannot be downloaded "
             f"({str(error).strip().splitlines()[0]}); put torchvision's files there"
@@ -148,21 +143,17 @@ def fashion_mnist(data: Data) -> Splits:
     Downloaded once where it is neither. Raises UserError where it cannot be had, or is damaged.
     """
     root = Path(data.root)
-    if not any(map(os.path.isfile, _fashion_files(root))):
-        _downloaded(torchvision_datasets.FashionMNIST, data)
     files = _fashion_files(root)
+    if not any(map(os.path.isfile, files)):
+        _downloaded(torchvision_datasets.FashionMNIST, data)
     parts = []
-    for name, images_file, labels_file in zip(FASHION_PARTS, files[::2], files[1::2], strict=True):
-        images, labels = _read_idx(images_file, (28, 28)), _read_idx(labels_file, ())
-        if len(images) != len(labels) or labels.max() >= len(FASHION_CLASSES):
+    for name, of_part in (("train", files[:2]), ("t10k", files[2:])):
+        images, labels = _read_idx(of_part[0], (28, 28)), _read_idx(of_part[1], ())
+        if len(images) != len(labels) or labels.max() >= FASHION_CLASSES:
             raise UserError(f"data.root: {root}: the images and labels of {name} do not match")
-        parts.append(
-            Labelled(
-                images=torch.from_numpy(images).unsqueeze(1), labels=torch.from_numpy(labels).long()
-            )
-        )
+        parts.append(Labelled(images[:, None], labels.long()))
     train, test = parts
-    return _with_validation(train, test, FASHION_CLASSES, data)
+    return _with_validation(train, test, data)
 
 
 def fashion_mnist_fingerprint(root: Path) -> str:
@@ -178,14 +169,15 @@ def fashion_mnist_fingerprint(root: Path) -> str:
 
 def _fashion_files(root: Path) -> list[Path]:
     """Images and labels of each part: compressed as published, or as torchvision keeps them."""
-    kinds = (IDX_IMAGES, IDX_LABELS)
-    files = [root / kind.format(part) for part in FASHION_PARTS for kind in kinds]
-    if os.path.isfile(files[0]):
-        return files
-    return [root / "FashionMNIST" / "raw" / file.stem for file in files]
+    files = [root / name for name in FASHION_FILES]
+    return (
+        files
+        if os.path.isfile(files[0])
+        else [root / "FashionMNIST/raw" / file.stem for file in files]
+    )
 
 
-def _read_idx(file: Path, shape: tuple[int, ...]) -> Array:
+def _read_idx(file: Path, shape: tuple[int, ...]) -> Tensor:
     """Read a file, compressed or not: (N, *shape) uint8. Raises UserError where it is damaged."""
     content = _content(file)
     start = 4 * (2 + len(shape))
@@ -195,7 +187,7 @@ def _read_idx(file: Path, shape: tuple[int, ...]) -> Array:
         raise UserError(f"data.root: {file} is not the idx file of Fashion-MNIST")
     if len(values) != count * math.prod(shape):
         raise UserError(f"data.root: {file} is cut short, or too long; fetch it anew")
-    return values.copy().reshape(count, *shape)
+    return torch.from_numpy(values.copy()).view(count, *shape)
 
 
 def _content(path: Path) -> bytes:
@@ -212,13 +204,11 @@ def small_folder(index: Index, data: Data) -> Splits:
     They are decoded once and cached beside the index, from where later processes map them. Raises
     UserError where they cannot be cached.
     """
-    names = index.evaluation_parts
-    train = _decoded(index.parts["train"], data.image_size)
-    test = _decoded(index.parts[names[-1]], data.image_size)
-    if len(names) == 1:
-        return _with_validation(train, test, index.classes, data)
-    validation = _decoded(index.parts[names[0]], data.image_size)
-    return Splits(train=train, validation=validation, test=test, classes=index.classes)
+    parts = {name: _decoded(part, data.image_size) for name, part in index.parts.items()}
+    *validation, test = (parts[name] for name in index.evaluation_parts)
+    if not validation:
+        return _with_validation(parts["train"], test, data)
+    return Splits(parts["train"], validation[0], test)
 
 
 def _decoded(part: Part, side: int) -> Labelled:
@@ -228,9 +218,8 @@ def _decoded(part: Part, side: int) -> Labelled:
         with FileLock(f"{part.folder}.pixels.lock"):  # of several processes one decodes
             images = _mapped(file, shape)
             if images is None:
-                making = file.with_suffix(".making")
-                with making.open("wb") as stream:
-                    numpy.save(stream, _decode(part, shape))
+                making = file.with_name(f"making_{file.name}")
+                numpy.save(making, _decode(part, shape))
                 making.replace(file)
                 images = _mapped(file, shape)
     except OSError as error:
@@ -239,7 +228,7 @@ def _decoded(part: Part, side: int) -> Labelled:
             f"{error.strerror or error}"
         ) from error
     assert images is not None
-    return Labelled(images=images, labels=torch.from_numpy(numpy.array(part.labels)).long())
+    return Labelled(images, torch.from_numpy(numpy.array(part.labels)).long())
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> Tensor | None:
@@ -248,14 +237,13 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> Tensor | None:
         images = numpy.load(file, mmap_mode="c")
     except (FileNotFoundError, ValueError, EOFError):
         return None
-    whole = images.shape == shape and images.dtype == numpy.uint8
-    return torch.from_numpy(images) if whole else None
+    return torch.from_numpy(images) if images.shape == shape else None
 
 
 def _decode(part: Part, shape: tuple[int, ...]) -> Array:
     images = numpy.empty(shape, dtype=numpy.uint8)
     one = partial(pixels, side=shape[-1])
-    with over_files(one, part.path, len(part), f"decoding {part.name}") as decoded:
+    with over_files(one, part.files, f"decoding {part.name}") as decoded:
         for position, image in enumerate(decoded):
             images[position] = image.transpose(2, 0, 1)
     return images

@@ -15,6 +15,7 @@ pairs in turn, so that the views of an image go to different devices, as in the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -25,8 +26,7 @@ from levit_ablate.errors import UserError
 from levit_ablate.streams import stream_seed
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mixing:
+class Mixing(NamedTuple):
     """Mixing parameters of a batch, an entry an image."""
 
     share: Tensor
@@ -38,11 +38,7 @@ class Mixing:
 
     def at(self, places: Tensor, device: torch.device) -> Mixing:
         """Select some places of the batch, on a device."""
-        return Mixing(
-            share=self.share[places].to(device),
-            is_cutmix=self.is_cutmix[places].to(device),
-            center=self.center[places].to(device),
-        )
+        return Mixing(*(values[places].to(device) for values in self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +117,8 @@ class Stream:
         by_cutmix = rng.beta(recipe.cutmix or 1.0, recipe.cutmix or 1.0, groups)
         share = numpy.where(is_cutmix, by_cutmix, by_mixup)
         center = rng.random((groups, 2))
-        group = self._pairs() % groups
+        places = torch.arange(recipe.batch_size)
+        group = torch.minimum(places, places.flip(0)) % groups  # that of a place's pair
         return Mixing(
             share=torch.from_numpy(share).float()[group],
             is_cutmix=torch.from_numpy(is_cutmix)[group],
@@ -145,8 +142,3 @@ class Stream:
             )
         first = torch.arange(index, size // 2, count)
         return torch.cat([first, size - 1 - first.flip(0)])
-
-    def _pairs(self) -> Tensor:
-        """Number of the pair that each place of a batch belongs to: (B,) int64."""
-        places = torch.arange(self.recipe.batch_size)
-        return torch.minimum(places, places.flip(0))

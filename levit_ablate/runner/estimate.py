@@ -14,6 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from levit_ablate.config import Experiment
 from levit_ablate.data.batches import Batch
+from levit_ablate.data.loader import worker_errors
 from levit_ablate.experiment import Variant
 from levit_ablate.runner.job import Job
 from levit_ablate.runtime import has_gpu
@@ -55,6 +56,7 @@ class Estimate(NamedTuple):
         return own + len(seeds) * self.asking + teachers * self.teaching
 
 
+@worker_errors()
 def probe(variants: Iterable[Variant]) -> Estimate:
     """Train each variant for a few steps on this machine, with its own images.
 

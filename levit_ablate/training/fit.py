@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from levit_ablate.config import Experiment
 from levit_ablate.data.datamodule import ImageData
+from levit_ablate.data.loader import worker_errors
 from levit_ablate.errors import RunError
 from levit_ablate.runtime import check_hardware, replacing
 from levit_ablate.signals import keeping_handlers
@@ -182,7 +183,7 @@ def interruptible(call: Callable[[], object]) -> None:
 
     Lightning leaves Ctrl-C ignored as well; the handlers of before are restored.
     """
-    with keeping_handlers():
+    with keeping_handlers(), worker_errors():
         try:
             call()
         except SystemExit as exit_:

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 from levit_ablate.config import Experiment
 from levit_ablate.data.datamodule import ImageData
+from levit_ablate.data.loader import worker_errors
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
 from levit_ablate.runtime import one_at_a_time, own_threads, settle_rank
@@ -191,6 +192,7 @@ def module_of(variant: Variant) -> LeViTModule:
     )
 
 
+@worker_errors()
 def _train(
     variant: Variant,
     data: ImageData,

@@ -9,6 +9,7 @@ import numpy
 from PIL import Image
 
 from levit_ablate.data.folder_index import Index
+from levit_ablate.data.folder_layout import class_names
 
 
 def draw(path: Path, width: int = 9, height: int = 8) -> None:
@@ -30,8 +31,5 @@ def fill(root: Path, parts=("train", "test"), classes=("cat", "dog"), count: int
 
 def content(index: Index) -> tuple:
     """All that an index says."""
-    parts = {
-        name: ([part.path(position) for position in range(len(part))], part.labels.tolist())
-        for name, part in index.parts.items()
-    }
-    return index.classes, parts, index.max_side, index.fingerprint, index.skipped
+    parts = {name: (list(part.files), part.labels.tolist()) for name, part in index.parts.items()}
+    return class_names(index.root), parts, index.max_side, index.fingerprint, index.skipped

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from processes import Started, wait_for
 
+from levit_ablate.data import loader as module
 from levit_ablate.data.decoding import check_image
 from levit_ablate.data.loader import FEW, over_files
 from levit_ablate.errors import RunError
@@ -27,7 +28,7 @@ def many(tmp_path) -> list[Path]:
 
 
 def over(function, paths: list[Path], num_workers: int = 2):
-    return over_files(function, paths.__getitem__, len(paths), "checking", num_workers)
+    return over_files(function, paths, "checking", num_workers)
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -96,6 +97,20 @@ def test_a_worker_that_dies_while_its_results_are_used_is_the_same_error(many):
         use()
 
 
+def test_ctrl_c_while_the_workers_are_started_ends_them(many, monkeypatch):
+    started = module._started
+
+    def interrupted(*arguments):
+        batches = started(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return batches
+
+    monkeypatch.setattr(module, "_started", interrupted)
+    with pytest.raises(KeyboardInterrupt), over(check_image, many):
+        pass
+    assert not multiprocessing.active_children()
+
+
 def test_leaving_the_block_ends_the_workers(many):
     with over(check_image, many * 50) as results:
         next(results)
@@ -113,7 +128,7 @@ def test_the_workers_do_not_outlive_their_parent(end, tmp_path, many):
         "from levit_ablate.data.loader import over_files\n"
         "def large(path): return bytes(100_000)\n"
         "paths = sorted(Path(sys.argv[1]).iterdir()) * 5\n"
-        "with over_files(large, paths.__getitem__, len(paths), 'reading', 2) as results:\n"
+        "with over_files(large, paths, 'reading', 2) as results:\n"
         "    next(results)\n"
         "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
         "    while True: time.sleep(1)\n"

@@ -1,12 +1,19 @@
-"""Checkpoints are there whole or not at all."""
+"""Checkpoints are there whole or not at all, and a worker that dies is an error in a line."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
+from folders import draw
+from lightning import Callback
 from processes import Started
 
+from levit_ablate.data.datasets import images_of
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
 from levit_ablate.training.fit import fit
@@ -26,6 +33,7 @@ def test_a_damaged_checkpoint_is_named():
 def test_a_checkpoint_that_does_not_fit_on_the_disk_is_a_line_and_the_last_one_stays(tmp_path):
     code = """
 import resource, torch
+from levit_ablate.data.datasets import images_of
 from levit_ablate.errors import RunError
 from levit_ablate.training.fit import AtomicCheckpoints
 save = AtomicCheckpoints().save_checkpoint
@@ -41,3 +49,31 @@ print(torch.load("last.ckpt"))
     assert said.startswith("last.ckpt: the checkpoint cannot be written: ")
     assert kept == "{'epoch': 1}"
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class KillsAWorker(Callback):
+    """Kills a process that decodes images, in a step, and waits for what torch makes of it."""
+
+    def on_before_backward(self, trainer, pl_module, loss) -> None:
+        workers = [child for child in multiprocessing.active_children() if child.daemon]
+        os.kill(workers[-1].pid, signal.SIGKILL)
+        threading.Event().wait()
+
+
+def test_a_worker_that_dies_during_a_step_is_an_error_in_a_line():
+    for part in ("train", "val"):
+        for number in range(24):
+            draw(Path("set") / part / f"class{number % 2}" / f"{number}.jpg", 96, 96)
+    given = {
+        "data": {"name": "folder", "root": "set", "image_size": 96, "validation": 0.25},
+        "recipe": {"epochs": 1, "warmup_epochs": 0.5, "batch_size": 16},
+        "hardware": {"num_workers": 1, "accelerator": "cpu"},
+        "model": "levit_nano",
+    }
+    experiment = variant("no_distillation", given).experiment
+    data = check_conditions(experiment)
+    images = images_of(experiment.data)
+    module = LeViTModule(design=experiment.design, model="levit_nano", images=images)
+    said = r"^hardware\.num_workers: DataLoader worker \(pid \d+\) is killed[^\n]* fewer workers$"
+    with pytest.raises(RunError, match=said):
+        fit(module, data, experiment.recipe, experiment.hardware, Path("run"), [KillsAWorker()])

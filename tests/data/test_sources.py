@@ -14,8 +14,8 @@ from timm.data import auto_augment
 
 from levit_ablate.config import Data, Hardware, Recipe
 from levit_ablate.data.datamodule import ImageData, served
-from levit_ablate.data.files import OnDisk
 from levit_ablate.data.folder_index import open_index
+from levit_ablate.data.sources import OnDisk
 from levit_ablate.errors import RunError
 
 PAPER = Recipe(
@@ -136,7 +136,7 @@ def test_posterizing_at_the_highest_magnitude_is_an_error_of_timm_that_we_avoid(
     index = open_index(photographs, tmp_path)
     on_disk = OnDisk(index, Data(name="folder", image_size=72), 0, (0.5,) * 3)
     data = data_of(photographs, 0, tmp_path)
-    views = on_disk.source(data.stream, torch.device("cpu")).loader.dataset
+    views = on_disk.source(data.stream, torch.device("cpu")).loader.loader.dataset
     (augment,) = [step for step in views.transform.transforms if hasattr(step, "ops")]
     (ours,) = [op for op in augment.ops if op.name == "PosterizeIncreasing"]
     ours.prob, ours.magnitude = 1.0, 10
