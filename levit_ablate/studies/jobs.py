@@ -11,6 +11,7 @@ from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
 from levit_ablate.runner.job import Job, Outcome
 from levit_ablate.runner.progress import Display
+from levit_ablate.runtime import is_held, lock_of
 from levit_ablate.tracking.record import record_failure
 from levit_ablate.tracking.runs import is_alive, of_key
 
@@ -77,7 +78,7 @@ class StudyJobs:
         for job in list(self.waiting):
             if job.only_teacher and job.result.exists():
                 self.waiting.remove(job)
-            elif job.is_taken or not job.is_ready:
+            elif is_held(lock_of(job.result)) or not job.is_ready:
                 continue
             elif job.only_teacher:
                 return job
