@@ -19,7 +19,7 @@ from levit_ablate.studies.conduct import check
 from levit_ablate.studies.jobs import jobs_of
 from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.plan import plan as planned_of
-from levit_ablate.studies.record import JobState, Stale, stale_of, states_of
+from levit_ablate.studies.report import JobState, Stale, stale_of, states_of
 from levit_ablate.tracking.store import is_empty
 
 TO_RUN = ("missing", "failed", "interrupted")

@@ -29,7 +29,7 @@ from levit_ablate.runner.progress import Display
 from levit_ablate.runtime import has_gpu
 from levit_ablate.studies.jobs import StudyJobs, jobs_of
 from levit_ablate.studies.plan import Plan
-from levit_ablate.studies.record import at_work, refresh
+from levit_ablate.studies.report import at_work, refresh
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.parent_run import link_recorded
 from levit_ablate.tracking.runs import reading_the_record, search, settle

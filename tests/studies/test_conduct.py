@@ -14,7 +14,7 @@ from levit_ablate.runner.loop import Event
 from levit_ablate.schema import plain
 from levit_ablate.studies.conduct import conduct
 from levit_ablate.studies.plan import plan
-from levit_ablate.studies.record import study_runs
+from levit_ablate.studies.report import study_runs
 from levit_ablate.studies.study import narrowed, read
 from levit_ablate.training.train import Result
 
