@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from levit_ablate.analysis.speed import threads
 from levit_ablate.config import Experiment
 from levit_ablate.data.batches import Batch
 from levit_ablate.experiment import Variant
@@ -62,14 +63,10 @@ def probe(variants: Iterable[Variant]) -> Estimate:
     Other work on the machine is not foreseen, nor compilation, nor several devices.
     """
     variants = [on_hardware(v, devices=1, num_nodes=1, compile=False) for v in variants]
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads(variants[0]))
-    try:
+    with threads(num_threads(variants[0])):
         run = {variant.name: _run_seconds(variant) for variant in variants}
         distilled = [v for v in variants if v.experiment.design.distillation != "none"]
         asking, teaching = _teacher_seconds(distilled[0]) if distilled else (0.0, 0.0)
-    finally:
-        torch.set_num_threads(before)
     return Estimate(run=run, asking=asking, teaching=teaching)
 
 

@@ -1,33 +1,36 @@
-"""A study's own run in MLflow, with its table and plots, and the states of its runs."""
+"""A study's own run in MLflow: its description, speeds, table and plots."""
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import Run
 
-from levit_ablate.analysis import formats, plots
+from levit_ablate.analysis import formats, plots, speed
 from levit_ablate.analysis.results import (
     DESCRIPTION,
+    LATENCY,
+    MEASURED_OF,
+    MEASURED_ON,
+    THROUGHPUT,
     Results,
     description_of,
     metric_name,
     results_of,
 )
+from levit_ablate.bars import error_console
 from levit_ablate.errors import DamagedError
-from levit_ablate.experiment import Variant
 from levit_ablate.studies.plan import Plan
 from levit_ablate.tracking import parent_run
-from levit_ablate.tracking.runs import children, is_alive, of_key, reading_the_record, search
-from levit_ablate.tracking.tags import ABLATION, KEY, SEED, STUDY, STUDY_KEY
+from levit_ablate.tracking.runs import reading_the_record, search
+from levit_ablate.tracking.tags import STUDY
 
 
 @contextmanager
@@ -78,22 +81,35 @@ def _description(parent: Run) -> dict[str, Any] | None:
 @reading_the_record()
 def refresh(parent: Run) -> Results:
     """Write the metrics, tables and plots of a study into its run."""
-    client, run_id = MlflowClient(), parent.info.run_id
-    results = results_of(client.get_run(run_id))
-    now = time.time_ns() // 1_000_000
-    metrics = [Metric(name, value, now, 0) for name, value in _metrics(results).items()]
-    client.log_batch(run_id, metrics=metrics)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        pictures = plots.pictures(results)
-        for title, picture in pictures.items():
-            (folder / f"{title}.png").write_bytes(picture)
-        for kind, make in formats.FORMATS.items():
-            content = formats.html(results, pictures) if kind == "html" else make(results)
-            suffix = formats.SUFFIXES.get(kind, kind)
-            (folder / f"table.{suffix}").write_text(content, encoding="utf-8")
-        client.log_artifacts(run_id, name)
+    run_id = parent.info.run_id
+    results = results_of(MlflowClient().get_run(run_id))
+    mlflow.log_metrics(_metrics(results), step=0, run_id=run_id)
+    pictures = plots.pictures(results)
+    files: dict[str, str | bytes] = {f"{title}.png": each for title, each in pictures.items()}
+    for kind, make in formats.FORMATS.items():
+        table = formats.html(results, pictures) if kind == "html" else make(results)
+        files[f"table.{formats.SUFFIXES.get(kind, kind)}"] = table
+    parent_run.write_files(run_id, files)
     return results
+
+
+@reading_the_record()
+def measure_speed(plan: Plan, parent: Run) -> None:
+    """Measure and record the speed of the networks, unless all of them were measured."""
+    known = json.loads(parent.data.tags.get(MEASURED_OF, "{}"))
+    if known.items() >= plan.networks.items():
+        return
+    with error_console().status(f"measuring the speed of {len(plan.variants)} networks"):
+        speeds, measured_on = speed.measure(plan.variants)
+    metrics = {
+        metric_name(kind, name): value
+        for name, measured in speeds.items()
+        for kind, value in zip((THROUGHPUT, LATENCY), measured, strict=True)
+    }
+    mlflow.log_metrics(metrics, step=0, run_id=parent.info.run_id)
+    tags = {MEASURED_ON: measured_on, MEASURED_OF: json.dumps(known | plan.networks)}
+    for name, value in tags.items():
+        MlflowClient().set_tag(parent.info.run_id, name, value)
 
 
 def _metrics(results: Results) -> dict[str, float]:
@@ -112,58 +128,3 @@ def _metrics(results: Results) -> dict[str, float]:
         }
         metrics |= {metric_name(kind, row.name): value for kind, value in values.items()}
     return {name: value for name, value in metrics.items() if value is not None}
-
-
-State = Literal["recorded", "at work", "failed", "interrupted", "missing"]
-
-
-class JobState(NamedTuple):
-    """The state of one run of a study."""
-
-    job: Variant
-    state: State
-    run: str
-    """MLflow's ID of the run; empty if there is none."""
-
-
-class Stale(NamedTuple):
-    """A recorded run that is no longer part of its study: its settings have changed."""
-
-    name: str
-    seed: int
-    run: str
-
-
-def states_of(plan: Plan) -> list[JobState]:
-    """Return the state of every run of a study. Raises RunError if the store cannot be read."""
-    return [JobState(job, *_state(of_key(*job.keys))) for job in plan.jobs]
-
-
-def _state(runs: Sequence[Run]) -> tuple[State, str]:
-    kinds: list[tuple[State, list[Run]]] = [
-        ("recorded", [run for run in runs if run.info.status == "FINISHED"]),
-        ("at work", [run for run in runs if is_alive(run)]),
-        ("failed", [run for run in runs if run.info.status == "FAILED"]),
-        ("interrupted", list(runs)),
-    ]
-    for state, of_state in kinds:
-        if of_state:
-            return state, of_state[0].info.run_id
-    return "missing", ""
-
-
-@reading_the_record()
-def stale_of(plan: Plan) -> list[Stale]:
-    """Return recorded runs with a planned name and seed but another key.
-
-    Their ablation's file has changed since.
-    """
-    keys = {job.key for job in plan.jobs}
-    planned = {(job.name, str(job.experiment.seed)) for job in plan.jobs}
-    stale = []
-    for parent in search(f"tags.`{STUDY_KEY}` = '{plan.key}'"):
-        for run in children(parent.info.run_id):
-            tags = run.data.tags
-            if tags.get(KEY) not in keys and (tags.get(ABLATION), tags.get(SEED)) in planned:
-                stale.append(Stale(tags[ABLATION], int(tags[SEED]), run.info.run_id))
-    return stale

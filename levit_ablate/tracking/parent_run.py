@@ -28,6 +28,7 @@ from levit_ablate.tracking.runs import (
     life_tags,
     reading_the_record,
     search,
+    settle,
 )
 from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
 from levit_ablate.tracking.tags import (
@@ -209,3 +210,19 @@ def _copy_artifacts(client: MlflowClient, source: str, target: str, folder: str 
         with tempfile.TemporaryDirectory() as name:
             path = client.download_artifacts(source, artifact.path, name)
             client.log_artifact(target, path, folder or None)
+
+
+def write_files(run_id: str, files: Mapping[str, str | bytes]) -> None:
+    """Write texts and pictures into a run as its artifacts, by their names."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            content = content.encode() if isinstance(content, str) else content
+            Path(folder, name).write_bytes(content)
+        MlflowClient().log_artifacts(run_id, folder)
+
+
+def settle_orphans(whole: Whole) -> list[Run]:
+    """End the runs that are marked as running and whose processes are gone, and return them."""
+    with reading_the_record():
+        experiment = experiment_id(whole.experiment)
+    return settle(search("attributes.status = 'RUNNING'", [experiment]))

@@ -41,6 +41,8 @@ STORE_ERRORS = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, O
 """Errors of a store that cannot be reached, read or written."""
 PROBE = 10
 """Timeout in seconds of a server or a database when it is opened."""
+ANSWER = 3
+"""Timeout in seconds of a server that is asked, between other work, whether it is there."""
 OTHERS = 120.0
 """Timeout in seconds for another process that opens the same SQLite file."""
 UNAUTHORISED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
@@ -97,14 +99,14 @@ def is_server(uri: str) -> bool:
     return bool(is_http_uri(uri))
 
 
-def _ask(server: str) -> None:
+def _ask(server: str, timeout: int = PROBE) -> None:
     """Raise MlflowException where no server answers: MLflow itself would retry for minutes.
 
     Sends MLflow's credentials. Any answer will do, 401 too: MLflow's own first request then says
     what is wrong.
     """
     account = get_default_host_creds(server)
-    http_request(account, "/health", "GET", timeout=PROBE, max_retries=0, raise_on_status=False)
+    http_request(account, "/health", "GET", timeout=timeout, max_retries=0, raise_on_status=False)
 
 
 def _connect(database: str) -> None:
@@ -166,8 +168,11 @@ def the_record() -> str:
 
 
 def answers() -> bool:
-    """Return whether the open store can be read now."""
+    """Return whether the open store can be read now; a server has `ANSWER` seconds to say so."""
+    uri = mlflow.get_tracking_uri()
     try:
+        if is_server(uri):
+            _ask(uri, ANSWER)
         mlflow.get_experiment_by_name(EXPERIMENT_NAME)
     except STORE_ERRORS:
         return False
