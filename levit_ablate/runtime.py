@@ -33,6 +33,13 @@ def has_gpu() -> bool:
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
+def device_of(hardware: Hardware) -> torch.device:
+    """Return the device of one process on this hardware."""
+    if hardware.accelerator == "cpu" or not has_gpu():
+        return torch.device("cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "mps")
+
+
 def num_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -35,6 +35,7 @@ from levit_ablate import library
 from levit_ablate.api import launch
 from levit_ablate.api.session import talking
 from levit_ablate.cli.main import run_command
+from levit_ablate.runner.local import without_main
 
 QUICK = {
     "architecture": SMALL,
@@ -419,7 +420,7 @@ def test_a_job_has_the_environment_of_its_caller_and_not_of_the_first_one(tmp_pa
         hardware = la.Hardware(accelerator="cpu", work_dir=str(tmp_path))
         launcher = launch.Places(jobs=1).launch(says_who, hardware, "sqlite:///mlflow.db")
         with contextlib.closing(launcher):
-            launcher.start(SimpleNamespace(log="job"))
+            launcher.start(SimpleNamespace(result=Path("job")))
             while not (events := launcher.events(1)):
                 pass
         said.append(events[-1].news.error.split()[0])
@@ -428,7 +429,7 @@ def test_a_job_has_the_environment_of_its_caller_and_not_of_the_first_one(tmp_pa
 
 def test_jobs_import_no_script_of_the_callers():
     """A script without `if __name__ == "__main__"` would run once more in every job."""
-    with launch._without_main():
+    with without_main():
         prepared = get_preparation_data("job")
     assert not {"init_main_from_name", "init_main_from_path"} & prepared.keys()
     assert sys.modules["__main__"].__dict__.get("__builtins__")

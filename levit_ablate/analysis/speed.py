@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from levit_ablate.config import Images
 from levit_ablate.experiment import Variant
 from levit_ablate.models.folding import fold_batch_norms
 from levit_ablate.models.levit import LeViT
+from levit_ablate.runtime import device_of
 
 CPU_BATCH, GPU_BATCH = 16, 256
 ROUNDS = 3
@@ -36,32 +36,29 @@ class Speed(NamedTuple):
     """Seconds for one image."""
 
 
-def measure(variants: Sequence[Variant], on_gpu: bool) -> tuple[dict[str, Speed], str]:
+def measure(variants: Sequence[Variant]) -> tuple[dict[str, Speed], str]:
     """Return each variant's speed by its name, and the hardware in words."""
+    on_gpu = device_of(variants[0].experiment.hardware).type == "cuda"
     device = torch.device("cuda" if on_gpu else "cpu")
     dtype = torch.float16 if on_gpu else torch.float32
     batch = GPU_BATCH if on_gpu else CPU_BATCH
     ways: dict[str, Callable[[], int]] = {}
     for variant in variants:
-        network = _ready(variant).to(device, dtype)
+        images = variant.images
+        network = LeViT(variant.architecture, variant.experiment.design, images)
+        folded = fold_batch_norms(network).to(device, dtype)
         for kind, size in (("batch", batch), ("one", 1)):
-            images = _images(variant.images, size).to(device, dtype)
-            ways[f"{kind} {variant.name}"] = _timed(network, images)
-    with _one_thread(not on_gpu):
+            shape = (size, images.channels, images.height, images.width)
+            ways[f"{kind} {variant.name}"] = _timed(
+                folded, torch.randn(shape, device=device, dtype=dtype)
+            )
+    with threads(torch.get_num_threads() if on_gpu else 1):
         measured = rates(ways, ROUNDS)
     speeds = {
         v.name: Speed(measured[f"batch {v.name}"], 1 / measured[f"one {v.name}"]) for v in variants
     }
     name = torch.cuda.get_device_name(0) if on_gpu else f"one thread of {platform.machine()}"
     return speeds, f"batch {batch}, {name}, torch {torch.__version__}"
-
-
-def _ready(variant: Variant) -> nn.Module:
-    return fold_batch_norms(LeViT(variant.architecture, variant.experiment.design, variant.images))
-
-
-def _images(images: Images, size: int) -> torch.Tensor:
-    return torch.randn(size, images.channels, images.height, images.width)
 
 
 def _timed(network: nn.Module, images: torch.Tensor) -> Callable[[], int]:
@@ -82,10 +79,10 @@ def _timed(network: nn.Module, images: torch.Tensor) -> Callable[[], int]:
 
 
 @contextmanager
-def _one_thread(wanted: bool) -> Iterator[None]:
+def threads(number: int) -> Iterator[None]:
+    """Let torch use that many CPU threads within the block."""
     before = torch.get_num_threads()
-    if wanted:
-        torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 import torch
 
 from levit_ablate.config import Hardware
 from levit_ablate.errors import UserError
-from levit_ablate.runner.job import Driver, Job, Outcome, Station, Work
+from levit_ablate.runner.job import Station, Work
 from levit_ablate.runner.local import LocalLauncher
 from levit_ablate.runner.loop import Launcher
-
-GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +63,8 @@ class Places:
             return RayLauncher(work, station, self.address, jobs, per_device, on_gpu)
         gpus = torch.cuda.device_count() if on_gpu else 0
         check_places(jobs, per_device, gpus, self.word)
-        logs = Path(hardware.work_dir, "logs").absolute()
-        here = partial(_as_here, Path.cwd(), dict(os.environ), work)
-        return _OwnMain(here, station, jobs, per_device, gpus, logs)
+        logs = Path(hardware.work_dir, "logs")
+        return LocalLauncher(work, station, jobs, per_device, gpus, logs)
 
 
 def check_places(jobs: int, per_device: int, gpus: int, word: str) -> None:
@@ -87,41 +78,3 @@ def check_places(jobs: int, per_device: int, gpus: int, word: str) -> None:
         raise UserError(
             f"--jobs-per-device: there is no GPU to be shared; --{word} says how many at once"
         )
-
-
-class _OwnMain(LocalLauncher):
-    """Starts jobs that do not import the caller's script, which would run it once more."""
-
-    def start(self, job: Job) -> None:
-        with _without_main():
-            super().start(job)
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Within, multiprocessing finds no script to import: jobs are functions of this package."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _as_here(
-    folder: Path,
-    environment: Mapping[str, str],
-    work: Work,
-    job: Job,
-    station: Station,
-    driver: Driver,
-) -> Outcome:
-    """Do a job in the caller's folder and environment, which may be others than at the first job.
-
-    A process has those of the fork server, but for the GPU of its place.
-    """
-    os.chdir(folder)
-    own = {} if station.gpu is None else {GPUS: os.environ[GPUS]}
-    os.environ.clear()
-    os.environ.update({**environment, **own})
-    return work(job, station, driver)

@@ -16,10 +16,8 @@ from levit_ablate.errors import UserError
 from levit_ablate.runner.estimate import Estimate, probe
 from levit_ablate.schema import plain
 from levit_ablate.studies.conduct import check
-from levit_ablate.studies.jobs import jobs_of
-from levit_ablate.studies.plan import Plan
+from levit_ablate.studies.plan import JobState, Plan, Stale, jobs_of, stale_of, states_of
 from levit_ablate.studies.plan import plan as planned_of
-from levit_ablate.studies.record import JobState, Stale, stale_of, states_of
 from levit_ablate.tracking.store import is_empty
 
 TO_RUN = ("missing", "failed", "interrupted")

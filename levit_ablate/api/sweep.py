@@ -22,7 +22,7 @@ from levit_ablate.schema import seeds_from
 from levit_ablate.studies.conduct import check, conduct
 from levit_ablate.studies.plan import Plan
 from levit_ablate.studies.plan import plan as planned_of
-from levit_ablate.studies.record import recorded_studies, study_runs
+from levit_ablate.studies.report import recorded_studies, study_runs
 from levit_ablate.studies.study import Study as StudyFile
 from levit_ablate.studies.study import narrowed, read
 from levit_ablate.tracking.outbox import deliver_pending

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from levit_ablate.analysis.speed import threads
 from levit_ablate.config import Experiment
 from levit_ablate.data.batches import Batch
 from levit_ablate.data.loader import worker_errors
 from levit_ablate.experiment import Variant
-from levit_ablate.runner.job import Job
-from levit_ablate.runtime import has_gpu
+from levit_ablate.runner.job import Job, on_hardware
+from levit_ablate.runtime import device_of
 from levit_ablate.training import teacher_cache
 from levit_ablate.training.classifier import Classifier
 from levit_ablate.training.fit import fit, ready_data
@@ -52,8 +53,8 @@ class Estimate(NamedTuple):
             and not teacher_cache.complete(variant.experiment)
         }
         teachers = sum(job.only_teacher for job in jobs)
-        own = sum(self.run[variant.name] for variant in runs)
-        return own + len(seeds) * self.asking + teachers * self.teaching
+        trainings = sum(self.run[variant.name] for variant in runs)
+        return trainings + len(seeds) * self.asking + teachers * self.teaching
 
 
 @worker_errors()
@@ -62,16 +63,12 @@ def probe(variants: Iterable[Variant]) -> Estimate:
 
     Other work on the machine is not foreseen, nor compilation, nor several devices.
     """
-    variants = list(variants)
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads(variants[0]))
-    try:
+    variants = [on_hardware(v, devices=1, num_nodes=1, compile=False) for v in variants]
+    with threads(num_threads(variants[0])):
         run = {variant.name: _run_seconds(variant) for variant in variants}
-        taught = [v for v in variants if v.experiment.design.distillation != "none"]
-        asking, lesson = _teacher_seconds(taught[0]) if taught else (0.0, 0.0)
-    finally:
-        torch.set_num_threads(before)
-    return Estimate(run=run, asking=asking, teaching=lesson)
+        distilled = [v for v in variants if v.experiment.design.distillation != "none"]
+        asking, teaching = _teacher_seconds(distilled[0]) if distilled else (0.0, 0.0)
+    return Estimate(run=run, asking=asking, teaching=teaching)
 
 
 class Clock(Callback):
@@ -81,18 +78,9 @@ class Clock(Callback):
         self.marks: list[float] = []
         """Times of the start, and after each step."""
         self.validation = 0.0
+        """Seconds of validation."""
         self.num_validated = 0
-
-    @property
-    def step(self) -> float:
-        """Seconds of a step, the making of its batch included."""
-        first = min(WARM, len(self.marks) - 2)
-        return (self.marks[-1] - self.marks[first]) / (len(self.marks) - 1 - first)
-
-    @property
-    def look(self) -> float:
-        """Seconds of validation for an image."""
-        return self.validation / max(1, self.num_validated)
+        """Images of it."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.limit_train_batches = (WARM + TIMED) * trainer.accumulate_grad_batches
@@ -126,11 +114,6 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def _on_one_device(experiment: Experiment) -> Experiment:
-    hardware = replace(experiment.hardware, devices=1, num_nodes=1, compile=False)
-    return replace(experiment, hardware=hardware)
-
-
 def _run_seconds(variant: Variant) -> float:
     """Return the seconds of all epochs of a run, validation included."""
     design, teacher = variant.experiment.design, variant.experiment.teacher
@@ -148,32 +131,37 @@ def _run_seconds(variant: Variant) -> float:
 
 def _seconds(module: Classifier, experiment: Experiment) -> float:
     """Return the seconds of a whole training."""
-    experiment = _on_one_device(experiment)
     data = ready_data(experiment)
     clock = Clock()
     with TemporaryDirectory() as name:
         fit(module, data, Path(name), [clock])
-    epoch = data.stream.steps * clock.step + data.served.num_validation * clock.look
+    step = _between(clock.marks)  # the making of its batch included
+    image = clock.validation / max(1, clock.num_validated)
+    epoch = data.stream.steps * step + data.served.num_validation * image
     return experiment.recipe.epochs * epoch
+
+
+def _between(marks: Sequence[float]) -> float:
+    """Return the mean seconds between two marks, the first `WARM` left out if there are others."""
+    timed = marks[min(WARM, len(marks) - 2) :]
+    return (timed[-1] - timed[0]) / (len(timed) - 1)
 
 
 def _teacher_seconds(variant: Variant) -> tuple[float, float]:
     """Return the seconds of asking a teacher for all epochs of a seed, and of its training."""
-    experiment = _on_one_device(variant.experiment)
+    experiment = variant.experiment
     module = TeacherModule(experiment.teacher, variant.images)
-    lesson = _seconds(module, teaching(experiment))
-    on_gpu = experiment.hardware.accelerator != "cpu" and has_gpu()
-    device = torch.device("cuda" if on_gpu else "cpu")
+    seconds = _seconds(module, teaching(experiment))
+    device = device_of(experiment.hardware)
     teacher = LiveTeacher(module.network.to(device), experiment.teacher.top_k)
     precision = experiment.recipe.precision
     kind = torch.float16 if precision.startswith("16") else torch.bfloat16
     data = ready_data(experiment)
-    batches = iter(data.training_batches(device, (0, 1), lambda: (0, 0)))
-    marks = []
+    batches = data.training_batches(device, (0, 1), lambda: (0, 0))
+    marks = [_now()]
     with torch.autocast(device.type, kind, enabled="mixed" in precision):
-        for _, batch in zip(range(WARM + TIMED), batches, strict=False):
+        for batch in islice(batches, WARM + TIMED):
             teacher(batch)
             marks.append(_now())
-    each = (marks[-1] - marks[0]) / max(1, len(marks) - 1)
-    parts = experiment.hardware.accumulate
-    return data.stream.steps * parts * experiment.recipe.epochs * each, lesson
+    num_batches = data.stream.steps * experiment.hardware.accumulate
+    return num_batches * experiment.recipe.epochs * _between(marks), seconds

@@ -6,16 +6,16 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from mlflow import MlflowClient
 
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiment import Variant
-from levit_ablate.runtime import is_held, lock_of, num_cores
+from levit_ablate.runtime import num_cores
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.record import GivenUpError
 from levit_ablate.tracking.runs import reading_the_record
@@ -60,16 +60,6 @@ class Job:
         return run_folder(self.variant)
 
     @property
-    def log(self) -> str:
-        """Name of its log file, without the suffix."""
-        return self.result.stem
-
-    @property
-    def is_taken(self) -> bool:
-        """True if another process of this machine is at work on it."""
-        return is_held(lock_of(self.result))
-
-    @property
     def teacher(self) -> Path | None:
         """Weights of the teacher that is trained here; None if it needs none."""
         experiment = self.variant.experiment
@@ -85,10 +75,12 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Station:
-    """Place of a worker: the store it records in, its CPU threads and its GPU."""
+    """Place of a worker: the store it records in, its folder, its CPU threads and its GPU."""
 
     uri: str
     """Tracking URI of the store."""
+    folder: Path = field(default_factory=Path.cwd)
+    """Folder that it works in: the driver's."""
     num_threads: int = 1
     gpu: int | None = None
     """Number of its GPU; None for all there are, or none."""
@@ -144,13 +136,14 @@ def work(job: Job, station: Station, driver: Driver) -> Outcome:
     except KeyboardInterrupt:
         return Outcome(error="interrupted", interrupted=True)
     except (UserError, RunError) as error:
-        return Outcome(error=_in_a_line(error), kind=type(error).__name__)
+        return Outcome(error=one_line(error), kind=type(error).__name__)
     except Exception as error:  # whatever a training raises ends this job and no other
         sys.excepthook(type(error), error, error.__traceback__)  # into the job's log
-        return Outcome(error=f"{type(error).__name__}: {_in_a_line(error)[:300]}")
+        return Outcome(error=f"{type(error).__name__}: {one_line(error)[:300]}")
 
 
-def _in_a_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
+    """Return an error's text in a line."""
     return " ".join(str(error).split())
 
 
@@ -175,7 +168,12 @@ def _with_share_of_cores(variant: Variant, station: Station) -> Variant:
     hardware = variant.experiment.hardware
     if hardware.num_workers >= 0 or station.num_threads >= num_cores():
         return variant
-    hardware = replace(hardware, num_workers=station.num_threads)
+    return on_hardware(variant, num_workers=station.num_threads)
+
+
+def on_hardware(variant: Variant, **changes: Any) -> Variant:
+    """Return the variant with other fields of its `Hardware`."""
+    hardware = replace(variant.experiment.hardware, **changes)
     return replace(variant, experiment=replace(variant.experiment, hardware=hardware))
 
 
@@ -183,11 +181,11 @@ def _seldom(tell: Callable[[Status], None]) -> Callable[[Status], None]:
     """Pass on progress twice a second, and whenever an epoch begins or the training ends."""
     last: tuple[float, int] = (0.0, -1)
 
-    def told(status: Status) -> None:
+    def tell_seldom(status: Status) -> None:
         nonlocal last
         now = time.monotonic()
         if status.ended or status.epoch != last[1] or now > last[0] + OFTEN:
             last = now, status.epoch
             tell(status)
 
-    return told
+    return tell_seldom

@@ -1,7 +1,8 @@
 """Runs jobs in local processes, each forked off one that has loaded the libraries.
 
 Loading torch, Lightning and MLflow takes longer than many a small job. Each job has a process of
-its own, so that the others live on when one is killed or runs out of memory.
+its own, so that the others live on when one is killed or runs out of memory. It works in the folder
+and the environment that the caller had when it made the launcher.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 
 from levit_ablate import signals
 from levit_ablate.runner.job import Job, Outcome, Question, Station, Work
@@ -25,6 +28,7 @@ from levit_ablate.runner.loop import Event
 from levit_ablate.runtime import num_cores
 from levit_ablate.training.callbacks import Status
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 SERVER = multiprocessing.get_context("forkserver")
 GRACE = 60.0
 """Seconds that a worker whose driver is gone has to end with a checkpoint."""
@@ -55,7 +59,8 @@ class LocalLauncher:
             for place in range(self.places)
         ]
         self.work = work
-        self.logs = logs
+        self.logs = logs.absolute()
+        self.environment = dict(os.environ)
         self.workers: list[_Worker | None] = [None] * self.places
 
     @staticmethod
@@ -70,9 +75,9 @@ class LocalLauncher:
 
     def start(self, job: Job) -> None:
         place = self.workers.index(None)
-        log = self.logs / f"{job.log}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.workers[place] = _Worker(self.work, job, self.stations[place], log)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / f"{job.result.stem}.log"
+        self.workers[place] = _Worker(self.work, job, self.stations[place], log, self.environment)
 
     def events(self, timeout: float) -> list[Event]:
         workers = [worker for worker in self.workers if worker]
@@ -110,12 +115,16 @@ class LocalLauncher:
 class _Worker:
     """A job's process, seen from the driver."""
 
-    def __init__(self, work: Work, job: Job, station: Station, log: Path) -> None:
+    def __init__(
+        self, work: Work, job: Job, station: Station, log: Path, environment: Mapping[str, str]
+    ) -> None:
         self.job = job
         self.log = log
         self.connection, theirs = multiprocessing.Pipe()
-        self.process = SERVER.Process(target=_live, args=(work, job, station, theirs, log))
-        self.process.start()
+        arguments = (work, job, station, theirs, log, environment)
+        self.process = SERVER.Process(target=_live, args=arguments)
+        with without_main():
+            self.process.start()
         theirs.close()
 
     def news(self) -> list[Status | Question | Outcome]:
@@ -171,24 +180,40 @@ class _Pipe:
         return True
 
 
-def _live(work: Work, job: Job, station: Station, connection: Connection, log: Path) -> None:
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Hide the caller's script from multiprocessing, which would run it once more in each job."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _live(
+    work: Work,
+    job: Job,
+    station: Station,
+    connection: Connection,
+    log: Path,
+    environment: Mapping[str, str],
+) -> None:
     """Main function of a worker's process. It ends when the driver does, however that ended."""
     os.setsid()  # Ctrl-C is for the driver
+    os.chdir(station.folder)
+    os.environ.clear()
+    os.environ.update(environment)
     with log.open("a", encoding="utf-8", buffering=1) as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
     signals.listen()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if station.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(station.gpu)
+        names = environment.get(VISIBLE, "").split(",")  # of the GPUs that may be used
+        os.environ[VISIBLE] = names[station.gpu] if names[0] else str(station.gpu)
     driver = _Pipe(connection)
     driver.tell(work(job, station, driver))
-
-
-def _visible(gpu: int) -> str:
-    """Return the name of a GPU by its number among those that this process may use."""
-    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return names[gpu] if names[0] else str(gpu)
 
 
 def _end_with_parent() -> None:

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 from typing import Self
 
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from levit_ablate.bars import bars, error_console
 from levit_ablate.runner.job import Job
@@ -56,12 +49,7 @@ class Display:
         self.refresh()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
     def say(self, line: str) -> None:
@@ -86,15 +74,14 @@ class Display:
     def show(self, job: Job, status: Status) -> None:
         """Update the bar of a job, which may be training its teacher before."""
         is_run = status.title == job.variant.name and not job.only_teacher
-        is_own = is_run or job.only_teacher
-        accuracy = "" if status.accuracy is None else f"{100 * status.accuracy:.1f} %"
+        doing = "" if is_run or job.only_teacher else f" ({status.title})"
         self.bars.update(
             self.jobs[job.title],
-            description=f"  {escape(job.title + ('' if is_own else f' ({status.title})'))}",
+            description=f"  {escape(job.title + doing)}",
             completed=status.done,
             total=status.total,
             epochs=f"epoch {status.epoch}/{status.epochs}",
-            accuracy=accuracy,
+            accuracy="" if status.accuracy is None else f"{100 * status.accuracy:.1f} %",
         )
         if is_run:
             self.parts[job.title] = status.done / max(1, status.total)

@@ -6,15 +6,13 @@ lost; it then goes on from its last checkpoint, as any run does.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
-import math
 import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 try:
@@ -25,7 +23,7 @@ except ImportError:  # an extra
 
 from levit_ablate import signals
 from levit_ablate.errors import UserError
-from levit_ablate.runner.job import Job, Outcome, Question, Station, Work
+from levit_ablate.runner.job import Job, Outcome, Question, Station, Work, one_line
 from levit_ablate.runner.loop import Event
 from levit_ablate.signals import keeping_handlers
 from levit_ablate.training.callbacks import Status
@@ -47,7 +45,6 @@ class RayLauncher:
         jobs: jobs at once; 0 for as many as the cluster has places for.
         per_device: jobs on a GPU.
         on_gpu: whether jobs take a GPU where the cluster has any.
-        num_threads: CPU threads of a job.
 
     Raises UserError where Ray is missing or the cluster cannot be reached.
     """
@@ -60,50 +57,30 @@ class RayLauncher:
         jobs: int,
         per_device: int,
         on_gpu: bool,
-        num_threads: int = 1,
     ) -> None:
         self.work = work
-        self.station = replace(station, num_threads=num_threads)
-        self.folder = Path.cwd()
-        self._connect(address)
-        share = 1 / per_device if on_gpu and ray.cluster_resources().get("GPU", 0) else 0
-        options = {"num_cpus": num_threads, "num_gpus": share, "max_retries": RETRIES}
+        self.station = station
+        _connect(address)
+        resources = ray.cluster_resources()
+        share = 1 / per_device if on_gpu and resources.get("GPU", 0) else 0
+        fits = [resources.get("CPU", 0) // station.num_threads]
+        fits += [resources["GPU"] * per_device] if share else []
+        self.places = jobs or max(1, int(min(fits)))
+        options = {"num_cpus": station.num_threads, "num_gpus": share, "max_retries": RETRIES}
         self.remote = ray.remote(**options)(_work)
         mailbox = ray.remote(num_cpus=0)(Mailbox)
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
         self.mailbox: Any = mailbox.options(scheduling_strategy=here).remote()
-        self.places = jobs or _places(num_threads, share)
         self.tasks: dict[Any, Job] = {}
-
-    def _connect(self, address: str | None) -> None:
-        if ray is None:
-            raise UserError("--launcher ray: Ray is missing; pip install 'levit-ablate[ray]'")
-        try:
-            if address and ":" in address:  # Ray itself would try for ever
-                host, _, port = address.rpartition("/")[2].rpartition(":")
-                socket.create_connection((host, int(port)), timeout=10).close()
-            with keeping_handlers():
-                ray.init(
-                    address=address,
-                    ignore_reinit_error=True,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    include_dashboard=False if address is None else None,
-                )
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"--address: no Ray cluster is to be had at {address or 'this machine'}: {reason}"
-            ) from error
 
     @property
     def running(self) -> list[Job]:
         return list(self.tasks.values())
 
     def start(self, job: Job) -> None:
-        task = self.remote.remote(self.work, job, self.station, self.mailbox, str(self.folder))
+        task = self.remote.remote(self.work, job, self.station, self.mailbox)
         self.tasks[task] = job
 
     def events(self, timeout: float) -> list[Event]:
@@ -111,23 +88,13 @@ class RayLauncher:
             time.sleep(timeout)
             return []
         ready, _ = ray.wait(list(self.tasks), num_returns=1, timeout=timeout)
-        news = self._messages()
-        return news + [Event(self.tasks.pop(task), _outcome(task)) for task in ready]
-
-    def _messages(self) -> list[Event]:
         by_title = {job.title: job for job in self.tasks.values()}
-        try:
-            messages: dict[str, list[Status | Question]] = ray.get(
-                self.mailbox.emptied.remote(), timeout=10
-            )
-        except (RayError, GetTimeoutError):
-            return []  # progress comes again, and questions are kept until they are answered
-        return [
-            Event(by_title[title], each)
-            for title, news in messages.items()
-            if title in by_title
-            for each in news
-        ]
+        messages = []
+        # progress comes again, and questions are kept until they are answered
+        with contextlib.suppress(RayError, GetTimeoutError):
+            messages = ray.get(self.mailbox.emptied.remote(), timeout=10)
+        events = [Event(by_title[title], each) for title, each in messages if title in by_title]
+        return events + [Event(self.tasks.pop(task), _outcome(task)) for task in ready]
 
     def answer(self, job: Job, go_on: bool) -> None:
         self.mailbox.answer.remote(job.title, go_on)
@@ -139,6 +106,28 @@ class RayLauncher:
     def close(self) -> None:
         self.stop(at_once=True)
         ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    if ray is None:
+        raise UserError("--launcher ray: Ray is missing; pip install 'levit-ablate[ray]'")
+    try:
+        if address and ":" in address:  # Ray itself would try for ever
+            host, _, port = address.rpartition("/")[2].rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        with keeping_handlers():
+            ray.init(
+                address=address,
+                ignore_reinit_error=True,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False if address is None else None,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--address: no Ray cluster is to be had at {address or 'this machine'}: {reason}"
+        ) from error
 
 
 class Mailbox:
@@ -161,13 +150,11 @@ class Mailbox:
         self.answers.pop(title, None)
         self.questions[title] = question
 
-    def emptied(self) -> dict[str, list[Status | Question]]:
+    def emptied(self) -> list[tuple[str, Status | Question]]:
         """Return the last progress of each job since the last call, and the open questions."""
-        progress, self.progress = self.progress, {}
-        news: dict[str, list[Status | Question]] = {t: [each] for t, each in progress.items()}
-        for title, question in self.questions.items():
-            news.setdefault(title, []).append(question)
-        return news
+        news: list[tuple[str, Status | Question]] = [*self.progress.items()]
+        self.progress = {}
+        return [*news, *self.questions.items()]
 
     def answer(self, title: str, go_on: bool) -> None:
         if self.questions.pop(title, None):
@@ -195,9 +182,9 @@ class _Mail:
         return bool(answer)
 
 
-def _work(work: Work, job: Job, station: Station, mailbox: Any, folder: str) -> Outcome:
+def _work(work: Work, job: Job, station: Station, mailbox: Any) -> Outcome:
     """Run a job on whichever machine, in the driver's folder."""
-    os.chdir(folder)
+    os.chdir(station.folder)
     try:
         with keeping_handlers():  # Ray's process runs another job after this one
             signals.listen()
@@ -212,19 +199,8 @@ def _outcome(task: Any) -> Outcome:
     except TaskCancelledError:
         return Outcome(error="interrupted", interrupted=True)
     except RayTaskError as error:
-        return Outcome(error=f"{type(error.cause).__name__}: {' '.join(str(error.cause).split())}")
+        return Outcome(error=f"{type(error.cause).__name__}: {one_line(error.cause)}")
     except RayError as error:
-        said = " ".join(str(error).split())[:300]
-        return Outcome(
-            error=f"its machine or process was lost {RETRIES + 1} times: {said}", died=True
-        )
+        lost = f"its machine or process was lost {RETRIES + 1} times"
+        return Outcome(error=f"{lost}: {one_line(error)[:300]}", died=True)
     return outcome
-
-
-def _places(num_threads: int, share: float) -> int:
-    """Return the number of jobs that the cluster has room for."""
-    resources = ray.cluster_resources()
-    places = int(resources.get("CPU", 0)) // num_threads
-    if share:
-        places = min(places, math.floor(resources.get("GPU", 0) / share))
-    return max(1, places)

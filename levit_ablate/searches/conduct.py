@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
@@ -30,8 +28,7 @@ from levit_ablate.searches.sampling import enqueue, points_of_named
 from levit_ablate.searches.storage import reading_the_trials, study_of
 from levit_ablate.tracking import parent_run
 from levit_ablate.tracking.outbox import deliver_pending
-from levit_ablate.tracking.runs import hardware, reading_the_record, search, settle
-from levit_ablate.tracking.store import experiment_id
+from levit_ablate.tracking.runs import hardware, reading_the_record
 from levit_ablate.tracking.uris import without_password
 from levit_ablate.training.fit import report_horizon
 from levit_ablate.training.train import check_conditions
@@ -62,7 +59,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[Trial
     """
     deliver_pending(planned.work_dir)
     study = study_of(planned, storage)
-    _settle_orphans(planned)
+    parent_run.settle_orphans(planned.whole)
 
     def describe(parent: Run, was_there: bool) -> None:
         write_search(planned, without_password(storage), parent)
@@ -101,16 +98,9 @@ def _run(planned: SearchPlan, storage: str, study: Study, parent: Run, launcher:
         finally:
             source.close()
             with contextlib.suppress(RunError):
-                _settle_orphans(planned)
+                parent_run.settle_orphans(planned.whole)
         if is_interrupted:
             raise KeyboardInterrupt
-
-
-def _settle_orphans(planned: SearchPlan) -> None:
-    """End the runs of a search that are marked as running and whose processes are gone."""
-    with reading_the_record():
-        experiment = experiment_id(planned.whole.experiment)
-    settle(search("attributes.status = 'RUNNING'", [experiment]))
 
 
 def failure_of(planned: SearchPlan, study: Study) -> str:
@@ -170,13 +160,9 @@ def keep(planned: SearchPlan, report: Report) -> None:
         client.log_metric(run_id, f"trials/{state}", count)
     if report.best:
         client.log_metric(run_id, "best_accuracy", report.best[0].accuracy or 0.0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "report.json").write_text(as_json(report), encoding="utf-8")
-        (folder / "report.txt").write_text(as_text(report), encoding="utf-8")
-        for title, picture in pictures_of(report).items():
-            (folder / f"{title}.png").write_bytes(picture)
-        client.log_artifacts(run_id, name)
+    pictures = {f"{title}.png": picture for title, picture in pictures_of(report).items()}
+    texts = {"report.json": as_json(report), "report.txt": as_text(report)}
+    parent_run.write_files(run_id, {**texts, **pictures})
 
 
 @contextlib.contextmanager

@@ -20,7 +20,6 @@ from levit_ablate.errors import RunError
 from levit_ablate.experiment import Variant
 from levit_ablate.runner.job import Job, Outcome
 from levit_ablate.runner.progress import Display
-from levit_ablate.runtime import has_gpu
 from levit_ablate.searches import trials
 from levit_ablate.searches.at_work import AtWork
 from levit_ablate.searches.plan import SearchPlan
@@ -183,8 +182,7 @@ class SearchJobs:
         """Measure it where the search needs it. Raises InvalidError if it is over the limit."""
         if not self.planned.measures_latency:
             return None
-        on_gpu = variant.experiment.hardware.accelerator != "cpu" and has_gpu()
-        speeds, _ = speed.measure([variant], on_gpu)
+        speeds, _ = speed.measure([variant])
         latency = speeds[variant.name].latency
         trial.set_user_attr(trials.LATENCY, latency)
         if self.planned.latency is not None and latency > self.planned.latency:

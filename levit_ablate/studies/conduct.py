@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import Run
 
-from levit_ablate.analysis import speed
-from levit_ablate.analysis.results import (
-    LATENCY,
-    MEASURED_OF,
-    MEASURED_ON,
-    THROUGHPUT,
-    Results,
-    metric_name,
-)
-from levit_ablate.bars import error_console
+from levit_ablate.analysis.results import Results
 from levit_ablate.errors import RunError
 from levit_ablate.runner import loop
-from levit_ablate.runner.job import Job
+from levit_ablate.runner.job import Job, Outcome
 from levit_ablate.runner.loop import Launcher
 from levit_ablate.runner.progress import Display
-from levit_ablate.runtime import has_gpu
-from levit_ablate.studies.jobs import StudyJobs, jobs_of
-from levit_ablate.studies.plan import Plan
-from levit_ablate.studies.record import at_work, refresh
+from levit_ablate.runtime import is_held, lock_of
+from levit_ablate.studies.plan import Plan, jobs_of
+from levit_ablate.studies.report import at_work, measure_speed, refresh
 from levit_ablate.tracking.outbox import deliver_pending
-from levit_ablate.tracking.parent_run import link_recorded
-from levit_ablate.tracking.runs import PARENT, reading_the_record, search, settle
-from levit_ablate.tracking.store import experiment_id
+from levit_ablate.tracking.parent_run import link_recorded, settle_orphans
+from levit_ablate.tracking.record import record_failure
+from levit_ablate.tracking.runs import PARENT, is_alive, of_key
+from levit_ablate.tracking.store import answers
 from levit_ablate.training.fit import report_horizon
 from levit_ablate.training.train import check_conditions
 
+POLL = 5.0
+"""Seconds between two looks at the jobs of other processes, or at a store that is away."""
 REFRESH = 10.0
 """Least seconds between two writings of the table, while jobs are at work."""
 UNRECORDED = "its process ended without an error, and MLflow has no result of it"
@@ -71,7 +63,7 @@ def conduct(planned: Plan, launcher: Launcher) -> tuple[list[str], Results]:
         title = f"{planned.study.name} on {planned.dataset}"
         with Display(title, len(planned.jobs), len(done)) as display:
             _announce(display, jobs, len(done), launcher.places)
-            source = StudyJobs(jobs, display, _Writer(parent).write)
+            source = StudyJobs(jobs, parent, display)
             is_interrupted = loop.run(source, launcher, display)
         deliver_pending(work_dir)
         # also what came late, and what another sweep trained
@@ -89,10 +81,7 @@ def conduct(planned: Plan, launcher: Launcher) -> tuple[list[str], Results]:
 
 
 def _settle_orphans(planned: Plan) -> None:
-    """End the runs of a study that are marked as running and whose processes are gone."""
-    with reading_the_record():
-        experiment = experiment_id(planned.whole.experiment)
-    orphans = settle(search("attributes.status = 'RUNNING'", [experiment]))
+    orphans = settle_orphans(planned.whole)
     if count := sum(PARENT in run.data.tags for run in orphans):
         runs = "runs" if count > 1 else "run"
         print(
@@ -103,52 +92,119 @@ def _settle_orphans(planned: Plan) -> None:
 
 
 def _announce(display: Display, jobs: Sequence[Job], done: int, places: int) -> None:
-    runs = sum(not job.only_teacher for job in jobs)
-    teachers = len(jobs) - runs
-    parts = [f"{done} recorded", f"{runs} to run"]
+    teachers = sum(job.only_teacher for job in jobs)
+    parts = [f"{done} recorded", f"{len(jobs) - teachers} to run"]
     parts += [f"{teachers} teacher to train"] if teachers else []
     at_once = f", {places} at once" if places > 1 else ""
     display.say(f"{display.title}: {', '.join(parts)}{at_once}")
 
 
-class _Writer:
-    """Writes the study's table after a run has ended, at most every `REFRESH` seconds."""
+class StudyJobs:
+    """Gives the jobs of a study to the loop (a `runner.loop.Source`).
 
-    def __init__(self, parent: Run) -> None:
+    A job that fails does not stop the others. A run that waits for a teacher lets others pass.
+
+    Args:
+        jobs: the jobs, in their order.
+        parent: the study's run, whose table is written while there are new results.
+        display: shows a line for each job that has ended.
+    """
+
+    def __init__(self, jobs: Sequence[Job], parent: Run, display: Display) -> None:
+        self.waiting = list(jobs)
         self.parent = parent
-        self.last = 0.0
+        self.display = display
+        self.failed: list[tuple[Job, str]] = []
+        """Jobs without a result, and why."""
+        self.num_running = 0
+        self.is_store_away = self.is_table_old = False
+        self.next_look = self.next_table = 0.0
 
-    def write(self) -> bool:
-        """Write the table, unless it was written a moment ago; return whether it is settled."""
-        if time.monotonic() < self.last + REFRESH:
-            return False
+    @property
+    def is_done(self) -> bool:
+        return not self.waiting
+
+    def next(self) -> Job | None:
+        """Return the first job that is ready and that no other process is at work on."""
+        if not self.waiting or time.monotonic() < self.next_look:
+            return None
+        try:
+            if not self.is_store_away or answers():
+                self.is_store_away = False
+                if job := self._first_free():
+                    self.waiting.remove(job)
+                    self.num_running += 1
+                    return job
+                if self.waiting and not self.num_running:
+                    line = "another process has what remains in hand; waiting for it"
+                    self.display.say_once(line)
+        except RunError as error:
+            self.is_store_away = True  # asked whether it answers first, which takes less long
+            self.display.say_once(f"{error}; {len(self.waiting)} jobs wait for it")
+        self.next_look = time.monotonic() + POLL
+        return None
+
+    def _first_free(self) -> Job | None:
+        for job in list(self.waiting):
+            if job.only_teacher and job.result.exists():
+                self.waiting.remove(job)
+            elif is_held(lock_of(job.result)) or not job.is_ready:
+                continue
+            elif job.only_teacher:
+                return job
+            else:
+                runs = of_key(*job.variant.keys)
+                if any(run.info.status == "FINISHED" for run in runs):
+                    self.waiting.remove(job)
+                    self._count(job, "recorded by another process")
+                elif not any(is_alive(run) for run in runs):
+                    return job
+        return None
+
+    def go_on(self, job: Job, curve: Sequence[float]) -> bool:
+        return True
+
+    def ended(self, job: Job, outcome: Outcome, is_stopping: bool) -> None:
+        self.num_running -= 1
+        self.next_look = 0.0  # what waited for it can start
+        took = f"({timedelta(seconds=round(outcome.seconds))} of training)"
+        if outcome.result:
+            self.is_table_old = True
+            self._count(job, f"{100 * outcome.result.accuracy:.2f} % {took}")
+        elif not outcome.error:
+            self.display.say(f"[{self.display.done}/{self.display.total}] {job.title}: {took}")
+        elif outcome.interrupted and is_stopping:
+            self.display.say(f"{job.title}: interrupted; it goes on when the sweep is given again")
+        else:
+            self.display.failed += 1
+            self.display.say(f"{job.title}: FAILED: {outcome.error}")
+            self._fail(job, outcome.error)
+            if job.only_teacher:
+                for run in [each for each in self.waiting if each.teacher == job.teacher]:
+                    self.waiting.remove(run)
+                    self._fail(run, f"its teacher could not be trained: {outcome.error}")
+
+    def update(self) -> None:
+        """Write the table if there are new results, at most every `REFRESH` seconds."""
+        if not self.is_table_old or time.monotonic() < self.next_table:
+            return
         try:
             refresh(self.parent)
         except RunError as error:
             print(f"{error}; the table is written later", file=sys.stderr)
-        self.last = time.monotonic()
-        return True
+        self.is_table_old = False
+        self.next_table = time.monotonic() + REFRESH
 
+    def _count(self, job: Job, line: str) -> None:
+        self.display.done += 1
+        self.display.say(f"[{self.display.done}/{self.display.total}] {job.title}: {line}")
+        self.display.refresh()
 
-@reading_the_record()
-def measure_speed(planned: Plan, parent: Run) -> None:
-    """Measure and record the speed of the networks, unless all of them were measured."""
-    known = json.loads(parent.data.tags.get(MEASURED_OF, "{}"))
-    if known.items() >= planned.networks.items():
-        return
-    on_gpu = planned.baseline.experiment.hardware.accelerator != "cpu" and has_gpu()
-    saying = f"measuring the speed of {len(planned.variants)} networks"
-    with error_console().status(saying):  # on a terminal alone
-        speeds, measured_on = speed.measure(planned.variants, on_gpu)
-    now = time.time_ns() // 1_000_000
-    metrics = [
-        Metric(metric_name(kind, name), value, now, 0)
-        for name, (throughput, latency) in speeds.items()
-        for kind, value in ((THROUGHPUT, throughput), (LATENCY, latency))
-    ]
-    client = MlflowClient()
-    tags = [
-        RunTag(MEASURED_ON, measured_on),
-        RunTag(MEASURED_OF, json.dumps(known | planned.networks)),
-    ]
-    client.log_batch(parent.info.run_id, metrics=metrics, tags=tags)
+    def _fail(self, job: Job, error: str) -> None:
+        self.failed.append((job, error))
+        if job.only_teacher:
+            return
+        try:
+            record_failure(job.variant, job.parent, error)
+        except RunError as lost:
+            print(f"{job.title}: {error}; {lost}", file=sys.stderr)

@@ -6,16 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+from mlflow.entities import Run
 
 from levit_ablate.config import VARIANT_KEYS, Data
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant, check_changes, comparison
 from levit_ablate.keys import hashed
+from levit_ablate.runner.job import Job
 from levit_ablate.schema import merge, plain
 from levit_ablate.studies.study import Study
 from levit_ablate.tracking.parent_run import Whole
-from levit_ablate.tracking.runs import STUDY
+from levit_ablate.tracking.runs import (
+    ABLATION,
+    KEY,
+    SEED,
+    STUDY,
+    STUDY_KEY,
+    children,
+    is_alive,
+    of_key,
+    search,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +96,12 @@ class Plan:
         """Return all that a table needs beside the runs, as plain data.
 
         Args:
-            earlier: what was said of the study before. Its variants and seeds stay: a sweep of
-                some of them takes nothing from the table.
+            earlier: its description so far, whose variants and seeds stay: a sweep of some of
+                them takes nothing from the table.
         """
         earlier = earlier or {"seeds": [], "variants": []}
         seeds = sorted({*self.seeds, *earlier["seeds"]})
-        before = {said["name"]: said for said in earlier["variants"]}
+        before = {each["name"]: each for each in earlier["variants"]}
         own = {variant.name: self._described(variant, seeds) for variant in self.variants}
         order = own if before.keys() <= own.keys() else before | own
         return {
@@ -137,8 +150,8 @@ def plan(study: Study, given: Mapping[str, Any]) -> Plan:
             own = compared.variant(ablation, match)
             check_changes(own)
         except UserError as error:
-            known = str(error).removeprefix(f"{ablation.name}: ")
-            raise UserError(f"{study.name}: {ablation.name}: {known}") from error
+            reason = str(error).removeprefix(f"{ablation.name}: ")
+            raise UserError(f"{study.name}: {ablation.name}: {reason}") from error
         variants.append(own.at_seed(study.seeds[0]))
     _check_distinct(study, variants)
     return Plan(study=study, variants=tuple(variants), match=str(match.get("match", "")))
@@ -153,3 +166,69 @@ def _check_distinct(study: Study, variants: Sequence[Variant]) -> None:
                 f"{study.name}: {variant.name} and {same.name} are the same under these "
                 f"conditions; leave one of them out"
             )
+
+
+def jobs_of(runs: Sequence[Variant], parent: str = "") -> list[Job]:
+    """Return the jobs of some runs, first the teachers that are to be trained.
+
+    Args:
+        runs: variants at their seeds.
+        parent: ID of the study's run.
+    """
+    jobs = [Job(variant=run, parent=parent) for run in runs]
+    teachers = {job.teacher: job for job in jobs if job.teacher and not job.is_ready}
+    return [*(Job(variant=job.variant, only_teacher=True) for job in teachers.values()), *jobs]
+
+
+State = Literal["recorded", "at work", "failed", "interrupted", "missing"]
+
+
+class JobState(NamedTuple):
+    """The state of one run of a study."""
+
+    job: Variant
+    state: State
+    run: str
+    """MLflow's ID of the run; empty if there is none."""
+
+
+class Stale(NamedTuple):
+    """A recorded run that is no longer part of its study: its settings have changed."""
+
+    name: str
+    seed: int
+    run: str
+
+
+def states_of(plan: Plan) -> list[JobState]:
+    """Return the state of every run of a study. Raises RunError if the store cannot be read."""
+    return [JobState(job, *_state(of_key(*job.keys))) for job in plan.jobs]
+
+
+def _state(runs: Sequence[Run]) -> tuple[State, str]:
+    kinds: list[tuple[State, list[Run]]] = [
+        ("recorded", [run for run in runs if run.info.status == "FINISHED"]),
+        ("at work", [run for run in runs if is_alive(run)]),
+        ("failed", [run for run in runs if run.info.status == "FAILED"]),
+        ("interrupted", list(runs)),
+    ]
+    matches = ((state, of_state[0].info.run_id) for state, of_state in kinds if of_state)
+    return next(matches, ("missing", ""))
+
+
+def stale_of(plan: Plan) -> list[Stale]:
+    """Return recorded runs with a planned name and seed but another key.
+
+    Their ablation's file has changed since. Raises RunError if the store cannot be read.
+    """
+    keys = {job.key for job in plan.jobs}
+    planned = {(job.name, str(job.experiment.seed)) for job in plan.jobs}
+    parents = search(f"tags.`{STUDY_KEY}` = '{plan.key}'")
+    recorded = [
+        (run.data.tags, run.info.run_id) for each in parents for run in children(each.info.run_id)
+    ]
+    return [
+        Stale(tags[ABLATION], int(tags[SEED]), run_id)
+        for tags, run_id in recorded
+        if tags.get(KEY) not in keys and (tags.get(ABLATION), tags.get(SEED)) in planned
+    ]

@@ -35,6 +35,7 @@ from levit_ablate.tracking.runs import (
     now,
     reading_the_record,
     search,
+    settle,
     tags_of,
 )
 from levit_ablate.tracking.store import EXPERIMENT_NAME, STORE_ERRORS, experiment_id
@@ -199,3 +200,19 @@ def _copy(original: Run, parent: Run, tags: Mapping[str, str]) -> None:
         with contextlib.suppress(*STORE_ERRORS):
             client.delete_run(run_id)
         raise
+
+
+def write_files(run_id: str, files: Mapping[str, str | bytes]) -> None:
+    """Write texts and pictures into a run as its artifacts, by their names."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            content = content.encode() if isinstance(content, str) else content
+            Path(folder, name).write_bytes(content)
+        MlflowClient().log_artifacts(run_id, folder)
+
+
+def settle_orphans(whole: Whole) -> list[Run]:
+    """End the runs that are marked as running and whose processes are gone, and return them."""
+    with reading_the_record():
+        experiment = experiment_id(whole.experiment)
+    return settle(search("attributes.status = 'RUNNING'", [experiment]))

@@ -39,6 +39,8 @@ STORE_ERRORS = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, O
 """Errors of a store that cannot be reached, read or written."""
 PROBE = 10
 """Timeout in seconds of a server or a database when it is opened."""
+ANSWER = 3
+"""Timeout in seconds of a store that is asked, between other work, whether it is there."""
 OTHERS = 120.0
 """Timeout in seconds for another process that opens the same SQLite file."""
 UNAUTHORISED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
@@ -91,18 +93,21 @@ def is_server(uri: str) -> bool:
     return bool(is_http_uri(uri))
 
 
-def _check_answers(uri: str) -> None:
+def _check_answers(uri: str, timeout: int = PROBE) -> None:
     """Raise an error where no server or database answers: MLflow would retry for minutes.
 
-    Any answer of a server will do, 401 too: MLflow's own first request then says what is wrong.
+    Sends MLflow's credentials. Any answer of a server will do, 401 too: MLflow's own first request
+    then says what is wrong.
     """
     if is_server(uri):
         account = get_default_host_creds(uri)
-        http_request(account, "/health", "GET", timeout=PROBE, max_retries=0, raise_on_status=False)
+        http_request(
+            account, "/health", "GET", timeout=timeout, max_retries=0, raise_on_status=False
+        )
     elif "://" in uri and (url := make_url(uri)).get_backend_name() in DATABASE_ENGINES:
         takes_limit = url.get_backend_name() in ("postgresql", "mysql")
         is_limited = "connect_timeout" in url.query
-        limit = {"connect_timeout": PROBE} if takes_limit and not is_limited else {}
+        limit = {"connect_timeout": timeout} if takes_limit and not is_limited else {}
         create_engine(url, connect_args=limit).connect().close()
 
 
@@ -156,8 +161,10 @@ def the_record() -> str:
 
 
 def answers() -> bool:
-    """Return whether the open store can be read now."""
+    """Return whether the open store can be read now; it has `ANSWER` seconds to say so."""
+    uri = mlflow.get_tracking_uri()
     try:
+        _check_answers(uri, ANSWER)
         mlflow.get_experiment_by_name(EXPERIMENT_NAME)
     except STORE_ERRORS:
         return False

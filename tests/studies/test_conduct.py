@@ -7,14 +7,16 @@ from networks import SMALL
 
 from levit_ablate.analysis.results import description_of
 from levit_ablate.config import Experiment
-from levit_ablate.errors import DamagedError
+from levit_ablate.errors import DamagedError, RunError
 from levit_ablate.recipes import RECIPES
 from levit_ablate.runner.job import Job, Outcome
 from levit_ablate.runner.loop import Event
+from levit_ablate.runner.progress import Display
 from levit_ablate.schema import plain
-from levit_ablate.studies.conduct import conduct
+from levit_ablate.studies import conduct as conducting
+from levit_ablate.studies.conduct import StudyJobs, conduct
 from levit_ablate.studies.plan import plan
-from levit_ablate.studies.record import study_runs
+from levit_ablate.studies.report import study_runs
 from levit_ablate.studies.study import narrowed, read
 from levit_ablate.training.train import Result
 
@@ -85,3 +87,26 @@ def test_a_description_that_was_written_in_part_is_written_anew(store, tmp_path,
     conduct(planned, TrainsNothing())
     assert "its study.json is damaged, and written anew" in capsys.readouterr().err
     assert path.read_text() == whole
+
+
+def test_a_store_that_was_away_is_not_read_before_it_answers(monkeypatch):
+    """To read one that is away takes long, and the loop waits for it."""
+    planned = plan(narrowed(read("paper"), ["no_patch_conv"], [0]), GIVEN)
+    reads, is_there = [], False
+
+    def read_runs(*keys: str) -> list:
+        reads.append(keys)
+        if not is_there:
+            raise RunError("the record cannot be read")
+        return []
+
+    monkeypatch.setattr(conducting, "of_key", read_runs)
+    monkeypatch.setattr(conducting, "answers", lambda: is_there)
+    with Display("x", 1, 0) as display:
+        source = StudyJobs([Job(variant=planned.baseline)], None, display)
+        for _ in range(3):
+            assert source.next() is None
+            source.next_look = 0.0
+        assert len(reads) == 1
+        is_there = True
+        assert source.next() is not None and len(reads) == 2

@@ -4,6 +4,7 @@ import time
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from processes import Started
 
 from levit_ablate.errors import UserError
@@ -96,3 +97,18 @@ def test_two_processes_that_open_a_fresh_store_at_once_both_succeed():
     code = "from levit_ablate.tracking.store import open_store; open_store('sqlite:///mlflow.db')"
     for process in [Started(code) for _ in range(2)]:
         assert process.wait() == 0, process.said()
+
+
+def test_a_server_that_may_be_away_is_asked_briefly_and_once(monkeypatch):
+    """A driver asks it between two looks at its jobs."""
+    requests = []
+
+    def times_out(*_, timeout, max_retries, **__):
+        requests.append((timeout, max_retries))
+        raise MlflowException("timed out")
+
+    monkeypatch.setattr(store, "http_request", times_out)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:9")
+    monkeypatch.setattr(mlflow, "get_experiment_by_name", lambda _: pytest.fail("without a limit"))
+    assert not store.answers()
+    assert requests == [(store.ANSWER, 0)] and store.ANSWER <= 5
