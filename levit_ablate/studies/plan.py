@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from levit_ablate.config import VARIANT_KEYS, Data
+from levit_ablate.config import VARIANT_KEYS
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant, comparison
 from levit_ablate.keys import hashed
@@ -40,7 +39,7 @@ class Plan:
     @property
     def dataset(self) -> str:
         """Name of the dataset, or of its folder."""
-        return dataset_name(self.baseline.experiment.data)
+        return self.whole.dataset
 
     @cached_property
     def key(self) -> str:
@@ -56,14 +55,8 @@ class Plan:
     @cached_property
     def whole(self) -> Whole:
         """Name, key and conditions of its own run in MLflow."""
-        return Whole(
-            kind=STUDY,
-            name=self.study.name,
-            dataset=self.dataset,
-            key=self.key,
-            summary=self.study.summary,
-            conditions=to_mapping(self.baseline.experiment),
-        )
+        name, summary = self.study.name, self.study.summary
+        return Whole(STUDY, name, self.key, summary, self.baseline.experiment)
 
     @cached_property
     def networks(self) -> dict[str, str]:
@@ -111,12 +104,6 @@ class Plan:
             "parts": list(self.study.parts.get(variant.name, ())),
             "keys": {str(seed): variant.at_seed(seed).key for seed in seeds},
         }
-
-
-def dataset_name(data: Data) -> str:
-    """Return the name of the dataset, or of its folder."""
-    root = Path(data.root)
-    return (root.name or root.resolve().name) if data.name == "folder" else data.name
 
 
 def plan(study: Study, given: Mapping[str, Any]) -> Plan:
