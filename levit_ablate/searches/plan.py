@@ -62,8 +62,12 @@ class SearchPlan:
 
     @property
     def work_dir(self) -> Path:
-        """Where it keeps locks, and the journal of its trials."""
         return Path(self.baseline.experiment.hardware.work_dir)
+
+    @property
+    def folder(self) -> Path:
+        """Where it keeps locks, and the journal of its trials."""
+        return self.work_dir / "searches"
 
     @cached_property
     def key(self) -> str:
