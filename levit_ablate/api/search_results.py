@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -16,7 +16,6 @@ from levit_ablate.api.study_results import shown
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant
 from levit_ablate.searches import plots, report_tables
-from levit_ablate.searches.confirm import exported
 from levit_ablate.searches.importance import FEWEST_TRIALS
 from levit_ablate.searches.report import Report, as_json, pictures_of
 from levit_ablate.searches.results import FIELDS, TrialResult, winner
@@ -103,18 +102,16 @@ class Search:
         p_holm. What was not confirmed is NaN.
         """
         rows = []
-        base = self.report.baseline
         kept = ("trial", "accuracy", "flops", "params", "latency", "stages", "choices")
         for each in self.report.best:
             own = self._row(each)
             confirmed = self.report.confirmation_of(each)
             compared = confirmed.difference if confirmed else None
             low, high = (compared and compared.interval) or (None, None)
-            both = base and base.accuracy is not None and each.accuracy is not None
             rows.append(
                 {name: own[name] for name in kept}
                 | {
-                    "lead": each.accuracy - base.accuracy if both else None,  # type: ignore
+                    "lead": self.report.lead_of(each),
                     "confirmed": confirmed.mean if confirmed else None,
                     "difference": compared.mean if compared else None,
                     "low": low,
@@ -207,7 +204,8 @@ class Search:
         if path.parent == Path("ablations") and shipped.resolve() != path.resolve():
             there = f"in {shipped}" if shipped.parent == path.parent else "that ships"
             raise UserError(f"--export: {path.stem} would hide the ablation {there}; name another")
-        text = exported(self.report.planned, self.study, chosen.number, self.origin(chosen.number))
+        own = self.variant(chosen.number).ablation
+        text = library.to_yaml(replace(own, summary=self.origin(chosen.number)))
         if path.is_dir() or (path.exists() and path.read_text(encoding="utf-8") != text):
             raise UserError(f"--export: {path} exists; name another file, or remove it")
         try:

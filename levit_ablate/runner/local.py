@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import threading
@@ -142,7 +143,8 @@ class _Worker:
             self.process.join()
             self.connection.close()
             if outcome.error and not (outcome.interrupted or outcome.given_up):
-                news[-1] = outcome._replace(error=f"{outcome.error} (log: {self.log})")
+                log = f"{platform.node()}:{self.log.absolute()}"  # the error may be read elsewhere
+                news[-1] = outcome._replace(error=f"{outcome.error} (log: {log})")
         return news
 
     def _how_it_died(self) -> str:

@@ -16,14 +16,14 @@ from levit_ablate.errors import RunError, UserError
 from levit_ablate.runner import loop
 from levit_ablate.runner.loop import Launcher
 from levit_ablate.runner.progress import Display
-from levit_ablate.runtime import lock_of
+from levit_ablate.runtime import lock_of, one_at_a_time
 from levit_ablate.searches import trials
 from levit_ablate.searches.jobs import SearchJobs
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.record import write_search
 from levit_ablate.searches.report import Report, as_json, pictures_of
 from levit_ablate.searches.report_tables import as_text
-from levit_ablate.searches.results import TrialResult, complete_of, counts_of
+from levit_ablate.searches.results import TrialResult, complete_of, counts_of, trial_results
 from levit_ablate.searches.sampling import enqueue, points_of_named
 from levit_ablate.searches.storage import reading_the_trials, study_of
 from levit_ablate.tracking import parent_run
@@ -66,8 +66,7 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[Trial
         MlflowClient().log_dict(parent.info.run_id, planned.space.described(), "space.json")
 
     def is_complete(parent: Run) -> bool:
-        there = study.get_trials(deepcopy=False)
-        is_over = trials.is_done(study, planned) and not trials.at_work(there)
+        is_over = trials.is_done(study, planned) and not trials.running_anywhere(study)
         return is_over and not failure_of(planned, study)
 
     with (
@@ -75,19 +74,20 @@ def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[Trial
         parent_run.at_work(planned.whole, planned.work_dir, describe, is_complete) as parent,
     ):
         _run(planned, storage, study, parent, launcher)
-        found = trials.trial_results(study.get_trials(deepcopy=False))
+        found = trial_results(study)
         link(planned, study, parent)
     return found
 
 
 def _run(planned: SearchPlan, storage: str, study: Study, parent: Run, launcher: Launcher) -> None:
     """Train until there are enough trials that have ended, on whichever machine."""
-    with reading_the_trials(storage), trials.asking(planned):
+    asking = one_at_a_time(planned.folder / planned.key, "asks for a trial")
+    with reading_the_trials(storage), asking:
         number, notes = enqueue(study, planned)
-        found = trials.trial_results(study.get_trials(deepcopy=False))
+        found = trial_results(study)
     title = f"{planned.search.name} on {planned.dataset}"
     done = sum(each.has_ended for each in found)
-    with Display(title, number, done) as display, trials.holding_a_lock(planned.work_dir) as life:
+    with Display(title, number, done) as display, trials.holding_a_lock(planned.folder) as life:
         display.say(f"{title}: {_plan_of(planned, number, done, launcher.places)}")
         for note in notes:
             display.say(note)
@@ -108,7 +108,7 @@ def failure_of(planned: SearchPlan, study: Study) -> str:
 
     It has failed if next to nothing that it draws is valid, or no network was trained to its end.
     """
-    found = trials.trial_results(study.get_trials(deepcopy=False))
+    found = trial_results(study)
     if trials.is_hopeless(study, planned):
         reasons = Counter(each.error for each in found if each.state == "invalid")
         ((reason, _),) = reasons.most_common(1)
@@ -131,7 +131,7 @@ def failure_of(planned: SearchPlan, study: Study) -> str:
 def link(planned: SearchPlan, study: Study, parent: Run) -> None:
     """Put runs of trials that were recorded elsewhere below the search too."""
     there = study.get_trials(deepcopy=False)
-    names = {each.number: each.name for each in trials.trial_results(there)}
+    names = {each.number: each.name for each in trial_results(study)}
     networks = [
         planned.rebuilt(names[each.number], "", each.user_attrs)
         for each in there
@@ -169,12 +169,8 @@ def keep(planned: SearchPlan, report: Report) -> None:
 def measuring_alone(planned: SearchPlan, study: Study, places: int) -> Iterator[None]:
     """Hold the right to measure latency in this work folder, if the search measures it.
 
-    Args:
-        planned: the search.
-        study: its trials.
-        places: jobs at once.
-
-    Raises UserError if the latencies would not be comparable, or another command measures.
+    Raises UserError if the latencies would not be comparable: with several jobs at once, where
+    others were measured on another kind of machine, or while another command measures.
     """
     if not planned.measures_latency:
         yield
@@ -189,7 +185,7 @@ def measuring_alone(planned: SearchPlan, study: Study, places: int) -> Iterator[
             f"{planned.search.name}: its latencies were measured on {known}, and this is "
             f"{hardware()}; go on there, or begin another search"
         )
-    lock = FileLock(lock_of(planned.work_dir / "searches" / "latency"))
+    lock = FileLock(lock_of(planned.folder / "latency"))
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -202,12 +198,7 @@ def measuring_alone(planned: SearchPlan, study: Study, places: int) -> Iterator[
 
 
 class TrialLines:
-    """Prints a line for each trial that has ended, also for those of other commands.
-
-    Args:
-        display: the display.
-        found: the trials at the start.
-    """
+    """Prints a line for each trial that has ended, of any command, unless `found` had it."""
 
     def __init__(self, display: Display, found: Sequence[TrialResult]) -> None:
         self.display = display

@@ -19,6 +19,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from levit_ablate.searches import sampling, trials
+from levit_ablate.searches.results import ordered, settings_of
 from levit_ablate.searches.search import Search
 
 FEWEST_TRIALS = 10
@@ -55,10 +56,6 @@ def importance_of(search: Search, found: Sequence[FrozenTrial]) -> Importance | 
     Ablations enqueued from outside the space are left out. Where some trainings were pruned, the
     accuracy is the last that all have: those that were not pruned were chosen by theirs, and among
     the chosen settings seem to interact that do not.
-
-    Args:
-        search: the search.
-        found: its trials, in any state.
     """
     trained = [
         trial
@@ -84,21 +81,15 @@ def importance_of(search: Search, found: Sequence[FrozenTrial]) -> Importance | 
         ]
         is_seed = search.pruner == "wilcoxon"
         at = f"with seed {search.seeds[step]}" if is_seed else f"after epoch {step}"
-    return main_effects([trials.settings_of(t) for t, _ in known], [v for _, v in known], at)
+    return main_effects([settings_of(t) for t, _ in known], [v for _, v in known], at)
 
 
 def factorial(params: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Importance | None:
-    """Return the exact ANOVA of a complete grid of at least two settings.
+    """Return the exact ANOVA of a complete grid, from each trial's settings and accuracy.
 
-    The grid is balanced, so the sums of squares of the effects add up, in whatever order.
-
-    Args:
-        params: settings of each trial, by name.
-        values: accuracy of each trial.
-
-    Returns:
-        None where not every combination of the settings was tried, all equally often, or where
-        all accuracies are the same.
+    The grid is balanced, so the sums of squares of the effects add up, in whatever order. None with
+    fewer than two settings, where not every combination was tried, all equally often, or where all
+    accuracies are the same.
     """
     if not params or any(trial.keys() != params[0].keys() for trial in params):
         return None
@@ -133,16 +124,9 @@ def main_effects(
 ) -> Importance | None:
     """Return the main effects by Optuna's fANOVA, of the settings that all trials have.
 
-    Values count by their rank, and all weigh the same.
-
-    Args:
-        params: settings of each trial, by name; a trial may lack some.
-        values: accuracy of each trial.
-        at: point in the trainings at which it was taken, in words; empty for their end.
-
-    Returns:
-        None with fewer than ten trials, or where no setting or no accuracy varies. Settings with
-        one value are left out.
+    Values count by their rank, and all weigh the same; `at` says when in the trainings they were
+    taken. Settings with one value are left out. None with fewer than ten trials, or where no
+    setting or no accuracy varies.
     """
     if len(values) < FEWEST_TRIALS or max(values) - min(values) < 1e-12:
         return None
@@ -174,9 +158,7 @@ def main_effects(
 
 def _ranks(values: Sequence[Any]) -> list[float]:
     """Return values as ranks from 0. Optuna's own one-hot encoding halves the share of a flag."""
-    is_number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    known = sorted(set(values), key=None if is_number else str)
-    rank = {value: float(number) for number, value in enumerate(known)}
+    rank = {value: float(number) for number, value in enumerate(ordered(values))}
     return [rank[value] for value in values]
 
 

@@ -128,10 +128,6 @@ def _number(said: Any, limits: Limits, where: str) -> Value:
     return value
 
 
-def _mlp_expansion(_: Architecture, design: Design, stage: Stage) -> float:
-    return float(geometry.mlp_expansion_of(design, stage))
-
-
 STAGE_NUMBERS = {
     "depth": Number(
         type=int, step=1, low=1, high=64, text="{}x",
@@ -159,7 +155,7 @@ STAGE_NUMBERS = {
     ),
     "mlp_expansion": Number(
         type=float, step=0.5, low=0.05, high=32, text="M{:g}",
-        of=_mlp_expansion,
+        of=lambda architecture, design, stage: float(geometry.mlp_expansion_of(design, stage)),
         sets=lambda value, design: {"mlp_expansion": value},
         around=lambda own: span(1.0, 4.0, 0.5),
     ),

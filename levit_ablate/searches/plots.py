@@ -23,6 +23,7 @@ from levit_ablate.searches.results import (
     counts_of,
     front_of,
     is_within,
+    ordered,
     winner,
 )
 
@@ -56,11 +57,7 @@ def pictures(
 ) -> dict[str, bytes]:
     """Return every plot that can be made as PNG, by its name.
 
-    Args:
-        found: trials of a search.
-        cost: field of theirs: flops, num_params or latency.
-        budget: limit of that cost, in the unit of the field; None where anything is allowed.
-        importance: importance of the settings, where it is known.
+    The cost is a field of a trial, and its budget is in the unit of that; None allows anything.
     """
     best = winner(found, cost, budget)
     made = {
@@ -185,7 +182,7 @@ def parallel(found: Sequence[TrialResult], best: TrialResult) -> Figure | None:
         axes.tick_params("x", rotation=30)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-        absent = any(scale.conditional for scale in scales)
+        absent = any(scale.is_partial for scale in scales)
         axes.set_yticks([ABSENT] if absent else [], ["not there"] if absent else [])
         axes.set_ylim((ABSENT if absent else 0) - 0.06, 1.06)
         axes.set_xlim(-0.15, len(scales) + 0.75)
@@ -204,24 +201,22 @@ class _Scale:
     """Axis of a setting: the heights of its values, from 0 to 1, and its ticks."""
 
     def __init__(self, name: str, trials: Sequence[TrialResult]) -> None:
-        values = [trial.params[name] for trial in trials if name in trial.params]
-        known = list(dict.fromkeys(values))
         self.name = name
-        self.conditional = len(values) < len(trials)
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in known)
-        if numbers and len(known) > MOST_STEPS:
-            low, high = min(known), max(known)
+        values = [trial.params[name] for trial in trials if name in trial.params]
+        self.is_partial = len(values) < len(trials)
+        known = ordered(values)
+        low, high = known[0], known[-1]
+        if len(known) > MOST_STEPS and type(low) in (int, float):
+            self.places = {value: (value - low) / (high - low) for value in known}
             self.ticks = [(at, f"{low + at * (high - low):.3g}") for at in (0.0, 0.5, 1.0)]
-            self._places = {value: (value - low) / (high - low) for value in known}
         else:
-            known = sorted(known) if numbers else sorted(known, key=str)
             steps = numpy.linspace(0, 1, len(known)) if len(known) > 1 else [0.5]
-            self._places = {value: float(at) for value, at in zip(known, steps, strict=True)}
-            self.ticks = [(at, _word(value)) for value, at in self._places.items()]
+            self.places = dict(zip(known, map(float, steps), strict=True))
+            self.ticks = [(at, _word(value)) for value, at in self.places.items()]
 
     def height(self, trial: TrialResult) -> float:
         """Return the height of the trial's value, below all where it has none."""
-        return self._places[trial.params[self.name]] if self.name in trial.params else ABSENT
+        return self.places[trial.params[self.name]] if self.name in trial.params else ABSENT
 
 
 def _varied(trials: Sequence[TrialResult]) -> list[str]:

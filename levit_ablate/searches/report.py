@@ -1,32 +1,104 @@
-"""Report of a search: its trials beside what fresh seeds confirm of the best, and as JSON."""
+"""Report of a search: its trials, and what fresh seeds confirm of the best.
+
+The best of many is partly the luckiest, so its accuracy in the search is too high by construction.
+The confirmation, a study of the best and the baseline with the full recipe, is the one to claim.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optuna import Study
+from optuna import Study as Trials
 
-from levit_ablate.analysis.results import Results, Row
+from levit_ablate import library
+from levit_ablate.analysis.results import Results, Row, results_of
 from levit_ablate.config import Architecture, Design, differences
 from levit_ablate.keys import changed
 from levit_ablate.models import geometry
 from levit_ablate.schema import config_from
 from levit_ablate.searches import trials
-from levit_ablate.searches.confirm import best_of, confirmed, most_accurate, rank
 from levit_ablate.searches.importance import Importance, importance_of
 from levit_ablate.searches.numbers import NETWORK_NUMBERS, STAGE_NUMBERS
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.plots import pictures
-from levit_ablate.searches.results import FIELDS, TrialResult, counts_of, front_of
+from levit_ablate.searches.results import (
+    FIELDS,
+    TrialResult,
+    complete_of,
+    counts_of,
+    front_of,
+    trial_results,
+)
+from levit_ablate.studies.plan import Plan, plan
+from levit_ablate.studies.study import Study
+from levit_ablate.tracking import parent_run
 
 SHOWN = 10
 """Rows of a table: trials, or shares."""
 UNTRIED = -1
 """Number of the baseline where it was no trial."""
+
+
+def best_of(planned: SearchPlan, found: Sequence[TrialResult], count: int) -> list[TrialResult]:
+    """Return the trials to confirm: the most accurate ones.
+
+    In a search for a front, they are spread over the front, its two ends included.
+    """
+    if len(planned.search.objectives) == 1:
+        return _networks(planned, complete_of(found))[:count]
+    chosen = _networks(planned, front_of(found, FIELDS[planned.search.cost]))
+    if count < len(chosen):  # evenly along it, both ends included
+        last = (len(chosen) - 1) / max(1, count - 1)
+        return [chosen[round(index * last)] for index in range(count)]
+    return chosen
+
+
+def _networks(planned: SearchPlan, found: Sequence[TrialResult]) -> list[TrialResult]:
+    """The trials, the most accurate first; no network twice, no baseline."""
+    networks: dict[str, TrialResult] = {}
+    for each in sorted(found, key=_rank):
+        if each.key != planned.baseline.key:
+            networks.setdefault(each.key, each)
+    return list(networks.values())
+
+
+def _rank(each: TrialResult) -> tuple[float, int]:
+    return -(each.accuracy or 0), each.number
+
+
+def confirmation(planned: SearchPlan, study: Trials, best: Sequence[TrialResult]) -> Plan:
+    """Return the study that trains the best and the baseline, on fresh seeds."""
+    search = planned.search
+    attributes = {each.number: each.user_attrs for each in study.get_trials(deepcopy=False)}
+    variants = []
+    for each in best:
+        summary = f"Trial {each.number} of search {search.name}"
+        network = planned.rebuilt(each.name, summary, attributes[each.number])
+        variants.append(network.ablation)
+    return plan(
+        Study(
+            name=f"{search.name}-{planned.key[:8]}",
+            path=search.path,
+            summary=f"The best of search {search.name}, on fresh seeds",
+            baseline=library.read(library.BASELINE),
+            variants=tuple(variants),
+            seeds=search.confirm_seeds,
+        ),
+        planned.given,
+    )
+
+
+def confirmed(planned: SearchPlan, study: Trials, best: Sequence[TrialResult]) -> Results | None:
+    """Return the recorded results of the confirmation, or None."""
+    if not best:
+        return None
+    checked = confirmation(planned, study, best)
+    parent = parent_run.found(checked.whole)
+    return results_of(parent, checked.described()) if parent else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +144,9 @@ class Report:
         return self.baseline or TrialResult(
             number=UNTRIED,
             state="waiting",
-            params={},
-            accuracy=None,
             flops=base.cost.flops,
             num_params=base.cost.params,
-            latency=None,
             ablation=base.name,
-            seconds=0.0,
-            error="",
             key=base.key,
         )
 
@@ -95,6 +162,13 @@ class Report:
         """Complete trials that no other beats in both accuracy and cost, the cheapest first."""
         return front_of(self.found, FIELDS[self.planned.search.cost])
 
+    def lead_of(self, each: TrialResult) -> float | None:
+        """Return a trial's accuracy over that of the baseline's trial; None without both."""
+        base = self.baseline
+        if base is None or base.accuracy is None or each.accuracy is None:
+            return None
+        return each.accuracy - base.accuracy
+
     def confirmation_of(self, each: TrialResult) -> Row | None:
         """Return the row of a trial, or of the baseline, on fresh seeds; None without any."""
         if self.confirmed is None:
@@ -105,10 +179,10 @@ class Report:
         return next((row for row in own if row.accuracies), None)
 
 
-def report_of(planned: SearchPlan, study: Study) -> Report:
+def report_of(planned: SearchPlan, study: Trials) -> Report:
     """Read the report of a search from its trials and the open store; nothing is trained."""
     there = study.get_trials(deepcopy=False)
-    found = trials.trial_results(there)
+    found = trial_results(study)
     networks = {
         trial.number: (
             config_from(Architecture, trial.user_attrs[trials.ARCHITECTURE], ""),
@@ -120,14 +194,14 @@ def report_of(planned: SearchPlan, study: Study) -> Report:
     base = planned.baseline.experiment.design
     networks[UNTRIED] = planned.baseline.architecture, base
     chosen = best_of(planned, found, planned.search.confirm)
-    shown = {each.number: each for each in [*chosen, *most_accurate(planned, found)[:SHOWN]]}
-    best = sorted(shown.values(), key=rank)
+    most_accurate = _networks(planned, complete_of(found))[:SHOWN]
+    shown = {each.number: each for each in [*chosen, *most_accurate]}
     return Report(
         planned=planned,
         found=tuple(found),
         stages={number: stages_line(*network) for number, network in networks.items()},
         choices={number: choices_line(*network, base) for number, network in networks.items()},
-        best=tuple(best),
+        best=tuple(sorted(shown.values(), key=_rank)),
         confirmed=confirmed(planned, study, chosen),
         importance=importance_of(planned.search, there),
     )
@@ -162,40 +236,37 @@ def pictures_of(report: Report) -> dict[str, bytes]:
 
 def as_json(report: Report) -> str:
     """Return the report as one JSON object; accuracies and differences are shares from 0 to 1."""
-    base = report.baseline
 
     def described(each: TrialResult) -> dict[str, Any]:
         row = report.confirmation_of(each)
+        difference = row.difference if row else None
         return {
             **{k: v for k, v in asdict(each).items() if k != "error"},
             "stages": report.stages.get(each.number),
             "choices": report.choices.get(each.number),
-            "difference": each.accuracy - base.accuracy
-            if base and base.accuracy is not None and each.accuracy is not None
-            else None,
+            "difference": report.lead_of(each),
             "confirmed": row
             and {
                 "accuracies": {str(seed): value for seed, value in row.accuracies.items()},
                 "mean": row.mean,
-                "difference": row.difference.mean if row.difference else None,
-                "interval": row.difference.interval if row.difference else None,
+                "difference": difference and difference.mean,
+                "interval": difference and difference.interval,
                 "p_holm": row.p_holm,
             },
         }
 
-    shares = report.importance
+    planned, shares, fresh = report.planned, report.importance, report.confirmed
     return json.dumps(
         {
-            "search": report.planned.search.name,
-            "key": report.planned.key,
-            "dataset": report.planned.dataset,
-            "objectives": list(report.planned.search.objectives),
-            "budget": {**asdict(report.planned.budget), "latency": report.planned.latency},
+            "search": planned.search.name,
+            "key": planned.key,
+            "dataset": planned.dataset,
+            "objectives": list(planned.search.objectives),
+            "budget": {**asdict(planned.budget), "latency": planned.latency},
             "counts": dict(report.counts),
-            "epochs": report.planned.baseline.experiment.recipe.epochs,
-            "confirmed_epochs": report.confirmed
-            and report.confirmed.conditions["recipe"]["epochs"],
-            "baseline": described(report.reference) if base or report.confirmed else None,
+            "epochs": planned.baseline.experiment.recipe.epochs,
+            "confirmed_epochs": fresh and fresh.conditions["recipe"]["epochs"],
+            "baseline": described(report.reference) if report.baseline or fresh else None,
             "best": [described(each) for each in report.best],
             "front": [described(each) for each in report.front],
             "importance": shares

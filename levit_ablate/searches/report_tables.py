@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from levit_ablate.analysis.formats import captured, show_frame
-from levit_ablate.analysis.results import Row
 from levit_ablate.analysis.table import NONE, interval, millions, p_value, percent, points
 from levit_ablate.library import BASELINE
 from levit_ablate.models.cost import costs
@@ -92,27 +91,20 @@ def state_of(report: Report) -> str:
 
 def best(report: Report) -> pd.DataFrame:
     """Return the best trials beside the baseline, as the search saw them and as confirmed."""
-    base, confirmed = report.baseline, report.confirmed
     rows = []
-    if base or confirmed:
-        fresh = confirmed.rows[0] if confirmed else None
-        rows.append(_row(BASELINE, report.reference, report, None, fresh))
-    for each in report.best:
-        difference = (each.accuracy or 0) - (base.accuracy or 0) if base else None
-        name = each.ablation or f"{each.number}"
-        rows.append(_row(name, each, report, difference, report.confirmation_of(each)))
+    if report.baseline or report.confirmed:
+        rows.append(_row(BASELINE, report.reference, report) | {"Δ in the search": NONE})
+    rows += [_row(each.ablation or f"{each.number}", each, report) for each in report.best]
     return pd.DataFrame(rows)
 
 
-def _row(
-    name: str, each: TrialResult, report: Report, difference: float | None, confirmed: Row | None
-) -> dict[str, str]:
-    """Return the cells of a trial; `confirmed` is its row on fresh seeds."""
+def _row(name: str, each: TrialResult, report: Report) -> dict[str, str]:
+    confirmed = report.confirmation_of(each)
     paired = confirmed.difference if confirmed else None
     return {
         "trial": name,
         "in the search": percent(each.accuracy),
-        "Δ in the search": points(difference),
+        "Δ in the search": points(report.lead_of(each)),
         "confirmed": percent(confirmed.mean if confirmed else None),
         "Δ confirmed": points(paired.mean if paired else None),
         "95 % interval": interval(paired.interval if paired else None),

@@ -1,12 +1,17 @@
-"""Results of a search's trials, and which of them are the best in accuracy and cost."""
+"""Results of a search's trials, read from Optuna, and which of them are the best."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from levit_ablate.searches import sampling, trials
 
 FIELDS = {"flops": "flops", "params": "num_params", "latency": "latency"}
 """Name of a cost in a search's file → field of a trial."""
@@ -18,21 +23,21 @@ class TrialResult:
 
     number: int
     state: Literal["complete", "pruned", "invalid", "failed", "running", "waiting"]
-    params: Mapping[str, Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
     """Settings by name; widths as they were fitted to the budget."""
-    accuracy: float | None
+    accuracy: float | None = None
     """Accuracy on the validation images, 0 to 1; of a pruned trial the last that was reported."""
-    flops: int | None
-    num_params: int | None
-    latency: float | None
+    flops: int | None = None
+    num_params: int | None = None
+    latency: float | None = None
     """Seconds for one image."""
-    ablation: str
+    ablation: str = ""
     """Name of the ablation that was enqueued; empty for others."""
-    seconds: float
+    seconds: float = 0.0
     """Time of its training."""
-    error: str
+    error: str = ""
     """Why it failed or was invalid; empty otherwise."""
-    key: str
+    key: str = ""
     """Key of its experiment; empty before its network is known."""
 
     @property
@@ -44,6 +49,13 @@ class TrialResult:
     def name(self) -> str:
         """Name of its network: the ablation's, or its number."""
         return self.ablation or f"trial {self.number}"
+
+
+def ordered(values: Iterable[Any]) -> list[Any]:
+    """Return the distinct values of a setting, numbers by size and others by their text."""
+    distinct = set(values)
+    are_numbers = all(type(each) in (int, float) for each in distinct)
+    return sorted(distinct, key=None if are_numbers else str)
 
 
 def counts_of(found: Sequence[TrialResult]) -> Counter[str]:
@@ -59,12 +71,7 @@ def complete_of(found: Sequence[TrialResult]) -> list[TrialResult]:
 def front_of(found: Sequence[TrialResult], field: str) -> list[TrialResult]:
     """Return the Pareto front: complete trials of which none is as accurate for less.
 
-    Args:
-        found: trials in any state.
-        field: cost, one of the values of `FIELDS`.
-
-    Returns:
-        The cheapest first.
+    The cheapest come first; the cost is a value of `FIELDS`.
     """
     known = [each for each in complete_of(found) if getattr(each, field) is not None]
     known.sort(key=lambda each: (getattr(each, field), -(each.accuracy or 0), each.number))
@@ -90,3 +97,40 @@ def winner(found: Sequence[TrialResult], field: str, budget: float | None) -> Tr
 
     allowed = [trial for trial in complete_of(found) if is_within(trial, field, budget)]
     return min(allowed, key=rank, default=None)
+
+
+def settings_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the settings of a sampled network, its widths as they were fitted to the budget.
+
+    A width that the space does not vary is left out: it follows from the others.
+    """
+    stages = trial.user_attrs.get(trials.ARCHITECTURE, {}).get("stages", [])
+    widths = {f"width.{number}": stage["width"] for number, stage in enumerate(stages, start=1)}
+    return {name: widths.get(name, value) for name, value in trial.params.items()}
+
+
+def trial_results(study: Study) -> list[TrialResult]:
+    """Return the trials as a report needs them, in the order of their numbers."""
+    found = sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
+    return [_trial_result(trial) for trial in found]
+
+
+def _trial_result(trial: FrozenTrial) -> TrialResult:
+    own = trial.user_attrs
+    state = "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
+    accuracy = trial.values[0] if trial.values and trials.INVALID not in own else None
+    if accuracy is None and trial.intermediate_values:
+        accuracy = trial.intermediate_values[max(trial.intermediate_values)]
+    return TrialResult(
+        number=trial.number,
+        state="invalid" if trials.INVALID in own else state,  # type: ignore[arg-type]
+        params=settings_of(trial),
+        accuracy=accuracy,
+        flops=own.get(trials.FLOPS),
+        num_params=own.get(trials.PARAMS),
+        latency=own.get(trials.LATENCY),
+        ablation=own.get(sampling.NAME, ""),
+        seconds=own.get(trials.SECONDS, 0.0),
+        error=own.get(trials.ERROR) or own.get(trials.INVALID, ""),
+        key=own.get(trials.KEY, ""),
+    )

@@ -17,10 +17,9 @@ from levit_ablate.config import Design
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant
 from levit_ablate.keys import hashed
-from levit_ablate.searches.drawing import Ask, sampled
 from levit_ablate.searches.numbers import STAGE_NUMBERS, Setting, numbers_of
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.space import Space
+from levit_ablate.searches.space import Ask, Space
 
 # user attributes of an enqueued trial
 NAME = "ablation"
@@ -41,9 +40,8 @@ class InvalidError(Exception):
 def variant_of(trial: Trial, planned: SearchPlan) -> Variant:
     """Return the network of a trial, at the first seed. Raises InvalidError if it is not valid."""
     name = trial.user_attrs.get(NAME)
-    ask = _asking(trial)
     try:
-        architecture, design = sampled(ask, planned.space, planned.baseline)
+        architecture, design = planned.space.network_of(_asking(trial))
         if name:  # itself, as `run` trains it; the sampler learns it as the nearest of the space
             return planned.named(name)
         fitted = planned.fitted(architecture, design)
@@ -61,7 +59,7 @@ def point_of(variant: Variant, space: Space) -> tuple[dict[str, Any], list[str]]
     Raises UserError if the network has a design choice that the space lacks.
     """
     architecture, design = variant.architecture, variant.experiment.design
-    base = (variant.baseline or variant).experiment.design
+    base = space.base[1]
     for name in Design.__dataclass_fields__:
         setting = space.design.get(name) or Setting(options=(getattr(base, name),))
         if name not in STAGE_NUMBERS and getattr(design, name) not in setting.options:
@@ -73,7 +71,7 @@ def point_of(variant: Variant, space: Space) -> tuple[dict[str, Any], list[str]]
     own |= {f"design.{name}": getattr(design, name) for name in space.design}
     varied = space.varied()
     point = {name: varied[name].nearest(value) for name, value in own.items() if name in varied}
-    settings = dict(space.settings())
+    settings = space.settings()
     moved = [n for n, v in own.items() if n in settings and v not in settings[n].options]
     return point, moved
 
@@ -137,7 +135,7 @@ def enqueue(study: Study, planned: SearchPlan) -> tuple[int, list[str]]:
     own = [point for point, moved in points.values() if not moved]
     combinations = {
         number: combination
-        for number, combination in enumerate(planned.grid)
+        for number, combination in enumerate(planned.space.combinations)
         if not any(combination.items() <= point.items() for point in own)
     }
     tried = {trial.user_attrs.get(COMBINATION) for trial in there}

@@ -57,6 +57,7 @@ def storage_of(url: str, planned: SearchPlan) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats and grouped TPE are
+    warnings.filterwarnings("ignore", "The reported value is ignored")  # told again: `SearchJobs`
     if not url:
         with reading_the_trials(url):
             return journal_storage(journal_of(planned))
@@ -155,7 +156,7 @@ def existing(planned: SearchPlan, url: str) -> Study:
 
 def journal_of(planned: SearchPlan) -> Path:
     """Return the file of a search's trials, if they are in no database."""
-    return planned.work_dir / "searches" / f"{planned.search.name}.{planned.key}.journal"
+    return planned.folder / f"{planned.search.name}.{planned.key}.journal"
 
 
 @contextlib.contextmanager

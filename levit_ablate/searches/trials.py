@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import platform
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna import Study, Trial, create_trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage, fail_stale_trials
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from levit_ablate.analysis import speed
 from levit_ablate.experiment import Variant
 from levit_ablate.runtime import is_held, lock_of
 from levit_ablate.schema import plain
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.results import TrialResult
-from levit_ablate.searches.sampling import COMBINATION, MOVED, NAME
+from levit_ablate.searches.sampling import COMBINATION, MOVED, NAME, InvalidError
+from levit_ablate.training.train import Result
 
 # user attributes of a trial
 HOST, LOCK = "host", "lock"
@@ -34,8 +38,10 @@ ARCHITECTURE, DESIGN = "architecture", "design"
 """Its network, as it was fitted to the budget."""
 RETRY_OF = "retry_of"
 """Number of the trial that it retries, which died or was interrupted."""
+DIED = "died"
+"""Its worker died, and it is to be retried."""
 DEATHS = "deaths"
-"""Number of workers that died training its network."""
+"""Number of workers that died training its network, before this trial."""
 
 MOST_DEATHS = 3
 """Deaths after which a network has failed: it may be their cause."""
@@ -47,17 +53,38 @@ SILENCE = 5 * HEARTBEAT
 """Seconds without a heartbeat after which a trial of another machine is retried."""
 
 
+@dataclass
+class RunningTrial:
+    """A trial whose network this process trains, a seed at a time."""
+
+    trial: Trial
+    variant: Variant
+    started: float = field(default_factory=time.monotonic)
+    latency: float | None = None
+    num_reported: int = 0
+    """Epochs that were reported to Optuna, and after which it was not pruned."""
+    is_pruned: bool = False
+    results: dict[int, Result] = field(default_factory=dict)
+    """Seed → result, of the seeds that are done."""
+
+    def values(self, objectives: Sequence[str]) -> list[float]:
+        """Return what the trial came to: its accuracy over all seeds, then its costs."""
+        accuracies = [each.validation_accuracy for each in self.results.values()]
+        cost = self.variant.cost
+        costs = {"flops": cost.flops, "params": cost.params, "latency": self.latency}
+        return [fmean(accuracies), *(float(costs[name] or 0) for name in objectives[1:])]
+
+
 class DuplicateError(Exception):
     """A trial is another's duplicate. That is not its network's fault: the sampler is not told."""
 
 
 @contextmanager
-def holding_a_lock(work_dir: Path) -> Iterator[dict[str, str]]:
+def holding_a_lock(folder: Path) -> Iterator[dict[str, str]]:
     """Hold a lock within the block, by which others of this machine know that we live.
 
     Gives the user attributes that name it.
     """
-    folder = work_dir / "searches"
     folder.mkdir(parents=True, exist_ok=True)
     path = lock_of(folder / f"driver.{uuid4().hex}")  # process IDs are used again
     try:
@@ -72,23 +99,8 @@ def asking(planned: SearchPlan) -> FileLock:
 
     It keeps the number of trials exact, and a trial that has just begun from seeming dead.
     """
-    folder = planned.work_dir / "searches"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(lock_of(folder / planned.key))
-
-
-@contextmanager
-def acquired(lock: FileLock, seconds: float) -> Iterator[bool]:
-    """Hold a lock, or give false after some seconds: a wait without end would ignore Ctrl-C."""
-    try:
-        lock.acquire(timeout=seconds)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock_of(planned.folder / planned.key))
 
 
 def revive(study: Study) -> list[int]:
@@ -104,15 +116,12 @@ def revive(study: Study) -> list[int]:
     revived = []
     for trial in trials:
         died = trial.state == TrialState.RUNNING and _is_dead(trial, on_one_host)
-        lost = _fail(study, trial) if died else _was_left(trial)
-        if lost and trial.number not in retried:
-            again(study, trial, died)
+        was_left = trial.state == TrialState.FAIL and not {ERROR, INVALID} & trial.user_attrs.keys()
+        is_lost = _fail(study, trial) if died else was_left
+        if is_lost and trial.number not in retried:
+            again(study, trial, died or DIED in trial.user_attrs)
             revived.append(trial.number)
     return revived
-
-
-def _was_left(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.FAIL and not {ERROR, INVALID} & trial.user_attrs.keys()
 
 
 def _is_dead(trial: FrozenTrial, on_one_host: bool) -> bool:
@@ -141,10 +150,7 @@ def _fail(study: Study, trial: FrozenTrial) -> bool:
 def again(study: Study, trial: FrozenTrial, died: bool = True) -> None:
     """Enqueue the network of an unfinished trial again, or end it as failed after `MOST_DEATHS`.
 
-    Args:
-        study: the trials.
-        trial: the unfinished trial.
-        died: whether its worker or driver died, rather than being told to stop.
+    It `died` unless its process was told to stop.
     """
     kept = (NAME, MOVED, COMBINATION)
     attributes = {key: value for key, value in trial.user_attrs.items() if key in kept}
@@ -161,16 +167,13 @@ def again(study: Study, trial: FrozenTrial, died: bool = True) -> None:
     study.add_trial(
         create_trial(
             state=TrialState.WAITING,
-            system_attrs={"fixed_params": {**_fixed(trial), **trial.params}},
+            # one that died may not have asked for all that it was enqueued with
+            system_attrs={
+                "fixed_params": {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            },
             user_attrs=attributes,
         )
     )
-
-
-def _fixed(trial: FrozenTrial) -> dict[str, Any]:
-    """Return what a trial was enqueued with; one that died may not have asked for all of it."""
-    fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
-    return fixed
 
 
 def counted(trials: Sequence[FrozenTrial]) -> int:
@@ -211,10 +214,41 @@ def describe(trial: Trial, variant: Variant) -> None:
         trial.set_user_attr(name, value)
 
 
-def at_work(trials: Sequence[FrozenTrial]) -> list[str]:
-    """Return the trials at work anywhere, in words."""
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+def running_anywhere(study: Study) -> list[str]:
+    """Return the trials that a process trains, in words."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [f"trial {t.number} on {t.user_attrs.get(HOST, 'a machine')}" for t in running]
+
+
+def measured_latency(trial: Trial, variant: Variant, planned: SearchPlan) -> float | None:
+    """Measure and record the latency, in seconds, if the search needs it.
+
+    Raises InvalidError if it is over the budget.
+    """
+    if not planned.measures_latency:
+        return None
+    speeds, _ = speed.measure([variant])
+    latency = speeds[variant.name].latency
+    trial.set_user_attr(LATENCY, latency)
+    if planned.latency is not None and latency > planned.latency:
+        raise InvalidError("its latency is over the budget")
+    return latency
+
+
+def refuse(study: Study, trial: Trial, error: Exception) -> None:
+    """End a trial before its training: invalid, a duplicate, or failed."""
+    values: list[float] | None = None
+    state = TrialState.FAIL
+    if isinstance(error, InvalidError | DuplicateError):
+        trial.set_user_attr(INVALID, str(error))
+    else:
+        sys.excepthook(type(error), error, error.__traceback__)
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        trial.set_user_attr(ERROR, message[:300])
+    if isinstance(error, InvalidError):  # GP and NSGA-II learn from complete trials alone
+        trial.set_constraint("valid", 1.0)
+        values, state = worst(study), TrialState.COMPLETE
+    study.tell(trial, values, state, skip_if_finished=True)
 
 
 def check_first(trial: Trial) -> None:
@@ -251,45 +285,3 @@ def is_hopeless(study: Study, planned: SearchPlan) -> bool:
     trials, wanted = study.get_trials(deepcopy=False), planned.search.trials
     invalid = sum(INVALID in trial.user_attrs for trial in trials)
     return counted(trials) < wanted and invalid >= MOST_INVALID * wanted
-
-
-def settings_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the settings of a sampled network, its widths as they were fitted to the budget.
-
-    A width that the space does not vary is left out: it follows from the others.
-    """
-    stages = trial.user_attrs.get(ARCHITECTURE, {}).get("stages", [])
-    widths = {f"width.{number}": stage["width"] for number, stage in enumerate(stages, start=1)}
-    return {name: widths.get(name, value) for name, value in trial.params.items()}
-
-
-def trial_results(trials: Sequence[FrozenTrial]) -> list[TrialResult]:
-    """Return the trials as a report needs them, in the order of their numbers."""
-    return [_trial_result(trial) for trial in sorted(trials, key=lambda trial: trial.number)]
-
-
-def _trial_result(trial: FrozenTrial) -> TrialResult:
-    own = trial.user_attrs
-    states = {
-        TrialState.COMPLETE: "complete",
-        TrialState.PRUNED: "pruned",
-        TrialState.FAIL: "failed",
-        TrialState.RUNNING: "running",
-        TrialState.WAITING: "waiting",
-    }
-    accuracy = trial.values[0] if trial.values and INVALID not in own else None
-    if accuracy is None and trial.intermediate_values:
-        accuracy = trial.intermediate_values[max(trial.intermediate_values)]
-    return TrialResult(
-        number=trial.number,
-        state="invalid" if INVALID in own else states[trial.state],  # type: ignore[arg-type]
-        params=settings_of(trial),
-        accuracy=accuracy,
-        flops=own.get(FLOPS),
-        num_params=own.get(PARAMS),
-        latency=own.get(LATENCY),
-        ablation=own.get(NAME, ""),
-        seconds=own.get(SECONDS, 0.0),
-        error=own.get(ERROR) or own.get(INVALID, ""),
-        key=own.get(KEY, ""),
-    )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mlflow.entities import Run
 
-from levit_ablate.config import VARIANT_KEYS, Data
+from levit_ablate.config import VARIANT_KEYS
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant, check_changes, comparison
 from levit_ablate.keys import hashed
@@ -52,7 +51,7 @@ class Plan:
     @property
     def dataset(self) -> str:
         """Name of the dataset, or of its folder."""
-        return dataset_name(self.baseline.experiment.data)
+        return self.whole.dataset
 
     @cached_property
     def key(self) -> str:
@@ -68,14 +67,8 @@ class Plan:
     @cached_property
     def whole(self) -> Whole:
         """Name, key and conditions of its own run in MLflow."""
-        return Whole(
-            kind=STUDY,
-            name=self.study.name,
-            dataset=self.dataset,
-            key=self.key,
-            summary=self.study.summary,
-            conditions=plain(self.baseline.experiment),
-        )
+        name, summary = self.study.name, self.study.summary
+        return Whole(STUDY, name, self.key, summary, self.baseline.experiment)
 
     @cached_property
     def networks(self) -> dict[str, str]:
@@ -123,12 +116,6 @@ class Plan:
             "parts": list(self.study.parts.get(variant.name, ())),
             "keys": {str(seed): variant.at_seed(seed).key for seed in seeds},
         }
-
-
-def dataset_name(data: Data) -> str:
-    """Return the name of the dataset, or of its folder."""
-    root = Path(data.root)
-    return (root.name or root.resolve().name) if data.name == "folder" else data.name
 
 
 def plan(study: Study, given: Mapping[str, Any]) -> Plan:

@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 
-from levit_ablate.config import Hardware
+from levit_ablate.config import Experiment, Hardware
 from levit_ablate.experiment import Variant
 from levit_ablate.runtime import lock_of, one_at_a_time, settle_rank
-from levit_ablate.schema import flat
+from levit_ablate.schema import flat, plain
 from levit_ablate.tracking.runs import (
     ALIVE,
     DATASET,
@@ -46,19 +45,25 @@ MOST_METRICS = 1000
 """Metrics that MLflow takes in one write."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Whole:
     """A study or a search, as its parent run describes it."""
 
     kind: str
     """Tag of its name: `tags.STUDY` or `tags.SEARCH`."""
     name: str
-    dataset: str
     key: str
     """Key by which its run is found again."""
     summary: str
-    conditions: Mapping[str, Any]
-    """Settings that most runs below it share, as plain data: its params."""
+    baseline: Experiment
+    """Its settings, which most runs below it share, are its params."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset, or of its folder."""
+        data = self.baseline.data
+        root = Path(data.root)
+        return (root.name or root.resolve().name) if data.name == "folder" else data.name
 
     @property
     def experiment(self) -> str:
@@ -136,7 +141,7 @@ def _created(whole: Whole) -> Run:
     name = f"{whole.name} on {whole.dataset}"
     experiment = experiment_id(whole.experiment)
     run: Run = client.create_run(experiment, tags=resolve_tags(tags), run_name=name)
-    params = flat(whole.conditions)
+    params = flat(plain(whole.baseline))
     client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
     return run
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ class Result:
     seconds: float
     """Seconds of training, validation included."""
     curve: tuple[float, ...]
-    """Validation accuracy after each epoch, 0 to 1."""
+    """Validation accuracy after each epoch, 0 to 1; up to the first that the record lacks."""
     best_epoch: int
     """Epoch of the lowest validation loss, from 0, whose weights were kept."""
 
@@ -87,8 +88,7 @@ def recorded(variant: Variant) -> Result | None:
         return None
     history = MlflowClient().get_metric_history(run.info.run_id, "val_accuracy")
     by_epoch = {metric.step: float(metric.value) for metric in history}
-    is_whole = by_epoch.keys() == set(range(len(by_epoch)))
-    curve = [by_epoch[epoch] for epoch in sorted(by_epoch)] if is_whole else []
+    curve = [by_epoch[epoch] for epoch in takewhile(by_epoch.__contains__, count())]
     return _result(variant, run.info.run_id, run.data.metrics, curve, trained=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 from pathlib import Path
 
@@ -158,6 +159,7 @@ def test_a_search_in_which_every_trial_fails_says_why_and_has_failed(tmp_path):
     said = process.said()[1].splitlines()[-1]
     assert "no network was trained to its end (2 failed)" in said and "diverged" in said
     assert "the first error, of trial 0: RunError: " in said
+    assert f"(log: {platform.node()}:{tmp_path}/" in said  # which may be read on another machine
     (parent,) = [run for run in runs(tmp_path) if tag(run, "search")]
     assert parent.info.status == "FAILED"
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from optuna.storages import RDBStorage
+from optuna import Study
+from optuna.storages import JournalStorage, RDBStorage
 from optuna.trial import TrialState
 from searching import GIVEN, small
 
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.runner.job import Job, Outcome, Question
 from levit_ablate.runner.loop import Event
-from levit_ablate.searches import conduct, jobs, trials
+from levit_ablate.searches import conduct, jobs, results, trials
 from levit_ablate.searches.plan import plan
 from levit_ablate.searches.sampling import NAME, InvalidError, variant_of
 from levit_ablate.searches.search import changed, read
@@ -308,15 +312,15 @@ def test_a_trial_that_another_driver_took_for_dead_disturbs_no_other():
 
 
 def test_a_hiccup_of_the_trials_between_two_reports_stops_no_training(monkeypatch, capsys):
-    read_trials, raised = trials.trial_results, []
+    raised = []
 
-    def trial_results(there):
-        if not raised and any(trial.state == TrialState.RUNNING for trial in there):
+    def trial_results(study):
+        if not raised and trials.running_anywhere(study):
             raised.append(True)
             raise OSError("the database is being started")
-        return read_trials(there)
+        return results.trial_results(study)
 
-    monkeypatch.setattr(trials, "trial_results", trial_results)
+    monkeypatch.setattr(jobs, "trial_results", trial_results)
     monkeypatch.setattr(jobs, "POLL", 0.0)
     found = done(small(trials=2))
     assert raised and [trial.state.name for trial in found] == ["COMPLETE"] * 2
@@ -366,3 +370,114 @@ def test_ctrl_c_ends_a_search_that_waits_for_another_process_to_ask(monkeypatch)
     finally:
         ended.set()
         holder.join()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "create_new_trial",
+        "set_trial_param",
+        "set_trial_user_attr",
+        "set_trial_intermediate_value",
+        "set_trial_state_values",
+        "get_all_trials",
+    ],
+)
+def test_a_storage_that_is_away_for_a_moment_now_and_then_loses_no_trial(
+    method, monkeypatch, capsys
+):
+    call, loop, count = getattr(JournalStorage, method), conduct.loop.run, itertools.count()
+
+    def flaky(*arguments, **options):
+        if next(count) % 11 == 5:
+            raise OSError("the database is starting up")
+        return call(*arguments, **options)
+
+    def run(*arguments):
+        with monkeypatch.context() as patches:
+            patches.setattr(JournalStorage, method, flaky)
+            return loop(*arguments)
+
+    monkeypatch.setattr(conduct.loop, "run", run)
+    monkeypatch.setattr(jobs, "POLL", 0.0)
+    found = done(pruning_search(), MadeUp(places=2))
+    valid = [trial for trial in found if INVALID not in trial.user_attrs]
+    assert len(valid) == 8
+    assert {trial.state for trial in valid} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in valid:
+        steps = list(trial.intermediate_values)
+        assert steps == list(range(1, len(steps) + 1))
+        if trial.state == TrialState.COMPLETE:
+            assert trial.values == [trial.intermediate_values[4]]
+    said = "the database is starting up; what was written is kept; trying again"
+    assert capsys.readouterr().err.count(said) == 1
+
+
+def test_seeds_are_counted_once_where_the_storage_was_away(monkeypatch):
+    planned = small(trials=4, sampler="random", pruner="wilcoxon", seeds="0,1,2,3,4")
+    whole = [(trial.state, trial.values) for trial in done(planned)]
+    Path("other").mkdir()
+    monkeypatch.chdir("other")
+    tell, count = Study.tell, itertools.count()
+
+    def flaky(*arguments, **options):
+        if next(count) % 2 == 0:
+            raise OSError("the database is starting up")
+        return tell(*arguments, **options)
+
+    monkeypatch.setattr(Study, "tell", flaky)
+    monkeypatch.setattr(jobs, "POLL", 0.0)
+    assert [(trial.state, trial.values) for trial in done(planned)] == whole
+
+
+def test_a_storage_that_stays_away_stops_the_search_which_goes_on_when_it_is_back(monkeypatch):
+    planned = small(trials=1)
+    seconds, tries = itertools.count(1), []
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+
+    def away(*arguments, **options):
+        tries.append(arguments)
+        raise OSError("the database is away")
+
+    launcher = MadeUp()
+    with monkeypatch.context() as patches:
+        patches.setattr(Study, "tell", away)
+        with pytest.raises(RunError, match="the database is away; what was written is kept"):
+            done(planned, launcher)
+    assert len(tries) > 2 and len(launcher.started) == 1
+    first, again = done(planned)
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert ERROR not in first.user_attrs and again.user_attrs[RETRY_OF] == 0
+
+
+def test_a_worker_that_died_waits_for_no_process_that_asks_for_a_trial(monkeypatch, capsys):
+    planned = small(trials=1)
+    monkeypatch.setattr(jobs, "POLL", 0.1)
+    held, ended_with = threading.Event(), threading.Event()
+    was_released: list[bool] = []
+
+    def hold() -> None:
+        with trials.asking(planned):
+            held.set()
+            was_released.append(ended_with.wait(20))
+
+    holder = threading.Thread(target=hold)
+
+    class Dies(MadeUp):
+        def events(self, timeout: float) -> list[Event]:
+            if held.is_set():  # its end was taken
+                ended_with.set()
+            return super().events(timeout)
+
+    def dies(job: Job) -> Outcome:
+        if job.number:
+            return ended(job)
+        holder.start()
+        held.wait()
+        return Outcome(error="killed", died=True)
+
+    first, again = done(planned, Dies(dies))
+    assert was_released == [True]
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert again.user_attrs[RETRY_OF] == 0 and again.user_attrs[DEATHS] == 1
+    assert "trial 0: killed" in capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_the_report_of_a_grid_has_the_shares_of_every_setting_and_pair(monkeypat
     planned = small("flags", space={"design": fixed})  # position and keys vary
     study = study_of(planned, "")
     values = [0.50, 0.60, 0.70, 0.60]  # half is one setting's, half both's together
-    for combination, value in zip(planned.grid, values, strict=True):
+    for combination, value in zip(planned.space.combinations, values, strict=True):
         study.enqueue_trial(combination)
         trial = study.ask()
         describe(trial, variant_of(trial, planned))

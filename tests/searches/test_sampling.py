@@ -10,7 +10,6 @@ from searching import small
 
 from levit_ablate.errors import UserError
 from levit_ablate.models.cost import costs
-from levit_ablate.searches.drawing import sampled
 from levit_ablate.searches.plan import plan
 from levit_ablate.searches.sampling import InvalidError, point_of, variant_of
 from levit_ablate.searches.search import changed, read
@@ -70,7 +69,7 @@ def test_what_depends_on_a_choice_is_asked_only_with_it():
 
     for pyramid in (True, False):
         asked: list[str] = []
-        sampled(ask, planned.space, planned.baseline)
+        planned.space.network_of(ask)
         assert asked[0] == "design.pyramid"
         assert ("design.downsampling" in asked) == pyramid
         assert ("width.2" in asked) == ("num_heads.2" in asked) == pyramid

@@ -7,10 +7,8 @@ from optuna.distributions import FloatDistribution
 
 from levit_ablate.config import Design
 from levit_ablate.errors import UserError
-from levit_ablate.experiment import variant
 from levit_ablate.models.presets import preset
 from levit_ablate.searches import numbers
-from levit_ablate.searches.drawing import sampled
 from levit_ablate.searches.numbers import STAGE_NUMBERS, setting_from
 from levit_ablate.searches.report import choices_line
 from levit_ablate.searches.space import space_from
@@ -23,11 +21,11 @@ def space(**said):
 
 
 def options(said, name):
-    return dict(space(**said).settings())[name].options
+    return space(**said).settings()[name].options
 
 
 def test_what_is_not_said_is_a_neighbourhood_that_holds_the_network_itself():
-    settings = dict(space().settings())
+    settings = space().settings()
     for number, stage in enumerate(MICRO.stages, start=1):
         assert stage.width in settings[f"width.{number}"].options
         assert stage.depth in settings[f"depth.{number}"].options
@@ -72,7 +70,7 @@ def test_a_range_holds_its_steps_and_nothing_else(low, reach, step):
 
 
 def test_a_stage_beyond_the_networks_own_goes_on_as_they_do():
-    found = dict(space(num_stages="2:4").settings())
+    found = space(num_stages="2:4").settings()
     assert found["num_stages"].options == (2, 3, 4)
     assert 224 + (224 - 160) in found["width.4"].options
 
@@ -104,7 +102,7 @@ def test_choices_on_the_command_line_are_words():
 
 
 def test_a_number_on_the_command_line_is_what_it_is_in_a_file():
-    found = dict(space(depth="0o3", width="0x10,0x20", mlp_expansion="1e0").settings())
+    found = space(depth="0o3", width="0x10,0x20", mlp_expansion="1e0").settings()
     assert found["depth.1"].options == (3,) and found["width.1"].options == (16, 32)
     assert found["mlp_expansion.1"].options == (1.0,)
 
@@ -170,10 +168,9 @@ def test_a_number_is_searched_once_it_is_in_a_table(monkeypatch):
     found = space(drop_path="0:0.3", geometry="fixed", width={"1": "96,104"})
     assert found.varied()["drop_path"].options == (0.0, 0.1, 0.2, 0.3)
     drawn = {"drop_path": 0.2, "width.1": 104}
-    base = variant("baseline", {"model": "levit_micro"})
-    architecture, design = sampled(lambda n, s: drawn.get(n, s.options[0]), found, base)
+    architecture, design = found.network_of(lambda n, s: drawn.get(n, s.options[0]))
     assert (architecture.drop_path, architecture.stages[0].width) == (0.2, 104)
     own = numbers.numbers_of(architecture, design)
     assert own["drop_path"] == 0.2 and own.keys() >= found.varied().keys()
     assert choices_line(architecture, design, design) == "drop 0.2"
-    assert sampled(lambda n, s: s.options[0], space(), base)[0].drop_path == 0.0
+    assert space().network_of(lambda n, s: s.options[0])[0].drop_path == 0.0

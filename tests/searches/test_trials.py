@@ -15,6 +15,7 @@ from searching import small
 
 from levit_ablate.errors import UserError
 from levit_ablate.searches import sampling, trials
+from levit_ablate.searches.results import trial_results
 from levit_ablate.searches.sampling import variant_of
 from levit_ablate.searches.storage import study_of
 from levit_ablate.searches.trials import is_done, is_hopeless
@@ -62,7 +63,7 @@ def test_a_trial_at_work_is_left_alone_until_its_process_is_gone(study):
     with held_by_another_process("its.lock"):
         begun(study, "its.lock")
         assert trials.revive(study) == [] and states(study) == ["RUNNING"]
-        (words,) = trials.at_work(study.get_trials())
+        (words,) = trials.running_anywhere(study)
         assert words == f"trial 0 on {platform.node()}"
     assert trials.revive(study) == [0]
     assert not Path("its.lock").exists()
@@ -114,7 +115,7 @@ def test_a_network_of_which_processes_die_again_and_again_has_failed(study):
         trials.revive(study)
     assert states(study) == ["FAIL"] * 4 and trials.revive(study) == []
     assert trials.counted(study.get_trials()) == 1
-    found = trials.trial_results(study.get_trials())
+    found = trial_results(study)
     assert found[-1].error == "the process that trained it was killed 3 times"
 
 
@@ -142,7 +143,7 @@ def test_invalid_trials_do_not_count(study):
         study.tell(trial, *([0.25] if state == TrialState.COMPLETE else []), state=state)
     assert trials.worst(study) == [0.25] and trials.revive(study) == []
     assert trials.counted(study.get_trials()) == 1
-    found = trials.trial_results(study.get_trials())
+    found = trial_results(study)
     assert [each.state for each in found] == ["complete", "invalid", "invalid"]
     assert [each.accuracy for each in found] == [0.25, None, None]
 
@@ -166,7 +167,7 @@ def test_settings_are_those_that_vary_with_the_widths_that_were_fitted(study):
     network = planned.variant("x", "", architecture, planned.baseline.experiment.design)
     trials.describe(trial, network)
     study.tell(trial, 0.5)
-    (found,) = trials.trial_results(study.get_trials())
+    (found,) = trial_results(study)
     assert found.params == {"width.1": 12}  # nothing of the second's, which nobody asked for
 
 

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from recorded import loaded, tag
 
+from levit_ablate.config import Experiment
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
 from levit_ablate.recipes import RECIPES
@@ -21,9 +22,7 @@ from levit_ablate.tracking.runs import KEY, STUDY, find, settle
 from levit_ablate.tracking.store import experiment_id
 from levit_ablate.training.train import recorded
 
-WHOLE = Whole(
-    kind=STUDY, name="paper", dataset="digits", key="k" * 32, summary="A study", conditions={}
-)
+WHOLE = Whole(STUDY, "paper", "k" * 32, "A study", Experiment())
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from recorded import loaded
 from servers import Server, answering, for_all_methods, proxy
 
 from levit_ablate.cli.main import run_command
+from levit_ablate.config import Experiment
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.experiment import variant
 from levit_ablate.tracking import outbox
@@ -97,9 +98,7 @@ def away(*_, **__):
 
 
 def whole() -> Whole:
-    return Whole(
-        kind=STUDY, name="paper", dataset="digits", key="k" * 32, summary="A study", conditions={}
-    )
+    return Whole(STUDY, "paper", "k" * 32, "A study", Experiment())
 
 
 def test_networks_load_from_a_servers_other_experiments_and_so_do_repeated_runs(server, tmp_path):

@@ -67,6 +67,8 @@ def test_a_curve_that_the_record_lacks_is_one_line(store, network):
     client.log_metric(run_id, "val_accuracy", 0.25, step=0)
     result = recorded(network)
     assert (result.curve, result.validation_accuracy) == ((0.25, 0.5), 0.5)
+    client.log_metric(run_id, "val_accuracy", 0.4, step=3)  # a gap after the best epoch
+    assert recorded(network) == result
 
 
 def test_a_training_that_is_given_up_is_recorded_so_and_leaves_no_folder(store, network):
