@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from levit_ablate.cli.options import add_experiment, experiment_options, parse, parser_for
+from levit_ablate.cli.options import (
+    add_experiment,
+    add_store,
+    experiment_options,
+    parse,
+    parser_for,
+)
 from levit_ablate.tracking.uris import without_password
 
 if TYPE_CHECKING:
@@ -22,9 +28,7 @@ def main(argv: Sequence[str]) -> None:
     parser = parser_for("run", "Train an ablation and its baseline, and print what it cost.")
     add_experiment(parser)
     parser.add_argument("--no-baseline", action="store_true", help="Train the ablation alone.")
-    parser.add_argument(
-        "--tracking-uri", type=str, help="Where MLflow records; ./mlflow.db unless set."
-    )
+    add_store(parser)
     options = parse(parser, argv)
     ablation, given = experiment_options(options)
     from levit_ablate.api import run as api  # loads torch, lightning and mlflow: seconds
@@ -45,22 +49,21 @@ def main(argv: Sequence[str]) -> None:
         _print(result, tracking_uri(uri))
 
 
-FIGURES = ("test accuracy", "test loss", "parameters", "multiply-adds", "training time")
+FIGURES = ["test accuracy", "test loss", "parameters", "multiply-adds", "training time"]
 
 
 def _print(result: RunResult, uri: str) -> None:
     experiment, baseline = result.variant.experiment, result.baseline
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column(escape(result.name), justify="right", no_wrap=True)
+    titles, columns = ["", escape(result.name)], [FIGURES, _figures(result)]
     if baseline:
-        table.add_column("baseline", justify="right", no_wrap=True)
-        table.add_column("difference", justify="right", no_wrap=True)
-    columns = [_figures(each) for each in (result, baseline) if each]
-    points = f"{100 * (result.difference or 0):+.2f} points".replace("-", "−")
-    differences = [[points, *[""] * 4]] if baseline else []
-    for name, *cells in zip(FIGURES, *columns, *differences, strict=True):
-        table.add_row(name, *cells)
+        points = f"{100 * (result.difference or 0):+.2f} points".replace("-", "−")
+        titles += ["baseline", "difference"]
+        columns += [_figures(baseline), [points, "", "", "", ""]]
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="right" if title else "left", no_wrap=title != "")
+    for cells in zip(*columns, strict=True):
+        table.add_row(*cells)
     console = Console(highlight=False)
     console.print(f"[bold]{escape(result.name)}[/bold]: {escape(result.variant.ablation.summary)}")
     console.print(f"{experiment.data.name}, {experiment.model}, seed {experiment.seed}\n")

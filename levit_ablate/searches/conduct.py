@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -21,7 +22,7 @@ from levit_ablate.searches import trials
 from levit_ablate.searches.jobs import SearchJobs
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.record import write_search
-from levit_ablate.searches.report import Report, as_json, pictures_of
+from levit_ablate.searches.report import Report, as_dict, pictures_of
 from levit_ablate.searches.report_tables import as_text
 from levit_ablate.searches.results import TrialResult, complete_of, counts_of, trial_results
 from levit_ablate.searches.sampling import enqueue, points_of_named
@@ -161,7 +162,7 @@ def keep(planned: SearchPlan, report: Report) -> None:
     if report.best:
         client.log_metric(run_id, "best_accuracy", report.best[0].accuracy or 0.0)
     pictures = {f"{title}.png": picture for title, picture in pictures_of(report).items()}
-    texts = {"report.json": as_json(report), "report.txt": as_text(report)}
+    texts = {"report.json": json.dumps(as_dict(report)), "report.txt": as_text(report)}
     parent_run.write_files(run_id, {**texts, **pictures})
 
 

@@ -6,7 +6,6 @@ The confirmation, a study of the best and the baseline with the full recipe, is 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -234,8 +233,8 @@ def pictures_of(report: Report) -> dict[str, bytes]:
     return pictures(report.found, column, report.budget, report.importance)
 
 
-def as_json(report: Report) -> str:
-    """Return the report as one JSON object; accuracies and differences are shares from 0 to 1."""
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return the report as plain data; accuracies and differences are shares from 0 to 1."""
 
     def described(each: TrialResult) -> dict[str, Any]:
         row = report.confirmation_of(each)
@@ -256,26 +255,24 @@ def as_json(report: Report) -> str:
         }
 
     planned, shares, fresh = report.planned, report.importance, report.confirmed
-    return json.dumps(
-        {
-            "search": planned.search.name,
-            "key": planned.key,
-            "dataset": planned.dataset,
-            "objectives": list(planned.search.objectives),
-            "budget": {**asdict(planned.budget), "latency": planned.latency},
-            "counts": dict(report.counts),
-            "epochs": planned.baseline.experiment.recipe.epochs,
-            "confirmed_epochs": fresh and fresh.conditions["recipe"]["epochs"],
-            "baseline": described(report.reference) if report.baseline or fresh else None,
-            "best": [described(each) for each in report.best],
-            "front": [described(each) for each in report.front],
-            "importance": shares
-            and {
-                "main": dict(shares.main),
-                "pairs": [[*pair, share] for pair, share in shares.pairs.items()],
-                "rest": shares.rest,
-                "exact": shares.is_exact,
-                "at": shares.at,
-            },
-        }
-    )
+    return {
+        "search": planned.search.name,
+        "key": planned.key,
+        "dataset": planned.dataset,
+        "objectives": list(planned.search.objectives),
+        "budget": {**asdict(planned.budget), "latency": planned.latency},
+        "counts": dict(report.counts),
+        "epochs": planned.baseline.experiment.recipe.epochs,
+        "confirmed_epochs": fresh and fresh.conditions["recipe"]["epochs"],
+        "baseline": described(report.reference) if report.baseline or fresh else None,
+        "best": [described(each) for each in report.best],
+        "front": [described(each) for each in report.front],
+        "importance": shares
+        and {
+            "main": dict(shares.main),
+            "pairs": [[*pair, share] for pair, share in shares.pairs.items()],
+            "rest": shares.rest,
+            "exact": shares.is_exact,
+            "at": shares.at,
+        },
+    }

@@ -24,15 +24,32 @@ QUICK = {
     }""",
     "02_reading_a_study": f'SETTINGS = {{"variants": ["no_pyramid"], "seeds": 2, {SMOKE}}}',
     "03_reading_a_search": f"""SETTINGS = {{
-        "trials": 5, "confirm": 1, "confirm_seeds": [7, 8], "pruner": "none", {SMOKE}
+        "trials": 3, "confirm": 1, "confirm_seeds": [1], "pruner": "none", {SMOKE}
     }}""",
 }
 """What is set after a notebook's cell tagged `parameters`, so that it takes seconds."""
+SHARED = ("02_reading_a_study", "03_reading_a_search")
+"""Notebooks that are given one store: the search finds the study's baseline at both seeds."""
 OF_A_MACHINE = re.compile(r"(?<!\w)/(home|root|work|tmp|opt|Users|private/var)\b|[A-Z]:\\\\")
 """A path of some machine, in JSON, where a backslash is two."""
 LARGEST = 600_000
 PLOTTING = {"IPython", "matplotlib", "pandas", "scipy", "seaborn", "torch"}
 """What a notebook imports beside the standard library and the package's public names."""
+
+BARS = """
+from rich.progress import BarColumn
+from levit_ablate.analysis.formats import captured
+from levit_ablate.api.session import talking
+from levit_ablate.bars import bars, error_console
+def show(progress):
+    with talking(progress), bars(error_console(), "{task.description}", BarColumn()) as shown:
+        task = shown.add_task("training", total=10)
+        for _ in range(10):
+            shown.advance(task)
+            shown.update(task, completed=10)
+_ = captured(lambda console: console.print(1))
+"""
+"""What is run below a notebook: a bar that is asked for is one output, another is none."""
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
@@ -64,8 +81,15 @@ def make_quick(notebook: NotebookNode, source: str) -> None:
     notebook.cells.insert(index + 1, new_code_cell(source))
 
 
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('shared')}/mlflow.db"
+
+
 @pytest.fixture
-def executed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotebookNode:
+def executed(
+    path: Path, shared_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> NotebookNode:
     """The notebook, run quickly in a folder of its own, in which it leaves nothing."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -74,7 +98,9 @@ def executed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Not
     folder = tmp_path / "folder"
     folder.mkdir()
     notebook = nbformat.read(path, as_version=4)
-    make_quick(notebook, QUICK[path.stem])
+    store = f"\nSTORE = {shared_store!r}" if path.stem in SHARED else ""
+    make_quick(notebook, QUICK[path.stem] + store)
+    notebook.cells += map(new_code_cell, (BARS, "show(True)", "show(False)"))
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     assert not list(folder.iterdir())
@@ -82,8 +108,14 @@ def executed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Not
 
 
 @each_notebook
-def test_a_notebook_runs_anywhere_and_shows_its_figures_and_tables(executed):
+def test_a_notebook_runs_anywhere_and_shows_its_figures_and_tables_and_a_bar_that_is_asked_for(
+    executed,
+):
     assert_figures_and_tables(executed)
+    assert not [output for output in outputs(executed) if output.get("name") == "stderr"]
+    *_, nothing, asked, quiet = executed.cells
+    [bar] = asked.outputs
+    assert "training" in bar.data["text/plain"] and not nothing.outputs + quiet.outputs
 
 
 @each_notebook
@@ -123,34 +155,6 @@ def test_a_notebook_uses_public_names_alone_and_starts_no_process(path):
     own = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
     assert {node.attr for node in own if node.value.id == "la"} <= set(levit_ablate.__all__)
     assert not [n.attr for n in nodes if isinstance(n, ast.Attribute) and n.attr.startswith("_")]
-
-
-BARS = """
-import levit_ablate as la
-la.run
-from rich.progress import BarColumn
-from levit_ablate.api.session import talking
-from levit_ablate.bars import bars, error_console
-def show(progress):
-    with talking(progress), bars(error_console(), "{task.description}", BarColumn()) as shown:
-        task = shown.add_task("training", total=10)
-        for _ in range(10):
-            shown.advance(task)
-            shown.update(task, completed=10)
-"""
-
-
-def test_a_bar_in_jupyter_is_one_output_and_what_is_not_asked_for_is_none(tmp_path, monkeypatch):
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    captured = (
-        "from levit_ablate.analysis.formats import captured; _ = captured(lambda c: c.print(1))"
-    )
-    sources = [f"{BARS}\n{captured}", "show(True)", "show(False)"]
-    notebook = nbformat.v4.new_notebook(cells=[new_code_cell(source) for source in sources])
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-    nothing, asked, quiet = notebook.cells
-    [bar] = asked.outputs
-    assert "training" in bar.data["text/plain"] and not nothing.outputs + quiet.outputs
 
 
 def test_there_is_a_notebook():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -73,7 +72,7 @@ def test_a_baseline_that_was_no_trial_stands_in_the_table_of_what_is_compared_wi
     said = " ".join(report_tables.notes(shown))
     assert "Not all of that is there: trial 1 lacks seed 2." in said and "1 epoch," in said
     assert shown.winner.name == "trial 0" == report_tables.presets(shown)["network"].iloc[-1]
-    assert json.loads(report.as_json(shown))["baseline"]["confirmed"]["mean"] == 0.6
+    assert report.as_dict(shown)["baseline"]["confirmed"]["mean"] == 0.6
 
 
 def test_the_report_of_a_grid_has_the_shares_of_every_setting_and_pair(monkeypatch):
@@ -88,7 +87,7 @@ def test_the_report_of_a_grid_has_the_shares_of_every_setting_and_pair(monkeypat
         study.tell(trial, value)
     monkeypatch.setattr(report, "confirmed", lambda *_: None)
     shown = report.report_of(planned, study)
-    shares = json.loads(report.as_json(shown))["importance"]
+    shares = report.as_dict(shown)["importance"]
     assert shares["exact"] and shares["rest"] == pytest.approx(0, abs=1e-9)
     frame = report_tables.shares(shown)
     assert sorted(map(float, frame["share"].str.removesuffix(" %"))) == [0.0, 50.0, 50.0]
