@@ -56,7 +56,7 @@ def match(
     architecture = replace(architecture, stages=geometry.stages_of(architecture, design))
     if abs(problem.error(architecture)) <= LEFT_ALONE:
         return architecture
-    one_stage, ratio = not design.pyramid, geometry.VALUES_PER_KEY[design.keys].block
+    one_stage, ratio = not design.pyramid, geometry.values_per_key(design).block
     tied = one_stage or ratio == 1  # C = N * value_dim, as in the paper
     if one_stage:
         matched = _one_stage(problem, architecture, ratio)

@@ -24,7 +24,8 @@ from torch.nn import functional
 from levit_ablate.config import Architecture, Design, Stage
 from levit_ablate.errors import UserError
 from levit_ablate.models.cost import costs
-from levit_ablate.models.levit import Attention, LeViT, Residual
+from levit_ablate.models.levit import Attention, LeViT
+from levit_ablate.models.parts import Residual
 from levit_ablate.models.presets import preset
 
 # Every combination.
