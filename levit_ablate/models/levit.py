@@ -24,6 +24,7 @@ from levit_ablate.models.parts import (
     POOLINGS,
     POSITIONS,
     STEMS,
+    DropPath,  # noqa: F401 (models that were recorded as pickles name it here)
     PatchConvolution,
     Residual,
     Subsample,
