@@ -96,9 +96,8 @@ def key_of_version_1(experiment: Experiment) -> str | None:
 def stream_key(experiment: Experiment, versions: Mapping[str, str]) -> str:
     """Return the name of what a model sees in every epoch, however many there are.
 
-    Args:
-        experiment: of it, the data, the data seed and the recipe's augmentation count.
-        versions: of the packages that make the pixels.
+    The hash of the data, the data seed, the recipe's augmentation, and the `versions` of the
+    packages that make the pixels.
     """
     recipe = changed(experiment.recipe)
     return hashed(

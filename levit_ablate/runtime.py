@@ -130,14 +130,11 @@ def lock_of(result: Path) -> Path:
 
 @contextmanager
 def one_at_a_time(result: Path, doing: str) -> Iterator[None]:
-    """Hold the lock of `result` while it is made; print a line before waiting for another process.
+    """Hold the lock of a file or folder while it is made.
 
     The operating system releases the lock with its process, however that ends. Of the processes of
-    one training the first holds it for all.
-
-    Args:
-        result: the file or folder that is made.
-        doing: what another process does with it, for the printed line: "trains it".
+    one training the first holds it for all. Before waiting for another process it prints what that
+    is `doing`: "trains it".
     """
     if not is_first_process():
         yield

@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
@@ -248,6 +248,12 @@ def test_configs_are_frozen_and_hashable_and_take_their_fields_by_name_only(conf
     assert hash(again) == hash(config)
     with pytest.raises(TypeError, match="positional"):
         type(config)(*values.values())
+
+
+def test_a_stage_as_text_names_what_it_has_of_its_own():
+    assert str(STAGE) == "1x C8 N1"
+    own = replace(STAGE, value_dim=4, mlp_expansion=1.5)
+    assert str(own) == "1x C8 N1 value_dim 4 mlp_expansion 1.5"
 
 
 def test_the_defaults_of_design_are_levit_itself():

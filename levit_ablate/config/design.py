@@ -147,9 +147,10 @@ class Stage:
             check_range(self, 0, "mlp_expansion", above=True, high=1024)
 
     def __str__(self) -> str:
-        own = "" if self.value_dim is None else f" V{self.value_dim}"
-        own += "" if self.mlp_expansion is None else f" MLP {self.mlp_expansion:g}"
-        return f"{self.depth}x C{self.width} N{self.num_heads}{own}"
+        always = ("depth", "width", "num_heads")
+        own = {name: value for name, value in vars(self).items() if name not in always}
+        texts = [f"{name} {value:g}" for name, value in own.items() if value is not None]
+        return " ".join([f"{self.depth}x C{self.width} N{self.num_heads}", *texts])
 
 
 @dataclass(frozen=True, kw_only=True)

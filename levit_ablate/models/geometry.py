@@ -34,6 +34,11 @@ class Heads:
     value_dim: int
 
 
+def values_per_key(design: Design) -> ValuesPerKey:
+    """Size of a head's values over that of its keys."""
+    return VALUES_PER_KEY[design.keys]
+
+
 def stages_of(architecture: Architecture, design: Design) -> tuple[Stage, ...]:
     """The architecture's stages; without a pyramid all as one, of the first's width and heads.
 
@@ -68,7 +73,7 @@ def stem_widths(architecture: Architecture) -> list[int]:
 
 def key_dim_of(architecture: Architecture, design: Design, stage: Stage) -> int:
     """Size of queries and keys in a head (the paper's D). Raises UserError if it is not whole."""
-    value_dim, ratio = value_dim_of(architecture, stage), VALUES_PER_KEY[design.keys].block
+    value_dim, ratio = value_dim_of(architecture, stage), values_per_key(design).block
     if value_dim % ratio:
         raise UserError(
             f"architecture.value_dim: {value_dim} must be even with design.keys: small, "
@@ -91,7 +96,7 @@ def shrinking_heads(architecture: Architecture, design: Design, stage: Stage) ->
     values of D. Either way the values have 4C channels in all (rounded to whole heads).
     """
     key_dim = key_dim_of(architecture, design, stage)
-    value_dim = VALUES_PER_KEY[design.keys].shrinking * key_dim
+    value_dim = values_per_key(design).shrinking * key_dim
     num_heads = max(1, round(4 * stage.width / value_dim))
     return Heads(num_heads=num_heads, key_dim=key_dim, value_dim=value_dim)
 

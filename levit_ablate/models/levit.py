@@ -24,7 +24,9 @@ from levit_ablate.models.parts import (
     POOLINGS,
     POSITIONS,
     STEMS,
+    DropPath,  # noqa: F401 (models that were recorded as pickles name it here)
     PatchConvolution,
+    Residual,
     Subsample,
 )
 from levit_ablate.streams import stream_seed
@@ -87,40 +89,6 @@ class Attention(nn.Module):
     def split_heads(self, tokens: Tensor) -> Tensor:
         """(B, N, h * channels) → (B, h, N, channels)."""
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-
-class DropPath(nn.Module):
-    """Leaves a branch out of training for some images, and makes up for it (Huang et al. 2016).
-
-    As timm's, except that the draws can be given: `draws`, (B,) uniform in [0, 1). Without them
-    they are drawn here.
-    """
-
-    draws: Tensor | None = None
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or not self.probability:
-            return branch
-        count = branch.shape[0]
-        draws = torch.rand(count, device=branch.device) if self.draws is None else self.draws
-        kept = (draws >= self.probability).to(branch.dtype) / (1 - self.probability)
-        return branch * kept.view(count, *[1] * (branch.ndim - 1))
-
-
-class Residual(nn.Module):
-    """x + branch(x); drop_path is the probability that an image trains without the branch."""
-
-    def __init__(self, branch: nn.Module, drop_path: float) -> None:
-        super().__init__()
-        self.branch = branch
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens + self.drop_path(self.branch(tokens))
 
 
 class Builder:

@@ -47,22 +47,16 @@ def match(
     cost: Literal["flops", "params"],
     target: int,
 ) -> Architecture:
-    """The architecture, rescaled so that under `design` its cost is within 3 % of `target`.
+    """The baseline's architecture, rescaled until under `design` it costs what the baseline costs.
 
-    Args:
-        architecture: the baseline's geometry.
-        design: the variant's choices, which change its cost.
-        images: what the network is built for: FLOPs depend on the image's size.
-        cost: which cost is to be met: multiply-adds or parameters, by the paper's convention.
-        target: the cost of the baseline.
-
-    Raises UserError, with the nearest cost, where no member of the family comes that near.
+    The cost is multiply-adds or parameters, by the paper's convention, and `target` the baseline's.
+    Raises UserError, with the nearest cost, where none comes within 3 %.
     """
     problem = _Problem(design=design, images=images, cost=cost, target=target)
     architecture = replace(architecture, stages=geometry.stages_of(architecture, design))
     if abs(problem.error(architecture)) <= LEFT_ALONE:
         return architecture
-    one_stage, ratio = not design.pyramid, geometry.VALUES_PER_KEY[design.keys].block
+    one_stage, ratio = not design.pyramid, geometry.values_per_key(design).block
     tied = one_stage or ratio == 1  # C = N * value_dim, as in the paper
     if one_stage:
         matched = _one_stage(problem, architecture, ratio)
@@ -178,8 +172,8 @@ class Budget:
     def share(self, architecture: Architecture, design: Design, images: Images) -> float:
         """Cost over budget, of whichever is nearer to it or further beyond; 0 without a budget."""
         cost = costs(architecture, design, images).total
-        limits = {"flops": self.flops, "params": self.params}
-        return max((getattr(cost, k) / most for k, most in limits.items() if most), default=0.0)
+        limits = ((cost.flops, self.flops), (cost.params, self.params))
+        return max((own / most for own, most in limits if most), default=0.0)
 
 
 def within(
@@ -193,18 +187,10 @@ def within(
 ) -> Architecture | None:
     """The architecture with other widths, none of whose costs is beyond the budget.
 
-    All widths are scaled by one factor, each to the nearest of its list that is not above; then
-    single stages are widened by a step while the budget holds.
-
-    Args:
-        architecture: where it starts; depths, heads and keys stay.
-        design: the design choices, which change the cost.
-        images: what the network is built for.
-        budget: the limits.
-        widths: for every stage those that it may have, ascending.
-        widen: bring a network that is cheaper than the budget near to it as well.
-
-    Returns None where the narrowest is beyond the budget.
+    All widths are scaled by one factor, each to the nearest of its stage's list (ascending) that is
+    not above; then single stages are widened by a step while the budget holds. With `widen` a
+    network that is cheaper than the budget is brought near to it as well. None where the narrowest
+    is beyond the budget.
     """
 
     @cache

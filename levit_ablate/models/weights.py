@@ -100,13 +100,10 @@ norm, which with that of LeViT everywhere else can only be the same."""
 def load_weights(network: LeViT, weights: str | Path | Mapping[str, Any]) -> None:
     """Copy weights into `network`: all of them or, if anything does not fit, none.
 
-    Args:
-        network: of LeViT's design for released weights; of any for those of its like.
-        weights: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file, or what is in one: a state dict in
-            timm's layout, the official one or our own, by itself or as `model` or `state_dict`; of
-            the network, or of what wraps it (`WRAPPERS`).
-
-    Raises UserError, in one line that says what differs.
+    They are a `.pth`, `.pt`, `.ckpt` or `.safetensors` file, or what is in one: a state dict in
+    timm's layout, the official one (both for LeViT's design) or our own (any design), by itself or
+    as `model` or `state_dict`; of the network, or of what wraps it (`WRAPPERS`). Raises UserError,
+    in one line that says what differs.
     """
     network.load_state_dict(from_released(weights, network))
 
@@ -141,10 +138,7 @@ def to_timm(network: LeViT) -> dict[str, Tensor]:
 
 
 def from_released(weights: str | Path | Mapping[str, Any], network: LeViT) -> dict[str, Tensor]:
-    """Return the state dict that `load_weights` copies into `network`, which stays as it is.
-
-    Raises UserError, in one line that says what differs.
-    """
+    """Return the state dict that `load_weights` copies into `network`, which stays as it is."""
     where = "weights" if isinstance(weights, Mapping) else f"weights: {weights}"
     given = tensors_of(weights if isinstance(weights, Mapping) else read(Path(weights)), where)
     ours = network.state_dict()

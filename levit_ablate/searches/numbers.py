@@ -13,7 +13,6 @@ from typing import Any
 from levit_ablate.config import Architecture, Design, Stage
 from levit_ablate.errors import UserError
 from levit_ablate.models import geometry
-from levit_ablate.models.geometry import VALUES_PER_KEY
 from levit_ablate.schema import read_word
 
 Value = int | float
@@ -150,7 +149,7 @@ STAGE_NUMBERS = {
     "key_dim": Number(
         type=int, step=4, low=1, high=1024, text="D{}",
         of=geometry.key_dim_of,
-        sets=lambda value, design: {"value_dim": value * VALUES_PER_KEY[design.keys].block},
+        sets=lambda value, design: {"value_dim": value * geometry.values_per_key(design).block},
         around=lambda own: near(own, 4),
     ),
     "mlp_expansion": Number(

@@ -13,7 +13,8 @@ from levit_ablate.config import Architecture, Design, Images, Recipe
 from levit_ablate.data.batches import Batch, as_batch
 from levit_ablate.errors import UserError
 from levit_ablate.models import weights
-from levit_ablate.models.levit import Attention, DropPath, LeViT
+from levit_ablate.models.levit import Attention, LeViT
+from levit_ablate.models.parts import DropPath
 from levit_ablate.models.presets import preset
 from levit_ablate.streams import stream_seed
 from levit_ablate.training.classifier import Classifier, label_loss, warn_of_ignored

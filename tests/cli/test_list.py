@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from levit_ablate import library
 from levit_ablate.cli.main import run_command
 
 PAPER_ROWS = {
@@ -20,16 +21,7 @@ PAPER_ROWS = {
     "no_wider_blocks": "A6",
     "no_attention_activation": "A7",
 }
-OTHERS = [
-    "class_token",
-    "no_batch_norm_but_stem",
-    "no_batch_norm_vit_init",
-    "no_hardswish",
-    "no_shrinking_attention",
-    "no_small_keys",
-    "no_small_mlp",
-    "no_zero_init",
-]
+OTHERS = sorted(library.names().keys() - PAPER_ROWS.keys())
 
 
 @pytest.fixture(autouse=True)

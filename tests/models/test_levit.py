@@ -19,12 +19,15 @@ from designs import (
     pixels,
     randomize,
 )
+from torch import nn
 from torch.nn import functional
 
 from levit_ablate.config import Architecture, Design, Stage
 from levit_ablate.errors import UserError
+from levit_ablate.models import levit
 from levit_ablate.models.cost import costs
-from levit_ablate.models.levit import Attention, LeViT, Residual
+from levit_ablate.models.levit import Attention, LeViT
+from levit_ablate.models.parts import Residual
 from levit_ablate.models.presets import preset
 
 # Every combination.
@@ -220,3 +223,9 @@ def test_a_stage_has_heads_and_mlps_of_its_own_and_the_shrinking_block_those_of_
         if name.startswith("stem") and len(shape) == 4
     ]
     assert stem == [(10, 1), (32, 10)]
+
+
+@pytest.mark.parametrize("part", ["Attention", "DropPath", "LeViT", "Residual", "ToTokens"])
+def test_a_model_that_was_recorded_as_a_pickle_finds_its_parts(part):
+    """They stood in this module."""
+    assert issubclass(getattr(levit, part), nn.Module)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -37,9 +38,15 @@ from levit_ablate.training.module import LeViTModule
 DEPTHS = {"levit_128s": (2, 3, 4)}  # the other four have (4, 4, 4)
 
 
-def build(model: str = "levit_128s", design: Design | None = None, **changes: Any) -> LeViT:
+@cache
+def built(model: str, design: Design, **changes: Any) -> LeViT:
     chosen = preset(model)
-    return LeViT(chosen.architecture, design or Design(), replace(chosen.images, **changes))
+    return LeViT(chosen.architecture, design, replace(chosen.images, **changes))
+
+
+def build(model: str = "levit_128s", design: Design | None = None, **changes: Any) -> LeViT:
+    """A network of the test's own; to draw its weights takes longest, and is done once."""
+    return deepcopy(built(model, design or Design(), **changes))
 
 
 @cache
