@@ -7,7 +7,6 @@ import math
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -218,7 +217,6 @@ def _detach(worker: int) -> None:
     parent was killed may live on, as it waits for its batches to be read.
     """
     os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
