@@ -7,7 +7,6 @@ import math
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -107,13 +106,18 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         with worker_errors():
             batches = _started(self.loader, SETTING)
-            for images, labels in _received(batches, self.loader.num_workers):
-                if isinstance(images, numpy.ndarray) and not self.is_told:
-                    self.is_told = True
-                    print(self._no_room(images.nbytes), file=sys.stderr)
-                batch = (torch.as_tensor(each) for each in (images, labels))
-                on_device = [each.to(self.device, non_blocking=True) for each in batch]
-                yield on_device[0], on_device[1]
+            try:
+                for images, labels in _received(batches, self.loader.num_workers):
+                    if isinstance(images, numpy.ndarray) and not self.is_told:
+                        self.is_told = True
+                        print(self._no_room(images.nbytes), file=sys.stderr)
+                    batch = (torch.as_tensor(each) for each in (images, labels))
+                    on_device = [each.to(self.device, non_blocking=True) for each in batch]
+                    yield on_device[0], on_device[1]
+            except Exception:
+                if self.loader.num_workers:  # when they are collected it takes 5 s for each
+                    batches._shutdown_workers()
+                raise
 
     def _no_room(self, size: int) -> str:
         """Report that a batch of so many bytes had to come through a pipe."""
@@ -218,7 +222,6 @@ def _detach(worker: int) -> None:
     parent was killed may live on, as it waits for its batches to be read.
     """
     os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -235,7 +238,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _started(loader: DataLoader[Any], where: str) -> Iterator[Any]:
+def _started(loader: DataLoader[Any], where: str) -> Any:
     """Start the workers, or those that outlived an epoch again. Raises RunError where it fails."""
     try:
         with signals.waiting():
