@@ -15,9 +15,15 @@ from levit_ablate.api.settings import HOW, SearchSettings, conditions_of
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.runner.job import work
 from levit_ablate.schema import read_word
-from levit_ablate.searches.conduct import check, conduct, failure_of, keep
+from levit_ablate.searches.conduct import (
+    check,
+    conduct,
+    failure_of,
+    keep,
+    latest,
+    storage_recorded,
+)
 from levit_ablate.searches.plan import SearchPlan, plan
-from levit_ablate.searches.record import latest, storage_recorded
 from levit_ablate.searches.report import best_of, confirmation, report_of
 from levit_ablate.searches.search import Search as SearchFile
 from levit_ablate.searches.search import changed, read

@@ -1,43 +1,59 @@
-"""Runs a search: enqueues, trains trials until there are enough, and writes its report."""
+"""Runs a search: enqueues, trains trials until there are enough; writes and reads its record."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna import Study
 
-from levit_ablate.errors import RunError, UserError
+from levit_ablate.errors import DamagedError, RunError, UserError
 from levit_ablate.runner import loop
 from levit_ablate.runner.loop import Launcher
 from levit_ablate.runner.progress import Display
 from levit_ablate.runtime import lock_of, one_at_a_time
+from levit_ablate.schema import plain
 from levit_ablate.searches import trials
 from levit_ablate.searches.jobs import SearchJobs
 from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.record import write_search
 from levit_ablate.searches.report import Report, as_dict, pictures_of
 from levit_ablate.searches.report_tables import as_text
-from levit_ablate.searches.results import TrialResult, complete_of, counts_of, trial_results
+from levit_ablate.searches.results import (
+    TrialLines,
+    TrialResult,
+    complete_of,
+    counts_of,
+    trial_results,
+)
 from levit_ablate.searches.sampling import enqueue, points_of_named
-from levit_ablate.searches.storage import reading_the_trials, study_of
+from levit_ablate.searches.search import KEYS, Search, amount_text, changed
+from levit_ablate.searches.storage import journal_of, reading_the_trials, study_of
 from levit_ablate.tracking import parent_run
 from levit_ablate.tracking.outbox import deliver_pending
-from levit_ablate.tracking.runs import hardware, reading_the_record
+from levit_ablate.tracking.runs import (
+    DATASET,
+    SEARCH,
+    hardware,
+    read_json,
+    reading_the_record,
+)
+from levit_ablate.tracking.runs import search as search_runs
 from levit_ablate.tracking.uris import without_password
 from levit_ablate.training.fit import report_horizon
 from levit_ablate.training.train import check_conditions
 
 MEASURED_ON = "measured_on"
 """User attribute of Optuna's study: the kind of machine that measured latency."""
-SHOWN = ("complete", "pruned", "failed")
-"""States of trials that a line is printed for."""
+FILE = "search.json"
+"""Artifact of a search's run: how it was asked for."""
 
 
 def check(planned: SearchPlan) -> None:
@@ -198,35 +214,69 @@ def measuring_alone(planned: SearchPlan, study: Study, places: int) -> Iterator[
         yield
 
 
-class TrialLines:
-    """Prints a line for each trial that has ended, of any command, unless `found` had it."""
+class RecordedSearch(NamedTuple):
+    """A search and its conditions, as its record has them."""
 
-    def __init__(self, display: Display, found: Sequence[TrialResult]) -> None:
-        self.display = display
-        self.known = {each.number for each in found if each.state in SHOWN}
-        self.best = max((f.accuracy or 0 for f in found if f.state == "complete"), default=0.0)
+    search: Search
+    given: Mapping[str, Any]
+    others: tuple[str, ...]
+    """The datasets of earlier searches of the name, the latest first."""
 
-    def show(self, found: Sequence[TrialResult]) -> None:
-        """Print a line for each trial that has ended since the last call."""
-        for each in found:
-            if each.state in SHOWN and each.number not in self.known:
-                self.known.add(each.number)
-                self.display.done += each.has_ended
-                self.display.failed += each.has_ended and each.state == "failed"
-                self.display.say(self._line(each))
-        self.display.refresh()
 
-    def _line(self, each: TrialResult) -> str:
-        name = f"trial {each.number}" + (f" ({each.ablation})" if each.ablation else "")
-        took = timedelta(seconds=round(each.seconds))
-        start = f"[{self.display.done}/{self.display.total}] {name}: "
-        if each.state == "failed":
-            failed = f"FAILED: {each.error}"
-            return start + (failed if each.error else "interrupted, or killed; it is tried again")
-        accuracy = "–" if each.accuracy is None else f"{100 * each.accuracy:.2f} %"
-        if each.state == "pruned":
-            return f"{start}given up at {accuracy} ({took})"
-        is_best = (each.accuracy or 0) > self.best
-        self.best = max(self.best, each.accuracy or 0)
-        cost = f"{(each.flops or 0) / 1e6:.4g} M multiply-adds"
-        return f"{start}{accuracy}, {cost} ({took}){', the best so far' if is_best else ''}"
+def write_search(planned: SearchPlan, storage: str, parent: Run) -> None:
+    """Write it into the search's run, with the URL of the trials, which holds no password."""
+    content = {
+        "search": search_as_mapping(planned.search),
+        "given": dict(planned.given),
+        "storage": storage,
+    }
+    MlflowClient().log_dict(parent.info.run_id, content, FILE)
+
+
+def search_as_mapping(search: Search) -> dict[str, Any]:
+    """Return a search as its file would have it, with its name and path."""
+    mapping = {field.name: plain(getattr(search, field.name)) for field in fields(Search)}
+    budget = {cost: amount_text(most, cost) for cost, most in search.budget.items()}
+    return mapping | {"path": str(search.path), "budget": budget}
+
+
+@reading_the_record()
+def latest(name: str) -> RecordedSearch | None:
+    """Return the latest search of this name in the open store, or None.
+
+    Raises UserError if another version recorded it, with other settings.
+    """
+    runs = search_runs(f"tags.`{SEARCH}` = '{name}'")
+    if not runs:
+        return None
+    content = read_json(runs[0], FILE)
+    recorded = content["search"]
+    kept = {key: recorded[key] for key in KEYS if key in recorded and key != "summary"}
+    try:
+        base = Search(
+            name=recorded["name"], path=Path(recorded["path"]), summary=recorded["summary"]
+        )
+        search = changed(base, kept)
+    except (UserError, KeyError) as error:
+        raise UserError(f"{name}: its record in run {runs[0].info.run_id}: {error}") from error
+    others = tuple(run.data.tags.get(DATASET, "") for run in runs[1:])
+    return RecordedSearch(search=search, given=content["given"], others=others)
+
+
+@reading_the_record()
+def storage_recorded(planned: SearchPlan) -> str:
+    """Return the recorded URL of a search's trials; empty for the journal, or if it is new.
+
+    Raises DamagedError if it cannot be read and there is no journal.
+    """
+    run = parent_run.found(planned.whole)
+    artifacts = MlflowClient().list_artifacts(run.info.run_id) if run else []
+    if run is None or FILE not in {each.path for each in artifacts}:
+        return ""  # it is new, or was killed before it wrote that
+    try:
+        storage: str = read_json(run, FILE).get("storage", "")
+    except DamagedError:
+        if journal_of(planned).exists():
+            return ""
+        raise
+    return storage

@@ -88,36 +88,36 @@ def span(low: Value, high: Value, step: Value) -> Setting:
     return Setting(options=options, step=step if count > 1 else None)
 
 
-def setting_from(said: Any, limits: Limits, where: str, own: Value = 0) -> Setting:
-    """Return the setting of a number from what was said of it; `own` is the network's number."""
-    if limits.is_width and said == SOLVED:
+def setting_from(given: Any, limits: Limits, where: str, own: Value = 0) -> Setting:
+    """Return the setting that is given of a number, of which the network has `own`."""
+    if limits.is_width and given == SOLVED:
         return Setting(options=(own,), solver=tuple(range(FINE, 4 * int(own) + 1, FINE)))
-    listed = said.split(",") if isinstance(said, str) and "," in said else said
+    listed = given.split(",") if isinstance(given, str) and "," in given else given
     if isinstance(listed, list | tuple):
         if not listed:
             raise UserError(f"{where}: an empty list; give at least one value")
         return Setting(options=tuple(sorted({_number(each, limits, where) for each in listed})))
-    if not isinstance(said, str) or ":" not in said:
-        return Setting(options=(_number(said, limits, where),))
-    parts = said.split(":")
+    if not isinstance(given, str) or ":" not in given:
+        return Setting(options=(_number(given, limits, where),))
+    parts = given.split(":")
     if len(parts) > 3:
-        raise UserError(f"{where}: {said!r} is no range; write LOW:HIGH or LOW:HIGH:STEP")
+        raise UserError(f"{where}: {given!r} is no range; write LOW:HIGH or LOW:HIGH:STEP")
     low, high = (_number(part, limits, where) for part in parts[:2])
     if low > high:
-        raise UserError(f"{where}: {said!r} is empty: {low:g} is above {high:g}")
+        raise UserError(f"{where}: {given!r} is empty: {low:g} is above {high:g}")
     if len(parts) == 3:
         return span(low, high, _number(parts[2], limits, where))
     finer = tuple(range(int(low), int(high) + 1, FINE)) if limits.is_width else ()
     return replace(span(low, high, limits.step), solver=finer)
 
 
-def _number(said: Any, limits: Limits, where: str) -> Value:
-    text = str(read_word(said)).strip()
+def _number(given: Any, limits: Limits, where: str) -> Value:
+    text = str(read_word(given)).strip()
     pattern = r"[0-9]+" if limits.type is int else r"[0-9]+(\.[0-9]+)?"
-    if isinstance(said, bool) or not re.fullmatch(pattern, text):
+    if isinstance(given, bool) or not re.fullmatch(pattern, text):
         what = "whole number" if limits.type is int else "number"
         raise UserError(
-            f"{where}: {said!r} is neither a {what}, nor a range (2:5), nor a list of them"
+            f"{where}: {given!r} is neither a {what}, nor a range (2:5), nor a list of them"
         )
     value: Value = limits.type(text)
     if value < limits.low:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from math import inf
 from typing import Any, Literal
 
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from levit_ablate.runner.progress import Display
 from levit_ablate.searches import sampling, trials
 
 FIELDS = {"flops": "flops", "params": "num_params", "latency": "latency"}
 """Name of a cost in a search's file → field of a trial."""
+SHOWN = ("complete", "pruned", "failed")
+"""States of trials that a line is printed for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,3 +138,37 @@ def _trial_result(trial: FrozenTrial) -> TrialResult:
         error=own.get(trials.ERROR) or own.get(trials.INVALID, ""),
         key=own.get(trials.KEY, ""),
     )
+
+
+class TrialLines:
+    """Prints a line for each trial that has ended, of any command, unless `found` had it."""
+
+    def __init__(self, display: Display, found: Sequence[TrialResult]) -> None:
+        self.display = display
+        self.known = {each.number for each in found if each.state in SHOWN}
+        self.best = max((f.accuracy or 0 for f in found if f.state == "complete"), default=0.0)
+
+    def show(self, found: Sequence[TrialResult]) -> None:
+        """Print a line for each trial that has ended since the last call."""
+        for each in found:
+            if each.state in SHOWN and each.number not in self.known:
+                self.known.add(each.number)
+                self.display.done += each.has_ended
+                self.display.failed += each.has_ended and each.state == "failed"
+                self.display.say(self._line(each))
+        self.display.refresh()
+
+    def _line(self, each: TrialResult) -> str:
+        name = f"trial {each.number}" + (f" ({each.ablation})" if each.ablation else "")
+        took = timedelta(seconds=round(each.seconds))
+        start = f"[{self.display.done}/{self.display.total}] {name}: "
+        if each.state == "failed":
+            failed = f"FAILED: {each.error}"
+            return start + (failed if each.error else "interrupted, or killed; it is tried again")
+        accuracy = "–" if each.accuracy is None else f"{100 * each.accuracy:.2f} %"
+        if each.state == "pruned":
+            return f"{start}given up at {accuracy} ({took})"
+        is_best = (each.accuracy or 0) > self.best
+        self.best = max(self.best, each.accuracy or 0)
+        cost = f"{(each.flops or 0) / 1e6:.4g} M multiply-adds"
+        return f"{start}{accuracy}, {cost} ({took}){', the best so far' if is_best else ''}"

@@ -28,22 +28,22 @@ SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
-def _amount(said: Any, cost: str, where: str) -> float | str:
-    text = str(read_word(said)).strip().lower()
+def _amount(given: Any, cost: str, where: str) -> float | str:
+    text = str(read_word(given)).strip().lower()
     if text == BASELINE and cost != "latency":
         return BASELINE
     units = SECONDS if cost == "latency" else SUFFIXES
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*([a-z]*)", text)
-    if isinstance(said, bool) or not match or match[2] not in units or float(match[1]) <= 0:
+    if isinstance(given, bool) or not match or match[2] not in units or float(match[1]) <= 0:
         example = "5ms" if cost == "latency" else "305M, or baseline"
-        raise UserError(f"{where}: {said!r} is no amount; write {example}")
+        raise UserError(f"{where}: {given!r} is no amount; write {example}")
     amount = float(match[1]) * units[match[2]]
     if not math.isfinite(amount):
-        raise UserError(f"{where}: {said!r} is no amount that anything could cost")
+        raise UserError(f"{where}: {given!r} is no amount that anything could cost")
     return amount
 
 
-def amount_said(amount: float | str, cost: str) -> str:
+def amount_text(amount: float | str, cost: str) -> str:
     """A budget as a file says it."""
     return f"{amount}s" if cost == "latency" else str(amount)
 
@@ -57,10 +57,10 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 def _space(value: Any, where: str) -> dict[str, Any]:
     """Settings with the numbers of stages as text, which YAML has as numbers."""
     return {
-        key: {str(stage): setting for stage, setting in said.items()}
-        if isinstance(said, Mapping)
-        else said
-        for key, said in _mapping(value, where).items()
+        key: {str(stage): each for stage, each in setting.items()}
+        if isinstance(setting, Mapping)
+        else setting
+        for key, setting in _mapping(value, where).items()
     }
 
 
@@ -158,13 +158,13 @@ def read_file(path: Path) -> Search:
         return changed(Search(name=path.stem, path=path, summary=summary), content)
 
 
-def changed(search: Search, said: Mapping[str, Any]) -> Search:
-    """Return the search with what a file or the caller says in place of its own. UserError.
+def changed(search: Search, changes: Mapping[str, Any]) -> Search:
+    """Return the search with what a file or the caller changes. Raises UserError.
 
     Mappings are laid over each other.
     """
-    given = {key: value for key, value in said.items() if value is not None}
-    values = fields_from(Search, given, "", without=("name", "path"))
+    changes = {key: value for key, value in changes.items() if value is not None}
+    values = fields_from(Search, changes, "", without=("name", "path"))
     values["space"] = _over(search.space, values.get("space", {}))
     for key in ("budget", "given", "trial"):
         values[key] = merge(getattr(search, key), values.get(key, {}))
@@ -180,7 +180,7 @@ def changed(search: Search, said: Mapping[str, Any]) -> Search:
             f"{FEWEST_SEEDS}; give seeds=0,1,2,3,4"
         )
     if len(search.objectives) > 1 and search.pruner != "none":
-        if "pruner" in said:
+        if "pruner" in changes:
             raise UserError(
                 f"pruner: {search.pruner}: a search for a front is not pruned by accuracy "
                 f"alone; use none"

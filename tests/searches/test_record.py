@@ -8,7 +8,7 @@ import pytest
 from searching import small
 
 from levit_ablate.errors import DamagedError
-from levit_ablate.searches.record import latest, storage_recorded, write_search
+from levit_ablate.searches.conduct import latest, storage_recorded, write_search
 from levit_ablate.searches.storage import journal_of
 from levit_ablate.tracking import parent_run
 

@@ -8,8 +8,8 @@ import pytest
 
 from levit_ablate import library
 from levit_ablate.errors import UserError
+from levit_ablate.searches.conduct import search_as_mapping
 from levit_ablate.searches.plan import plan
-from levit_ablate.searches.record import search_as_mapping
 from levit_ablate.searches.sampling import points_of_named
 from levit_ablate.searches.search import KEYS, Search, changed, read, read_file
 
