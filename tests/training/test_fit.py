@@ -76,4 +76,4 @@ def test_a_worker_that_dies_during_a_step_is_an_error_in_a_line():
     module = LeViTModule(design=experiment.design, model="levit_nano", images=images)
     said = r"^hardware\.num_workers: DataLoader worker \(pid \d+\) is killed[^\n]* fewer workers$"
     with pytest.raises(RunError, match=said):
-        fit(module, data, experiment.recipe, experiment.hardware, Path("run"), [KillsAWorker()])
+        fit(module, data, Path("run"), [KillsAWorker()])
