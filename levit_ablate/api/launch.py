@@ -20,12 +20,12 @@ from levit_ablate.runner.loop import Launcher
 class Places:
     """How many jobs run at once, and where. Raises UserError for numbers that make no sense."""
 
-    jobs: int | None
+    jobs: int | None = None
     """Jobs at once; None: one, or the places of all GPUs."""
-    jobs_per_device: int
+    jobs_per_device: int = 1
     """Jobs at once on a GPU."""
-    launcher: Literal["local", "ray"]
-    address: str | None
+    launcher: Literal["local", "ray"] = "local"
+    address: str | None = None
     """Ray cluster: auto, or HOST:PORT; a new one unless given."""
     word: str = "jobs"
     """Name of the argument that says how many, for errors."""

@@ -14,15 +14,13 @@ import levit_ablate as la
 from levit_ablate.api import launch
 from levit_ablate.runner.local import without_main
 
-ELSE = {"jobs_per_device": 1, "launcher": "local", "address": None}
-
 
 def test_a_job_has_the_environment_of_its_caller_and_not_of_the_first_one(tmp_path, monkeypatch):
     said = []
     for who in ("first", "second"):
         monkeypatch.setenv("WHO", who)
         hardware = la.Hardware(accelerator="cpu", work_dir=str(tmp_path))
-        launcher = launch.Places(jobs=1, **ELSE).launch(says_who, hardware, "sqlite:///mlflow.db")
+        launcher = launch.Places(jobs=1).launch(says_who, hardware, "sqlite:///mlflow.db")
         with contextlib.closing(launcher):
             launcher.start(SimpleNamespace(result=Path("job")))
             while not (events := launcher.events(1)):
