@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from levit_ablate.api.listing import ablations, list_models, list_searches, list_studies
-    from levit_ablate.api.plan import StudyPlan, plan
     from levit_ablate.api.run import RunResult, network, run, teacher, variant
     from levit_ablate.api.search import open_search, search
     from levit_ablate.api.search_results import Search
-    from levit_ablate.api.study_results import Study
-    from levit_ablate.api.sweep import open_study, sweep
+    from levit_ablate.api.study import open_study, plan, sweep
+    from levit_ablate.api.study_results import Study, StudyPlan
     from levit_ablate.config import Architecture, Data, Design, Hardware, Recipe, Stage, Teacher
     from levit_ablate.errors import RunError, UserError
     from levit_ablate.experiment import Variant
@@ -31,12 +30,11 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "api.listing": ("ablations", "list_models", "list_searches", "list_studies"),
-    "api.plan": ("StudyPlan", "plan"),
     "api.run": ("RunResult", "network", "run", "teacher", "variant"),
     "api.search_results": ("Search",),
     "api.search": ("open_search", "search"),
-    "api.study_results": ("Study",),
-    "api.sweep": ("open_study", "sweep"),
+    "api.study": ("open_study", "plan", "sweep"),
+    "api.study_results": ("Study", "StudyPlan"),
     "config": ("Architecture", "Data", "Design", "Hardware", "Recipe", "Stage", "Teacher"),
     "errors": ("RunError", "UserError"),
     "experiment": ("Variant",),

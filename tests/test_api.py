@@ -467,7 +467,7 @@ def test_the_network_of_a_trial_can_be_built_and_exported(search, folder):
     architecture = la.variant("mine", **UNDISTILLED).architecture
     assert architecture == search.variant("best").architecture
     assert search.network(1)(torch.zeros(2, 1, 32, 32))[0].shape[-1] == 10
-    with pytest.raises(la.UserError, match="--export 7: best, or a trial"):
+    with pytest.raises(la.UserError, match="export=7: best, or a trial"):
         search.network(7)
 
 
@@ -493,13 +493,13 @@ def test_the_network_of_a_trial_can_be_built_and_exported(search, folder):
         (lambda: la.sweep("paper", seeds=0), "seeds: 0: at least one is needed"),
         (lambda: la.sweep("paper", seeds=[1, 1]), "none twice"),
         (lambda: la.sweep("paper", variants=["no_pyramyd"]), "did you mean no_pyramid"),
-        (lambda: la.sweep("paper", jobs_per_device=0), "--jobs-per-device: 0"),
+        (lambda: la.sweep("paper", jobs_per_device=0), "jobs_per_device: 0"),
         (lambda: la.sweep("paper", launcher="slurm"), "valid: local, ray"),
-        (lambda: la.sweep("paper", address="auto"), "--address: is of a Ray"),
+        (lambda: la.sweep("paper", address="auto"), "address: is of a Ray"),
         (lambda: la.open_study("from_deit"), "from_deit: nothing is recorded"),
         (lambda: la.search("equal_flop"), "did you mean equal_flops"),
         (lambda: la.search("equal_flops", trials=0), "trials: 0"),
-        (lambda: la.search("equal_flops", trial_epochs=0), "--trial-epochs: 0"),
+        (lambda: la.search("equal_flops", trial_epochs=0), "trial_epochs: 0"),
         (lambda: la.search("equal_flops", space={"dept": 3}), "did you mean depth"),
         (lambda: la.search("equal_flops", sampler="foo"), "sampler: 'foo' is not a choice"),
         (lambda: la.open_search("flags"), "nothing was searched yet"),

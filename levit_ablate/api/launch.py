@@ -26,28 +26,26 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """How many jobs run at once, and where."""
+    """How many jobs run at once, and where. Raises UserError for numbers that make no sense."""
 
-    jobs: int = 0
-    """Jobs at once; 0: one, or the places of all GPUs."""
+    jobs: int | None = None
+    """Jobs at once; None: one, or the places of all GPUs."""
     jobs_per_device: int = 1
     """Jobs at once on a GPU."""
     launcher: Literal["local", "ray"] = "local"
     address: str | None = None
     """Ray cluster: auto, or HOST:PORT; a new one unless given."""
     word: str = "jobs"
-    """Name of the option that says how many, for errors."""
+    """Name of the argument that says how many, for errors."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no sense. Raises UserError."""
-        if self.jobs < 0:
-            raise UserError(f"--{self.word}: {self.jobs} must be at least 1")
-        if self.jobs_per_device < 1:
-            raise UserError(f"--jobs-per-device: {self.jobs_per_device} must be at least 1")
+        for word, number in ((self.word, self.jobs), ("jobs_per_device", self.jobs_per_device)):
+            if number is not None and number < 1:
+                raise UserError(f"{word}: {number} must be at least 1")
         if self.launcher not in ("local", "ray"):
-            raise UserError(f"--launcher: {self.launcher!r} is not a choice; valid: local, ray")
+            raise UserError(f"launcher: {self.launcher!r} is not a choice; valid: local, ray")
         if self.address and self.launcher != "ray":
-            raise UserError("--address: is of a Ray cluster; give --launcher ray with it")
+            raise UserError("address: is of a Ray cluster; give launcher=ray with it")
 
     def prepare(self, work: Work) -> None:
         """Begin to load what local jobs need, beside whatever this process does next."""
@@ -64,7 +62,7 @@ class Places:
         """
         station = Station(uri=uri)
         on_gpu = hardware.accelerator != "cpu"
-        jobs, per_device = self.jobs, self.jobs_per_device
+        jobs, per_device = self.jobs or 0, self.jobs_per_device
         if self.launcher == "ray":
             from levit_ablate.runner.ray import RayLauncher  # an extra
 
@@ -80,12 +78,12 @@ def check_places(jobs: int, per_device: int, gpus: int, word: str) -> None:
     """Refuse more at once on this machine than its GPUs have places for. Raises UserError."""
     if gpus and jobs > gpus * per_device:
         raise UserError(
-            f"--{word}: {gpus} GPUs have places for {gpus * per_device}, not for {jobs}; "
-            f"--jobs-per-device {math.ceil(jobs / gpus)} makes room"
+            f"{word}: {gpus} GPUs have places for {gpus * per_device}, not for {jobs}; "
+            f"jobs_per_device={math.ceil(jobs / gpus)} makes room"
         )
     if per_device > 1 and not gpus:
         raise UserError(
-            f"--jobs-per-device: there is no GPU to be shared; --{word} says how many at once"
+            f"jobs_per_device: there is no GPU to be shared; {word}=N says how many at once"
         )
 
 
@@ -116,12 +114,12 @@ def _as_here(
     station: Station,
     driver: Driver,
 ) -> Outcome:
-    """Do a job in the caller's folder and environment, which may be others than at the first job.
+    """Do a job in the caller's folder and environment, which are not the fork server's.
 
-    A process has those of the fork server, but for the GPU of its place.
+    The GPU of the job's place stays.
     """
     os.chdir(folder)
-    own = {} if station.gpu is None else {GPUS: os.environ[GPUS]}
+    gpus = {} if station.gpu is None else {GPUS: os.environ[GPUS]}
     os.environ.clear()
-    os.environ.update({**environment, **own})
+    os.environ.update({**environment, **gpus})
     return work(job, station, driver)

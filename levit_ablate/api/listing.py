@@ -1,11 +1,12 @@
-"""Lists the ablations, studies, searches and models there are, as data frames. Loads no torch."""
+"""Lists the ablations, studies, searches and models there are. Loads no torch."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from levit_ablate import library
+from levit_ablate.errors import UserError
+from levit_ablate.library import MODELS, SEARCHES, STUDIES, Kind
 from levit_ablate.models import presets
 from levit_ablate.searches import search
 from levit_ablate.studies import study
@@ -22,36 +23,30 @@ def ablations() -> pd.DataFrame:
     choices that it changes), path. Raises UserError where a file cannot be read.
     """
     found, bad = library.read_all()
-    if bad:
-        raise bad[0]
-    rows = []
-    for ablation in found:
-        paper = ablation.paper
-        rows.append(
-            {
-                "name": ablation.name,
-                "summary": ablation.summary,
-                "row": paper.row if paper else "",
-                "paper_params": paper.params if paper else None,
-                "paper_flops": paper.flops if paper else None,
-                "paper_accuracy": paper.accuracy if paper else None,
-                "paper_difference": paper.difference if paper else None,
-                "match": ablation.match,
-                "design": dict(ablation.design),
-                "path": ablation.path,
-            }
-        )
-    return _frame(rows)
+    figures = ("params", "flops", "accuracy", "difference")
+    rows = [
+        {
+            "name": each.name,
+            "summary": each.summary,
+            "row": each.paper.row if each.paper else "",
+            **{f"paper_{name}": getattr(each.paper, name, None) for name in figures},
+            "match": each.match,
+            "design": dict(each.design),
+            "path": each.path,
+        }
+        for each in found
+    ]
+    return _frame(rows, bad)
 
 
 def list_studies() -> pd.DataFrame:
     """Return the studies that `sweep` takes, a row each: name, summary, variants, seeds, path."""
-    return _frame([_study(path) for path in library.names(library.STUDIES).values()])
+    return _frame(*described(STUDIES))
 
 
 def list_searches() -> pd.DataFrame:
     """Return the searches that `search` takes: name, summary, objectives, trials, path."""
-    return _frame([_search(path) for path in library.names(library.SEARCHES).values()])
+    return _frame(*described(SEARCHES))
 
 
 def list_models() -> pd.DataFrame:
@@ -59,44 +54,57 @@ def list_models() -> pd.DataFrame:
 
     `images` are channels x height x width, a stage is depth x C width, N heads.
     """
-    rows = []
-    for name in dict.fromkeys([*presets.PRESETS, *library.names(library.MODELS)]):
-        found = presets.preset(name)
-        images = found.images
-        rows.append(
-            {
-                "name": name,
-                "summary": found.summary,
-                "images": f"{images.channels}x{images.height}x{images.width}",
-                "stages": ", ".join(map(str, found.architecture.stages)),
-            }
-        )
-    return _frame(rows)
+    return _frame(*described(MODELS))
 
 
-def _study(path: Path) -> dict[str, Any]:
-    found = study.read_file(path)
+def described(kind: Kind) -> tuple[list[dict[str, Any]], list[UserError]]:
+    """Return a row for each file of a kind, and the errors of those that cannot be read."""
+    names = library.names(kind)
+    rows, bad = [], []
+    for name in dict.fromkeys([*presets.PRESETS, *names]) if kind is MODELS else names:
+        try:
+            rows.append({"name": name, **_ROWS[kind](name)})
+        except UserError as error:
+            bad.append(error)
+    return rows, bad
+
+
+def _study(name: str) -> dict[str, Any]:
+    found = study.read(name)
     return {
-        "name": found.name,
         "summary": found.summary,
         "variants": [variant.name for variant in found.variants],
         "seeds": list(found.seeds),
-        "path": path,
+        "path": found.path,
     }
 
 
-def _search(path: Path) -> dict[str, Any]:
-    found = search.read_file(path)
+def _search(name: str) -> dict[str, Any]:
+    found = search.read(name)
     return {
-        "name": found.name,
         "summary": found.summary,
         "objectives": list(found.objectives),
         "trials": found.trials,
-        "path": path,
+        "path": found.path,
     }
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _model(name: str) -> dict[str, Any]:
+    found = presets.preset(name)
+    images = found.images
+    return {
+        "summary": found.summary,
+        "images": f"{images.channels}x{images.height}x{images.width}",
+        "stages": ", ".join(map(str, found.architecture.stages)),
+    }
+
+
+_ROWS = {STUDIES: _study, SEARCHES: _search, MODELS: _model}
+
+
+def _frame(rows: list[dict[str, Any]], bad: list[UserError]) -> pd.DataFrame:
     import pandas as pd  # a second
 
+    if bad:
+        raise bad[0]
     return pd.DataFrame(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -25,14 +25,10 @@ from levit_ablate.models.presets import preset
 from levit_ablate.runtime import one_voice
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.runs import reading_the_record
-from levit_ablate.training.conditions import (
-    check_conditions,
-    check_distilled,
-)
+from levit_ablate.training.conditions import check_conditions, check_distilled
 from levit_ablate.training.fit import ready_data, report_horizon
-from levit_ablate.training.module import LeViTModule
 from levit_ablate.training.teacher import ensure_teacher, teacher_figures
-from levit_ablate.training.train import Result, recorded, train
+from levit_ablate.training.train import Result, module_of, recorded, train
 from levit_ablate.validity import check_changes
 
 METRICS = ("train_loss", "val_loss", "val_accuracy")
@@ -113,8 +109,7 @@ class RunResult(Result):
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the test images on the CPU: float images (B, channels, H, W), int64 labels (B,)."""
         data = ready_data(self.variant.experiment)
-        whole = data.served.evaluation("test", data.normalization, torch.device("cpu"), (0, 1))
-        yield from whole
+        yield from data.served.evaluation("test", data.normalization, torch.device("cpu"), (0, 1))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures as plain data; accuracies and their difference from 0 to 1."""
@@ -136,8 +131,7 @@ class RunResult(Result):
         }
 
     def __repr__(self) -> str:
-        base = self.baseline
-        beside = f", baseline {base.accuracy:.4f}" if base else ""
+        beside = f", baseline {self.baseline.accuracy:.4f}" if self.baseline else ""
         return f"<RunResult {self.name}: accuracy {self.accuracy:.4f}{beside}, run {self.run_id}>"
 
 
@@ -180,15 +174,7 @@ def network(
     images = None
     if settings.get("data") is None and settings.get("model") is not None:
         images = preset(settings["model"]).images
-    own = variant(name, images=images, identify=False, **settings)
-    experiment = own.experiment
-    module = LeViTModule(
-        design=experiment.design,
-        architecture=own.architecture,
-        images=own.images,
-        seed=experiment.seed,
-    )
-    return module.network
+    return module_of(variant(name, images=images, identify=False, **settings)).network
 
 
 def run(
@@ -222,28 +208,27 @@ def run(
     uri = store_uri(tracking_uri)
     check_devices(hardware_of(given))
     with talking(progress), one_voice(hardware_of(given)):
-        own = resolved(ablation, given)
-        check_changes(own)
-        report_horizon(own.experiment, check_conditions(own.experiment))
+        planned = resolved(ablation, given)
+        check_changes(planned)
+        report_horizon(planned.experiment, check_conditions(planned.experiment))
         with opened(uri):
-            deliver_pending(Path(own.experiment.hardware.work_dir))
-            base = _result(own.baseline, uri) if baseline and own.baseline else None
-            return replace(_result(own, uri), baseline=base)
+            deliver_pending(Path(planned.experiment.hardware.work_dir))
+            base = _result(planned.baseline, uri) if baseline and planned.baseline else None
+            return _result(planned, uri, base)
 
 
-def _result(wanted: Variant, uri: str) -> RunResult:
+def _result(planned: Variant, uri: str, baseline: RunResult | None = None) -> RunResult:
     """Return what is recorded, or train it now; say which on standard error."""
-    result = recorded(wanted)
-    where = f"{wanted.name}, seed {wanted.experiment.seed}"
+    result = recorded(planned)
+    where = f"{planned.name}, seed {planned.experiment.seed}"
     if result:
         print(
             f"{where}: already recorded as run {result.run_id}, not trained again", file=sys.stderr
         )
     else:
-        print(f"{where}: training, {wanted.experiment.recipe.epochs} epochs", file=sys.stderr)
-        result = train(wanted)
-    own = {field.name: getattr(result, field.name) for field in fields(result)}
-    return RunResult(**own, tracking_uri=uri)
+        print(f"{where}: training, {planned.experiment.recipe.epochs} epochs", file=sys.stderr)
+        result = train(planned)
+    return RunResult(**vars(result), baseline=baseline, tracking_uri=uri)
 
 
 def teacher(
@@ -267,16 +252,16 @@ def teacher(
     given, ablation = given_by(settings), _ablation(name)
     check_devices(hardware_of(given))
     with talking(progress), one_voice(hardware_of(given)):
-        wanted = resolved(ablation, given)
-        check_distilled(wanted)
-        check_conditions(wanted.experiment)
-        path = ensure_teacher(wanted)
+        planned = resolved(ablation, given)
+        check_distilled(planned)
+        check_conditions(planned.experiment)
+        path = ensure_teacher(planned)
         return {
-            "model": wanted.experiment.teacher.model,
-            "dataset": wanted.experiment.data.name,
-            "weights": str(path or wanted.experiment.teacher.weights),
-            "key": teacher_key(wanted.experiment),
-            **teacher_figures(wanted, path),
+            "model": planned.experiment.teacher.model,
+            "dataset": planned.experiment.data.name,
+            "weights": str(path or planned.experiment.teacher.weights),
+            "key": teacher_key(planned.experiment),
+            **teacher_figures(planned, path),
         }
 
 

@@ -11,14 +11,13 @@ from typing import Any, Literal, Unpack
 from levit_ablate.api.launch import Places
 from levit_ablate.api.search_results import Search
 from levit_ablate.api.session import opened, store_uri, talking
-from levit_ablate.api.settings import Settings
-from levit_ablate.api.sweep import conditions_of
+from levit_ablate.api.settings import HOW, SearchSettings, conditions_of
 from levit_ablate.errors import RunError, UserError
 from levit_ablate.runner.job import work
+from levit_ablate.schema import read_word
 from levit_ablate.searches.conduct import check, conduct, failure_of, keep
 from levit_ablate.searches.confirm import best_of, confirmation
-from levit_ablate.searches.plan import SearchPlan
-from levit_ablate.searches.plan import plan as planned_of
+from levit_ablate.searches.plan import SearchPlan, plan
 from levit_ablate.searches.record import latest, storage_recorded
 from levit_ablate.searches.report import report_of
 from levit_ablate.searches.search import Search as SearchFile
@@ -27,41 +26,10 @@ from levit_ablate.searches.storage import existing
 from levit_ablate.studies import conduct as studies
 
 
-class SearchSettings(Settings, total=False):
-    """Keyword arguments of a search: how it searches, over the file's words, and the conditions."""
-
-    trials: int
-    """Networks to train, those included that are given up early."""
-    confirm: int
-    """How many of the best are trained again on fresh seeds; 0 for none."""
-    objectives: Sequence[str]
-    """["accuracy"], or accuracy and a cost for a front: ["accuracy", "flops"]."""
-    sampler: str
-    """tpe, nsga2, gp, random, or grid: every combination once."""
-    pruner: str
-    """asha, median, wilcoxon (over seeds), or none."""
-    seeds: Sequence[int]
-    """Seeds of the trainings of a trial."""
-    confirm_seeds: Sequence[int]
-    """Fresh seeds."""
-    enqueue: Sequence[str]
-    """Ablations that are tried first, by name."""
-    trial_epochs: int
-    """Epochs of a trial, fewer than the recipe's, which the best are given."""
-    space: Mapping[str, Any]
-    """The space: {"width": "32:64", "design": {"norm": ["batch", "layer"]}}."""
-    budget: Mapping[str, Any]
-    """The most that a network may cost: {"flops": "baseline"}, {"latency": "5ms"}."""
-
-
-HOW = tuple(name for name in SearchSettings.__annotations__ if name not in Settings.__annotations__)
-"""Settings that say how it is searched."""
-
-
 def search(
     name: str | Path | SearchFile,
     *,
-    workers: int = 0,
+    workers: int | None = None,
     jobs_per_device: int = 1,
     launcher: Literal["local", "ray"] = "local",
     address: str | None = None,
@@ -103,18 +71,18 @@ def search(
     )
     if address and not storage:
         raise UserError(
-            "--launcher ray: workers on other machines need their trials in a database; give "
-            "--storage postgresql://…"
+            "launcher=ray: workers on other machines need their trials in a database; give "
+            "storage=postgresql://…"
         )
-    file, given, _ = _asked(name, settings)
+    file, given = with_settings(name, settings)
     uri = store_uri(tracking_uri)
     with talking(progress):
         places.prepare(work)
-        planned = planned_of(file, given)
+        planned = plan(file, given)
         check(planned)
         with opened(uri):
             url = storage or storage_recorded(planned)
-            failed = _searched(planned, url, uri, places)
+            failed = _search(planned, url, uri, places)
             found = _read(planned, url, uri, failed)
     if failed and not allow_failures:
         raise RunError("; ".join(failed))
@@ -131,73 +99,65 @@ def open_search(
 ) -> Search:
     """Return a search as it is recorded; nothing is trained.
 
-    It is the one under the settings given; without any, the latest of the name, however it was
-    searched.
-
-    Args:
-        name: the search's name, or its YAML file.
-        storage: where its trials are kept; where the record says, unless given.
-        tracking_uri: MLflow store; MLFLOW_TRACKING_URI, or ./mlflow.db, unless given.
-        progress: print a line where there are further records of the name.
-        settings: what search was given.
+    It is the one under the settings that `search` was given; without any, the latest of the name,
+    however it was searched. The arguments are those of `search`: `storage` is where the record
+    says, unless given, and `progress` prints a line where there are further records of the name.
 
     Raises UserError where nothing is recorded, or not with these settings; RunError where the
     trials are out of reach.
     """
-    file, given, is_plain = _asked(name, settings)
+    file, given = with_settings(name, settings)
+    has_settings = isinstance(name, SearchFile) or any(v is not None for v in settings.values())
     uri = store_uri(tracking_uri)
     with talking(progress), opened(uri, existing=True):
-        planned = _latest(file, given) if is_plain else planned_of(file, given)
+        planned = plan(file, given) if has_settings else _latest(file)
         return _read(planned, storage or storage_recorded(planned), uri)
 
 
-def _asked(
+def with_settings(
     name: str | Path | SearchFile, settings: Mapping[str, Any]
-) -> tuple[SearchFile, dict[str, Any], bool]:
-    """Return the search, the conditions, and whether nothing but a name was given. UserError."""
+) -> tuple[SearchFile, dict[str, Any]]:
+    """Return a search with the settings that say how, and the conditions. Raises UserError."""
     how = {key: settings[key] for key in HOW if settings.get(key) is not None}
     given = conditions_of({key: value for key, value in settings.items() if key not in HOW})
     if "trial_epochs" in how:
-        epochs = how.pop("trial_epochs")
+        epochs = read_word(how["trial_epochs"])
         if type(epochs) is not int or epochs < 1:
-            raise UserError(f"--trial-epochs: {epochs!r} is no number from 1 on")
+            raise UserError(f"trial_epochs: {how['trial_epochs']!r} is no number from 1 on")
         how["trial"] = {"recipe": {"epochs": epochs}}
-    is_file = isinstance(name, SearchFile)
+        del how["trial_epochs"]
     file = name if isinstance(name, SearchFile) else read(str(name))
-    plain = {key: list(value) if type(value) is tuple else value for key, value in how.items()}
-    return changed(file, plain, "") if plain else file, given, not (is_file or how or given)
+    return changed(file, how), given
 
 
-def _latest(file: SearchFile, given: Mapping[str, Any]) -> SearchPlan:
+def _latest(file: SearchFile) -> SearchPlan:
     """Return the latest search of the name, however it was searched; else what the file says."""
-    asked = latest(file.name)
-    if asked is None:
-        return planned_of(file, given)
-    if asked.others:
+    record = latest(file.name)
+    if record is None:
+        return plan(file, {})
+    if record.others:
         print(
-            f"{file.name}: {1 + len(asked.others)} records; this is the latest. The others, on "
-            f"{', '.join(sorted(set(asked.others)))}, are shown with the options that they had",
+            f"{file.name}: {1 + len(record.others)} records; this is the latest. The others, on "
+            f"{', '.join(sorted(set(record.others)))}, are shown with the options that they had",
             file=sys.stderr,
         )
-    return planned_of(asked.search, asked.given)
+    return plan(record.search, record.given)
 
 
-def _searched(planned: SearchPlan, storage: str, uri: str, places: Places) -> list[str]:
+def _search(planned: SearchPlan, storage: str, uri: str, places: Places) -> list[str]:
     """Do the trials, then the confirmation; return what has no result, and why."""
     hardware = planned.baseline.experiment.hardware
-    with contextlib.closing(places.launch(work, hardware, uri)) as started:
-        found = conduct(planned, storage, started)
+    with contextlib.closing(places.launch(work, hardware, uri)) as launcher:
+        found = conduct(planned, storage, launcher)
     study = existing(planned, storage)
     failed: list[str] = []
     if best := best_of(planned, found, planned.search.confirm):
-        checked = confirmation(planned, study, best)
-        studies.check(checked)
-        trainings = places.launch(work, hardware, uri)
-        with contextlib.closing(trainings) as started_again:
-            without_result, _ = studies.conduct(checked, started_again)
-        if without_result:
-            said = f"no result: {'; '.join(without_result)}"
-            failed.append(f"{said}; given again, search runs what is missing")
+        confirming = confirmation(planned, study, best)
+        studies.check(confirming)
+        with contextlib.closing(places.launch(work, hardware, uri)) as launcher:
+            lost, _ = studies.conduct(confirming, launcher)
+        if lost:
+            failed.append(f"no result: {'; '.join(lost)}; given again, search runs what is missing")
     keep(planned, report_of(planned, study))
     if why := failure_of(planned, study):
         failed.append(why)
@@ -207,8 +167,5 @@ def _searched(planned: SearchPlan, storage: str, uri: str, places: Places) -> li
 def _read(planned: SearchPlan, storage: str, uri: str, failed: Sequence[str] = ()) -> Search:
     study = existing(planned, storage)
     return Search(
-        report=report_of(planned, study),
-        study=study,
-        tracking_uri=uri,
-        failed=tuple(failed),
+        report=report_of(planned, study), study=study, tracking_uri=uri, failed=tuple(failed)
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -16,11 +17,10 @@ from levit_ablate.api.study_results import shown
 from levit_ablate.errors import UserError
 from levit_ablate.experiment import Variant
 from levit_ablate.searches import plots, report_tables
-from levit_ablate.searches.confirm import exported
 from levit_ablate.searches.importance import FEWEST_TRIALS
 from levit_ablate.searches.report import Report, as_json, pictures_of
 from levit_ablate.searches.results import FIELDS, TrialResult, winner
-from levit_ablate.training.module import LeViTModule
+from levit_ablate.training.train import module_of
 
 
 class SearchPlots:
@@ -28,34 +28,31 @@ class SearchPlots:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._cost = FIELDS[report.planned.search.cost]
         self._name = report.planned.search.name
+        self._shown = report.found, FIELDS[report.planned.search.cost], report.budget
 
     def history(self) -> Figure:
         """Draw the accuracy of every trial by its number, and the best until then."""
-        figure = plots.history(self._report.found, self._cost, self._report.budget)
-        return shown(figure, f"{self._name}: history")
+        return shown(plots.history(*self._shown), f"{self._name}: history")
 
     def front(self) -> Figure:
         """Draw accuracy against cost, the Pareto front, and the budget."""
-        figure = plots.front(self._report.found, self._cost, self._report.budget)
-        return shown(figure, f"{self._name}: front")
+        return shown(plots.front(*self._shown), f"{self._name}: front")
 
     def parallel(self) -> Figure:
         """Draw every setting of every trial as parallel coordinates, the best one thick."""
-        best = winner(self._report.found, self._cost, self._report.budget)
+        best = winner(*self._shown)
         figure = plots.parallel(self._report.found, best) if best else None
         return shown(figure, f"{self._name}: parallel coordinates")
 
     def importance(self) -> Figure:
         """Draw how much of the variance of accuracy each setting makes."""
-        found = self._report.importance
-        if found is None:
+        if self._report.importance is None:
             raise UserError(
                 f"{self._name}: importance: needs {FEWEST_TRIALS} trained networks, of which some "
                 f"differ in accuracy"
             )
-        return shown(plots.effects(found), f"{self._name}: importance")
+        return shown(plots.effects(self._report.importance), f"{self._name}: importance")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -90,8 +87,7 @@ class Search:
         enqueued by name), seconds, stages, choices, error, key, and one for each setting.
         """
         rows = [{**self._row(each), **each.params} for each in self.report.found]
-        settings = {name for each in self.report.found for name in each.params}
-        return _numeric(pd.DataFrame(rows, columns=None if rows else ["trial"]), settings)
+        return _numeric(rows, ["trial"])
 
     @property
     def best(self) -> pd.DataFrame:
@@ -104,17 +100,19 @@ class Search:
         """
         rows = []
         base = self.report.baseline
-        kept = ("trial", "accuracy", "flops", "params", "latency", "stages", "choices")
+        columns = ["trial", "accuracy", "flops", "params", "latency", "stages", "choices"]
         for each in self.report.best:
-            own = self._row(each)
+            cells = self._row(each)
             confirmed = self.report.confirmation_of(each)
             compared = confirmed.difference if confirmed else None
             low, high = (compared and compared.interval) or (None, None)
-            both = base and base.accuracy is not None and each.accuracy is not None
+            lead = None
+            if base and base.accuracy is not None and each.accuracy is not None:
+                lead = each.accuracy - base.accuracy
             rows.append(
-                {name: own[name] for name in kept}
+                {name: cells[name] for name in columns}
                 | {
-                    "lead": each.accuracy - base.accuracy if both else None,  # type: ignore
+                    "lead": lead,
                     "confirmed": confirmed.mean if confirmed else None,
                     "difference": compared.mean if compared else None,
                     "low": low,
@@ -122,7 +120,7 @@ class Search:
                     "p_holm": confirmed.p_holm if confirmed else None,
                 }
             )
-        return _numeric(pd.DataFrame(rows, columns=None if rows else list(kept)))
+        return _numeric(rows, columns)
 
     def _row(self, each: TrialResult) -> dict[str, object]:
         return {
@@ -173,19 +171,18 @@ class Search:
 
     def variant(self, which: int | str = "best") -> Variant:
         """Return a trial's network as the search trained it. Raises UserError as `export`."""
-        chosen = self._chosen(which)
+        return self._variant(self._chosen(which))
+
+    def _variant(self, trial: TrialResult, summary: str = "") -> Variant:
         attributes = {each.number: each.user_attrs for each in self.study.get_trials()}
-        return self.report.planned.rebuilt(chosen.name, "", attributes[chosen.number])
+        return self.report.planned.rebuilt(trial.name, summary, attributes[trial.number])
 
     def network(self, which: int | str = "best") -> nn.Module:
         """Return a trial's network as it starts training: images (B, C, H, W) to (B, classes).
 
         Raises UserError as `export`.
         """
-        own = self.variant(which)
-        return LeViTModule(
-            design=own.experiment.design, architecture=own.architecture, images=own.images
-        ).network
+        return module_of(self.variant(which)).network
 
     def export(self, which: int | str, file: str | Path) -> Path:
         """Write a trial's network as an ablation, which `run` and `network` take by its name.
@@ -200,21 +197,21 @@ class Search:
         chosen = self._chosen(which)
         name = str(file)
         if Path(name).name[:1] in ("", "."):
-            raise UserError(f"--export: {name!r} is no name of a file")
+            raise UserError(f"export: {name!r} is no name of a file")
         path = Path(name if name.endswith(library.SUFFIXES) else f"{name}.yaml")
         path = path if path.parent != Path() else Path("ablations") / path
         shipped = library.names().get(path.stem, path)
         if path.parent == Path("ablations") and shipped.resolve() != path.resolve():
             there = f"in {shipped}" if shipped.parent == path.parent else "that ships"
-            raise UserError(f"--export: {path.stem} would hide the ablation {there}; name another")
-        text = exported(self.report.planned, self.study, chosen.number, self.origin(chosen.number))
+            raise UserError(f"export: {path.stem} would hide the ablation {there}; name another")
+        text = library.to_yaml(self._variant(chosen, self.origin(chosen.number)).ablation)
         if path.is_dir() or (path.exists() and path.read_text(encoding="utf-8") != text):
-            raise UserError(f"--export: {path} exists; name another file, or remove it")
+            raise UserError(f"export: {path} exists; name another file, or remove it")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise UserError(f"--export: {path} cannot be written: {error.strerror}") from error
+            raise UserError(f"export: {path} cannot be written: {error.strerror}") from error
         return path
 
     def origin(self, which: int | str) -> str:
@@ -228,18 +225,19 @@ class Search:
         if str(which).isdigit() and int(which) in trained:
             return trained[int(which)]
         known = ", ".join(map(str, trained)) or "none yet"
-        raise UserError(f"--export {which}: best, or a trial that was trained to its end: {known}")
+        raise UserError(f"export={which}: best, or a trial that was trained to its end: {known}")
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{number} {state}" for state, number in self.report.counts.items())
         return f"<Search {self.name} on {self.dataset}: {counts or 'no trials'}>"
 
 
-TEXT = ("trial", "state", "ablation", "stages", "choices", "error", "key")
-"""Columns that are kept as they are: no numbers that may be missing."""
+SEEN = ("accuracy", "lead", "flops", "params", "latency", "seconds")
+CONFIRMED = ("confirmed", "difference", "low", "high", "p_holm")
+"""Columns that may be NaN: of the search, and of the confirmation."""
 
 
-def _numeric(frame: pd.DataFrame, settings: Collection[str] = ()) -> pd.DataFrame:
-    """Make numbers of columns that may have None, but for the settings'."""
-    own = [name for name in frame if name not in TEXT and name not in settings]
-    return frame.astype(dict.fromkeys(own, float))
+def _numeric(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Return a frame of the rows, with numbers for None; these columns where there are none."""
+    frame = pd.DataFrame(rows, columns=None if rows else columns)
+    return frame.astype({name: float for name in (*SEEN, *CONFIRMED) if name in frame})

@@ -43,6 +43,8 @@ SHOWN = 60
 """Characters of a value in an error."""
 
 Words = str | Path | Mapping[str, Any]
+Format = Literal["text", "markdown", "latex", "csv", "html", "json"]
+"""Formats of a study's table."""
 
 
 class Settings(TypedDict, total=False):
@@ -65,6 +67,37 @@ class Settings(TypedDict, total=False):
     hardware: Words | Hardware
 
 
+class SearchSettings(Settings, total=False):
+    """Keyword arguments of a search: how it searches, over the file's words, and the conditions."""
+
+    trials: int
+    """Networks to train, those included that are given up early."""
+    confirm: int
+    """How many of the best are trained again on fresh seeds; 0 for none."""
+    objectives: Sequence[str]
+    """["accuracy"], or accuracy and a cost for a front: ["accuracy", "flops"]."""
+    sampler: str
+    """tpe, nsga2, gp, random, or grid: every combination once."""
+    pruner: str
+    """asha, median, wilcoxon (over seeds), or none."""
+    seeds: Sequence[int]
+    """Seeds of the trainings of a trial."""
+    confirm_seeds: Sequence[int]
+    """Fresh seeds."""
+    enqueue: Sequence[str]
+    """Ablations that are tried first, by name."""
+    trial_epochs: int
+    """Epochs of a trial, fewer than the recipe's, which the best are given."""
+    space: Mapping[str, Any]
+    """The space: {"width": "32:64", "design": {"norm": ["batch", "layer"]}}."""
+    budget: Mapping[str, Any]
+    """The most that a network may cost: {"flops": "baseline"}, {"latency": "5ms"}."""
+
+
+HOW = tuple(name for name in SearchSettings.__annotations__ if name not in Settings.__annotations__)
+"""Settings that say how it is searched."""
+
+
 def given_by(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as nested mappings, checked. Raises UserError with the closest valid word."""
     given: dict[str, Any] = {}
@@ -73,6 +106,13 @@ def given_by(settings: Mapping[str, Any]) -> dict[str, Any]:
             given[key] = _section(key, value) if key in SECTIONS else value
     check_keys(given, Experiment, "")
     return given
+
+
+def conditions_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that hold for all runs of a study, as `given_by`; UserError for a seed."""
+    if settings.get("seed") is not None:
+        raise UserError("seed: is for run; a study has seeds")
+    return given_by(settings)
 
 
 def _section(key: str, value: Any) -> dict[str, Any]:
@@ -84,21 +124,21 @@ def _fields(key: str, value: Any) -> Mapping[str, Any]:
     """Return one layer of a section as a mapping of fields."""
     config = SECTIONS[key]
     if isinstance(value, Mapping):
-        own: Any = value.get("recipe") if key == "teacher" else None
-        return value if own is None else {**value, "recipe": _section("recipe", own)}
+        recipe: Any = value.get("recipe") if key == "teacher" else None
+        return value if recipe is None else {**value, "recipe": _section("recipe", recipe)}
     if isinstance(value, config):
-        return _set_fields(value)
+        if isinstance(value, Architecture):  # a geometry is whole
+            return dict(plain(value))
+        changed = differences(config(), value)
+        return {name: plain(own) for name, (_, own) in changed.items()}
     if isinstance(value, str | Path):
-        return from_word(key, str(value), key)
+        return from_word(key, str(value))
     names = ", ".join(field.name for field in fields(config))
     raise UserError(f"{key}: {value!r} is no mapping; keys: {names}")
 
 
-def from_word(key: str, word: str, label: str) -> Mapping[str, Any]:
-    """Return the fields of a section that a name or a YAML file stands for.
-
-    Raises UserError, which begins with `label`.
-    """
+def from_word(key: str, word: str) -> Mapping[str, Any]:
+    """Return the fields of a section that a name or a YAML file stands for. Raises UserError."""
     config, named = SECTIONS[key], NAMED.get(key, {})
     if word in named:
         return named[word]
@@ -108,12 +148,4 @@ def from_word(key: str, word: str, label: str) -> Mapping[str, Any]:
         return mapping
     kinds = f"neither a YAML file nor a name; {closest(word, named)}"
     shown = word if len(word) <= SHOWN else f"{word[:SHOWN]}…"
-    raise UserError(f"{label}: {shown!r} is {kinds if named else 'no YAML file'}")
-
-
-def _set_fields(config: Any) -> dict[str, Any]:
-    """Return the fields of a config object that are not at their default, as plain data."""
-    if isinstance(config, Architecture):  # a geometry is whole
-        return dict(plain(config))
-    changed = differences(type(config)(), config)
-    return {name: plain(own) for name, (_, own) in changed.items()}
+    raise UserError(f"{key}: {shown!r} is {kinds if named else 'no YAML file'}")

@@ -1,10 +1,10 @@
-"""A study as it was recorded: tidy frames, the table, plots."""
+"""A study as it was recorded, or is planned: tidy frames, the table, plots."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,9 +12,94 @@ from matplotlib.figure import Figure
 from levit_ablate.analysis import formats, plots, table
 from levit_ablate.analysis.results import Results, curve_frame, run_frame
 from levit_ablate.api.session import opened
+from levit_ablate.api.settings import Format
 from levit_ablate.errors import UserError, closest
+from levit_ablate.runner.estimate import Estimate
+from levit_ablate.schema import plain
+from levit_ablate.studies.plan import Plan
+from levit_ablate.studies.record import JobState, Stale
 
-Format = Literal["text", "markdown", "latex", "csv", "html", "json"]
+TO_RUN = ("missing", "failed", "interrupted")
+"""States of a run that a sweep would train."""
+RENAMED = {"name": "variant", "accuracy_mean": "accuracy", "accuracy_sd": "deviation"}
+"""Columns of `Study.variants` that have another name in the table's JSON."""
+NUMBERS = ("accuracy", "deviation", "difference", "low", "high", "p_holm", "throughput", "latency")
+"""Columns of `Study.variants` that may be NaN."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StudyPlan:
+    """A study under given conditions: its variants, the state of its runs, an estimate of time."""
+
+    planned: Plan
+    states: tuple[JobState, ...]
+    stale: tuple[Stale, ...]
+    """Runs that were recorded under other settings, and are not used."""
+    estimate: Estimate | None
+    """Seconds of each variant's run; None where no probe was asked for, or nothing is to run."""
+    seconds: float | None
+    """Estimated time of the whole sweep, teacher included."""
+
+    @property
+    def variants(self) -> pd.DataFrame:
+        """A row for each variant: name, summary, params, flops, matched, seconds (of a run)."""
+        frame = pd.DataFrame(self.as_dict()["variants"])
+        return frame[["name", "summary", "params", "flops", "matched", "seconds"]]
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """A row for each variant and seed: variant, seed, state, key, run_id.
+
+        States: recorded, at work, failed, interrupted, missing.
+        """
+        frame = pd.DataFrame(
+            {"variant": each["name"], **run}
+            for each in self.as_dict()["variants"]
+            for run in each["runs"]
+        )
+        return frame.rename(columns={"run": "run_id"})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        planned = self.planned
+        runs: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in planned.variants}
+        for job, state, run_id in self.states:
+            runs[job.name].append(
+                {"seed": job.experiment.seed, "state": state, "key": job.key, "run": run_id}
+            )
+        return {
+            "study": planned.study.name,
+            "dataset": planned.dataset,
+            "key": planned.key,
+            "seeds": list(planned.seeds),
+            "variants": [
+                {
+                    "name": variant.name,
+                    "summary": variant.ablation.summary,
+                    "params": variant.cost.params,
+                    "flops": variant.cost.flops,
+                    "matched": variant.matched,
+                    "stages": plain(variant.architecture.stages),
+                    "value_dim": variant.architecture.value_dim,
+                    "differs": {
+                        name: plain(value) for name, (_, value) in variant.differences().items()
+                    },
+                    "seconds": self.estimate.run[variant.name] if self.estimate else None,
+                    "runs": runs[variant.name],
+                }
+                for variant in planned.variants
+            ],
+            "runs": len(self.states),
+            "to_run": sum(each.state in TO_RUN for each in self.states),
+            "recorded": sum(each.state == "recorded" for each in self.states),
+            "stale": [each._asdict() for each in self.stale],
+            "seconds": self.seconds,
+        }
+
+    def __repr__(self) -> str:
+        figures = self.as_dict()
+        runs = f"{figures['recorded']} of {figures['runs']} runs are recorded"
+        return f"<StudyPlan {figures['study']} on {figures['dataset']}: {runs}>"
 
 
 class StudyPlots:
@@ -104,28 +189,11 @@ class Study:
         deviation (over seeds), difference (mean, to the baseline), low and high (95 % interval),
         p_holm, throughput (images a second), latency (seconds an image).
         """
-        rows = []
-        for row in self.results.rows:
-            low, high = (row.difference and row.difference.interval) or (None, None)
-            rows.append(
-                {
-                    "variant": row.name,
-                    "summary": row.summary,
-                    "params": row.params,
-                    "flops": row.flops,
-                    "n": len(row.accuracies),
-                    "accuracy": row.mean,
-                    "deviation": row.deviation,
-                    "difference": row.difference.mean if row.difference else None,
-                    "low": low,
-                    "high": high,
-                    "p_holm": row.p_holm,
-                    "throughput": row.throughput,
-                    "latency": row.latency,
-                }
-            )
-        frame = pd.DataFrame(rows)
-        return frame.astype(dict.fromkeys(frame.columns[5:], float))
+        rows = formats.figures(self.results)["rows"]
+        for row in rows:
+            row["low"], row["high"] = row["interval"] or (None, None)
+        frame = pd.DataFrame(rows).rename(columns=RENAMED).astype(dict.fromkeys(NUMBERS, float))
+        return frame[["variant", "summary", "params", "flops", "n", *NUMBERS]]
 
     @property
     def curves(self) -> pd.DataFrame:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from levit_ablate import library
-from levit_ablate.cli.options import NAMES, Format, parse, parser_for
+from levit_ablate.api.listing import described
+from levit_ablate.cli.options import add_format, parse, parser_for
 from levit_ablate.errors import UserError
-from levit_ablate.library import Ablation
-from levit_ablate.models import presets
-from levit_ablate.searches import search
-from levit_ablate.studies import study
+from levit_ablate.library import MODELS, SEARCHES, STUDIES, Ablation
 
 NOTES = """
 row, paper: Table 4 of the paper, and its top-1 points against the base model's.
@@ -31,30 +30,34 @@ def main(argv: Sequence[str]) -> None:
     A file that cannot be read is a line on standard error.
     """
     parser = parser_for("list", "The ablations that can be run.")
-    parser.add_argument(
-        "--format", type=Format, default="text", help="For people, or for machines."
-    )
+    add_format(parser)
     options = parse(parser, argv)
     found, bad = library.read_all()
-    for error in bad:
-        print(f"levit-ablate: {error}", file=sys.stderr)
+    _complain(bad)
     if options.get("format") == "json":
         print(json.dumps([{**asdict(a), "path": str(a.path)} for a in found], indent=2))
         return
     console = Console()
     console.print(_table("ablation", "row", "paper", "what it changes", rows=map(_ablation, found)))
-    for kind, heads, row in (
-        ("study", ("variants", "what it compares"), _study),
-        ("search", ("trials", "what it looks for"), _search),
-        ("model", ("images", "what it is: stages of depth x C width, N heads"), _model),
+    for kind, heads in (
+        (STUDIES, ("study", "variants", "what it compares")),
+        (SEARCHES, ("search", "trials", "what it looks for")),
+        (MODELS, ("model", "images", "what it is: stages of depth x C width, N heads")),
     ):
+        rows, bad = described(kind)
+        _complain(bad)
         console.print()
-        console.print(_table(kind, *heads, rows=_rows(NAMES[kind].find(), row)))
+        console.print(_table(*heads, rows=(_cells(row, heads[1]) for row in rows)))
     console.print(NOTES, style="dim")
 
 
+def _complain(bad: Iterable[UserError]) -> None:
+    for error in bad:
+        print(f"levit-ablate: {error}", file=sys.stderr)
+
+
 def _table(*heads: str, rows: Iterable[Sequence[str]]) -> Table:
-    """A table of names; its last column holds text and wraps."""
+    """Return a table of names; its last column holds text and wraps."""
     table = Table(box=None, pad_edge=False)
     for head in heads:
         number = head in ("paper", "variants", "trials")
@@ -64,15 +67,6 @@ def _table(*heads: str, rows: Iterable[Sequence[str]]) -> Table:
     return table
 
 
-def _rows(names: Iterable[str], row: Callable[[str], Sequence[str]]) -> Iterable[Sequence[str]]:
-    """Yield the row of every name whose file can be read."""
-    for name in names:
-        try:
-            yield name, *row(name)
-        except UserError as error:
-            print(f"levit-ablate: {error}", file=sys.stderr)
-
-
 def _ablation(ablation: Ablation) -> tuple[str, str, str, str]:
     paper = ablation.paper
     figure = f"{paper.difference:+.1f}" if paper and paper.difference else ""
@@ -80,18 +74,8 @@ def _ablation(ablation: Ablation) -> tuple[str, str, str, str]:
     return ablation.name, row, figure.replace("-", "−"), ablation.summary
 
 
-def _study(name: str) -> tuple[str, str]:
-    found = study.read(name)
-    return str(len(found.variants)), found.summary
-
-
-def _search(name: str) -> tuple[str, str]:
-    found = search.read(name)
-    return str(found.trials), found.summary
-
-
-def _model(name: str) -> tuple[str, str]:
-    preset = presets.preset(name)
-    images, stages = preset.images, ", ".join(map(str, preset.architecture.stages))
-    size = f"{images.channels}x{images.height}x{images.width}"
-    return size, f"{preset.summary}: {stages}"
+def _cells(row: dict[str, Any], second: str) -> tuple[str, str, str]:
+    """Return name, the second column, in which a list is counted, and what a file is about."""
+    value = row[second]
+    stages = f": {row['stages']}" if "stages" in row else ""
+    return row["name"], str(len(value) if second == "variants" else value), row["summary"] + stages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -61,7 +62,7 @@ def run_command(argv: list[str]) -> int:
         command, rest = _command(argv)
         import_module(f"levit_ablate.cli.{command}").main(rest)
     except UserError as error:
-        return _complain(error, EXIT_USER)
+        return _complain(with_dashes(str(error)), EXIT_USER)
     except RunError as error:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
@@ -107,6 +108,19 @@ def _meant(word: str) -> str:
     if word in library.names():
         return f"did you mean levit-ablate run {word}?"
     return closest(word, COMMANDS)
+
+
+def with_dashes(message: str) -> str:
+    """Name the arguments of `api` as options: `jobs: 0 …` and `launcher=ray` in an error."""
+    from levit_ablate.api.settings import SECTIONS
+    from levit_ablate.cli.options import ARGUMENTS
+
+    def option(match: re.Match[str]) -> str:
+        return f"--{match[1].replace('_', '-')}{match[2].replace('=', ' ')}"
+
+    names = "|".join(map(re.escape, (*ARGUMENTS, *SECTIONS, "export")))
+    message = re.sub(rf"^({names})(: )", option, message)
+    return re.sub(rf"(?<!\S)({names})(=)", option, message)
 
 
 def _complain(message: object, code: int) -> int:

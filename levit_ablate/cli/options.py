@@ -1,9 +1,9 @@
-"""The options that describe an experiment, made from the config dataclasses."""
+"""The options that commands share: of an experiment, made from the config; of studies; of jobs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 from docstring_parser import parse_from_object
 
 from levit_ablate import library
-from levit_ablate.api.settings import NAMED, SECTIONS, from_word
+from levit_ablate.api.settings import HOW, NAMED, SECTIONS, from_word
 from levit_ablate.cli.parser import Names, Parser, nested
 from levit_ablate.config import Experiment
 from levit_ablate.errors import UserError, closest
@@ -31,6 +31,9 @@ FIRST_PAGE = (
 )
 """The settings of an experiment that the first page of the help shows."""
 
+LAUNCH = ("jobs", "workers", "jobs_per_device", "launcher", "address")
+ARGUMENTS = (*LAUNCH, *HOW, "variants", "baseline", "storage", "tracking_uri")
+"""Options that are arguments of a function of `api`, by their names there."""
 Format = Literal["text", "json"]
 
 
@@ -84,8 +87,65 @@ def add_conditions(parser: Parser, *without: str, formats: Any = Format) -> None
         help="YAML with any of these settings, by section; a later file wins over an earlier, "
         "options over both.",
     )
+    add_format(parser, formats)
+
+
+def add_format(parser: Parser, formats: Any = Format) -> None:
+    """Add the format of the output."""
     parser.add_argument(
         "--format", type=formats, default="text", help="For people, or for machines."
+    )
+
+
+def add_store(parser: Parser) -> None:
+    """Add the MLflow store."""
+    parser.add_argument("--tracking-uri", help="Where MLflow records; ./mlflow.db unless set.")
+
+
+def add_study(parser: Parser, *, formats: Any = Format) -> None:
+    """Add a study's name, its variants and seeds, the store, and the fields of an experiment."""
+    parser.add_argument("study", nargs="?", help="A study's name, or its YAML file.")
+    parser.add_argument("--seeds", metavar="N", help="How many, from 0 on (3), or which (0,1,5).")
+    parser.add_argument(
+        "--variants", metavar="NAMES", help="Only these of the study: no_pyramid,no_..."
+    )
+    parser.add_argument("--baseline", metavar="NAME", help="An ablation in place of the baseline.")
+    add_store(parser)
+    add_conditions(parser, "seed", formats=formats)
+
+
+def add_launcher(parser: Parser, jobs: str, what: str) -> None:
+    """Add how many jobs run at once, and where.
+
+    Args:
+        parser: is given the options.
+        jobs: the option's name: jobs, or workers.
+        what: what a job is, in the plural, with a capital: Runs, Trials.
+    """
+    parser.add_argument(
+        f"--{jobs}",
+        type=int,
+        help=f"{what} at once, on this machine; one unless set, or a GPU's places on every GPU.",
+    )
+    parser.add_argument(
+        "--jobs-per-device",
+        type=int,
+        default=1,
+        section="launch",
+        help=f"{what} at once on a GPU, which they share.",
+    )
+    parser.add_argument(
+        "--launcher",
+        type=Literal["local", "ray"],
+        default="local",
+        section="launch",
+        help=f"Where {what.lower()} run: in processes of this machine, or on a Ray cluster (pip "
+        "install 'levit-ablate[ray]').",
+    )
+    parser.add_argument(
+        "--address",
+        section="launch",
+        help="The Ray cluster's: auto, or HOST:PORT; a new cluster unless set.",
     )
 
 
@@ -133,16 +193,14 @@ def parse(parser: Parser, argv: Sequence[str]) -> dict[str, Any]:
     """
     given = parser.read(argv)
     sections = [
-        nested({name: from_word(name, value, f"--{name}")})
-        for name in SECTIONS
-        for value in given.pop(name, [])
+        nested({name: from_word(name, value)}) for name in SECTIONS for value in given.pop(name, [])
     ]
     options = merge(*sections, nested(given))
     parser.check(options, {name: config for name, config in SECTIONS.items() if "." not in name})
     return options
 
 
-def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any]]:
+def experiment_options(options: Mapping[str, Any]) -> tuple[Ablation, dict[str, Any]]:
     """Return the ablation and the settings that the options give; options win over config files.
 
     Without a name on the command line, a config file may name the ablation. A recorded experiment
@@ -152,9 +210,9 @@ def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any
     ablation = library.read(options["name"]) if options.get("name") else None
     recorded: Ablation | None = None
     given: dict[str, Any] = {}
-    chosen = set(of_experiment(options))  # set by the user, not by a recorded experiment
-    for path in map(Path, options.get("config", [])):
-        mapping = read_config(path)
+    own = of_experiment(options)
+    chosen = set(own)  # set by the user, not by a recorded experiment
+    for path, mapping in _configs(options):
         if mapping.keys() >= {"name", "summary", "architecture"}:
             recorded, mapping = library.from_recorded(mapping, path)
             ablation = ablation or recorded
@@ -171,13 +229,33 @@ def experiment_options(options: dict[str, Any]) -> tuple[Ablation, dict[str, Any
                 f"--{option}: {ablation.path} records a network of its own; name an ablation "
                 f"beside --config to give another to it and to its baseline"
             )
-    return ablation, merge(given, of_experiment(options))
+    return ablation, merge(given, own)
+
+
+def arguments(options: Mapping[str, Any], kind: library.Kind) -> dict[str, Any]:
+    """Return options as arguments of a function of `api`, the conditions among them.
+
+    Raises UserError where a config file is wrong, or no study or search is named.
+    """
+    if not options.get(kind.name):
+        known = ", ".join(library.names(kind))
+        raise UserError(f"the name of a {kind.name} is missing; there are {known}")
+    given = merge(*(mapping for _, mapping in _configs(options)))
+    if "seed" in given or "name" in given:
+        raise UserError("--config: seed and name are for run; a study has --seeds and its own name")
+    chosen = {name: options[name] for name in ARGUMENTS if name in options}
+    return chosen | merge(given, of_experiment(options))
 
 
 def of_experiment(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of an experiment among the options."""
     keys = Experiment.__dataclass_fields__
     return {key: value for key, value in options.items() if key in keys}
+
+
+def _configs(options: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in map(Path, options.get("config", [])):
+        yield path, read_config(path)
 
 
 def read_config(path: Path) -> dict[str, Any]:

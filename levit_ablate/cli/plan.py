@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from levit_ablate.cli.options import parse, parser_for
-from levit_ablate.cli.study_options import add_study, study_options
-from levit_ablate.errors import UserError
+from levit_ablate.cli.options import add_study, arguments, parse, parser_for
+from levit_ablate.library import STUDIES
 
 if TYPE_CHECKING:
-    from levit_ablate.api.plan import StudyPlan
+    from levit_ablate.api.study_results import StudyPlan
     from levit_ablate.experiment import Variant
 
 
@@ -33,32 +32,22 @@ def main(argv: Sequence[str]) -> None:
         help="Train every variant for a few steps, to estimate the time.",
     )
     options = parse(parser, argv)
-    jobs = options.get("jobs", 1)
-    if jobs < 1:
-        raise UserError(f"--jobs: {jobs} must be at least 1")
-    wanted = study_options(options)
-    from levit_ablate.api.plan import plan  # loads torch, lightning and mlflow: seconds
+    given = arguments(options, STUDIES)
+    from levit_ablate.api import study as api  # loads torch, lightning and mlflow: seconds
 
-    found = plan(
-        wanted.study,
-        **wanted.chosen(),
-        jobs=jobs,
-        probe_time=options.get("probe", True),
-        tracking_uri=options.get("tracking_uri"),
-        progress=True,
-        **wanted.given,
-    )
+    probe = options.get("probe", True)
+    plan = api.plan(options["study"], probe_time=probe, progress=True, **given)
     if options.get("format") == "json":
-        print(json.dumps(found.as_dict()))
+        print(json.dumps(plan.as_dict()))
     else:
-        _print(found, jobs)
+        _print(plan, options.get("jobs", 1))
 
 
-def _print(found: StudyPlan, jobs: int) -> None:
+def _print(plan: StudyPlan, jobs: int) -> None:
     from levit_ablate.analysis.formats import console
     from levit_ablate.analysis.table import conditions_line
 
-    planned, said, out = found.planned, found.as_dict(), console()
+    planned, figures, out = plan.planned, plan.as_dict(), console()
     out.print(
         f"[bold]{escape(planned.study.name)}[/bold] on {escape(planned.dataset)}: "
         f"{escape(planned.study.summary)}\n"
@@ -68,26 +57,28 @@ def _print(found: StudyPlan, jobs: int) -> None:
     for name in ("variant", "parameters", "multiply-adds", "stages", "seeds", "a run"):
         numbers = name in ("parameters", "multiply-adds", "a run")
         table.add_column(name, justify="right" if numbers else "left", no_wrap=name != "stages")
-    for variant, figures in zip(planned.variants, said["variants"], strict=True):
-        took = figures["seconds"]
+    for variant, row in zip(planned.variants, figures["variants"], strict=True):
         table.add_row(
             escape(variant.name),
-            f"{figures['params']:,}",
-            f"{figures['flops']:,}",
+            f"{row['params']:,}",
+            f"{row['flops']:,}",
             _stages(variant),
-            _seeds(figures["runs"]),
-            "" if took is None else _time(took),
+            _seeds(row["runs"]),
+            "" if row["seconds"] is None else _time(row["seconds"]),
         )
     out.print(table)
-    out.print(f"\n{said['recorded']} of {said['runs']} runs are recorded, {said['to_run']} to run.")
-    for stale in said["stale"]:
+    out.print(
+        f"\n{figures['recorded']} of {figures['runs']} runs are recorded, {figures['to_run']} to "
+        f"run."
+    )
+    for stale in plan.stale:
         out.print(
-            f"Stale: {escape(stale['name'])} seed {stale['seed']} (run {stale['run']}) was "
-            f"recorded under other settings; it is not used."
+            f"Stale: {escape(stale.name)} seed {stale.seed} (run {stale.run}) was recorded under "
+            f"other settings; it is not used."
         )
-    if said["seconds"] is not None:
+    if plan.seconds is not None:
         out.print(
-            f"About {_time(said['seconds'])} with {jobs} at once, from a few steps of each, "
+            f"About {_time(plan.seconds)} with {jobs} at once, from a few steps of each, "
             f"teacher and its answers included."
         )
 

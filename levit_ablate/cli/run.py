@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from levit_ablate.cli.options import add_experiment, experiment_options, parse, parser_for
+from levit_ablate.cli.options import (
+    add_experiment,
+    add_store,
+    experiment_options,
+    parse,
+    parser_for,
+)
 from levit_ablate.tracking.uris import without_password
 
 if TYPE_CHECKING:
@@ -22,9 +28,7 @@ def main(argv: Sequence[str]) -> None:
     parser = parser_for("run", "Train an ablation and its baseline, and print what it cost.")
     add_experiment(parser)
     parser.add_argument("--no-baseline", action="store_true", help="Train the ablation alone.")
-    parser.add_argument(
-        "--tracking-uri", type=str, help="Where MLflow records; ./mlflow.db unless set."
-    )
+    add_store(parser)
     options = parse(parser, argv)
     ablation, given = experiment_options(options)
     from levit_ablate.api import run as api  # loads torch, lightning and mlflow: seconds

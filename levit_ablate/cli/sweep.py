@@ -6,15 +6,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
-from levit_ablate.cli.options import parse, parser_for
-from levit_ablate.cli.study_options import (
-    add_launcher,
-    add_study,
-    check_launcher,
-    places,
-    study_options,
-)
+from levit_ablate.cli.options import add_launcher, add_study, arguments, parse, parser_for
 from levit_ablate.errors import RunError
+from levit_ablate.library import STUDIES
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,21 +22,12 @@ def main(argv: Sequence[str]) -> None:
     add_study(parser)
     add_launcher(parser, "jobs", "Runs")
     options = parse(parser, argv)
-    check_launcher(options, "jobs")
-    wanted = study_options(options)
+    given = arguments(options, STUDIES)
     from levit_ablate.analysis import formats
-    from levit_ablate.api import sweep as api  # loads torch, lightning and mlflow: seconds
+    from levit_ablate.api import study as api  # loads torch, lightning and mlflow: seconds
 
     with redirect_stdout(sys.stderr):  # what libraries print, as Ray's threads do
-        study = api.sweep(
-            wanted.study,
-            **wanted.chosen(),
-            **places(options),
-            tracking_uri=options.get("tracking_uri"),
-            progress=True,
-            allow_failures=True,
-            **wanted.given,
-        )
+        study = api.sweep(options["study"], progress=True, allow_failures=True, **given)
     if options.get("format") == "json":
         print(study.to("json"), end="")
     else:

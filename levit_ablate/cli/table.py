@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
-from levit_ablate.cli.options import parse, parser_for
-from levit_ablate.cli.study_options import TableFormat, add_study, study_options
+from levit_ablate.api.settings import Format
+from levit_ablate.cli.options import add_study, arguments, parse, parser_for
 from levit_ablate.errors import UserError
+from levit_ablate.library import STUDIES
 
 
 def main(argv: Sequence[str]) -> None:
@@ -18,20 +19,14 @@ def main(argv: Sequence[str]) -> None:
         "table",
         "The table of a study as it is recorded: the latest, or that of the conditions given.",
     )
-    add_study(parser, formats=TableFormat)
-    parser.add_argument("--figures", type=str, metavar="FOLDER", help="Write the plots there too.")
+    add_study(parser, formats=Format)
+    parser.add_argument("--figures", metavar="FOLDER", help="Write the plots there too.")
     options = parse(parser, argv)
-    wanted = study_options(options)
+    given = arguments(options, STUDIES)
     from levit_ablate.analysis import formats
-    from levit_ablate.api.sweep import open_study  # loads torch and mlflow: seconds
+    from levit_ablate.api.study import open_study  # loads torch and mlflow: seconds
 
-    study = open_study(
-        wanted.study,
-        **wanted.chosen(),
-        tracking_uri=options.get("tracking_uri"),
-        progress=True,
-        **wanted.given,
-    )
+    study = open_study(options["study"], progress=True, **given)
     if options.get("figures"):
         write_pictures(study.pictures(), Path(options["figures"]))
     if (kind := options.get("format", "text")) == "text":

@@ -13,7 +13,6 @@ from optuna import Study as Trials
 
 from levit_ablate import library
 from levit_ablate.analysis.results import Results, results_of
-from levit_ablate.searches import trials
 from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.results import FIELDS, TrialResult, complete_of, front_of
 from levit_ablate.studies.plan import Plan, plan
@@ -86,10 +85,3 @@ def confirmed(planned: SearchPlan, study: Trials, best: Sequence[TrialResult]) -
     checked = confirmation(planned, study, best)
     parent = parent_run.found(checked.whole)
     return results_of(parent, checked.described()) if parent else None
-
-
-def exported(planned: SearchPlan, study: Trials, number: int, summary: str) -> str:
-    """Return a trial's network as the YAML of an ablation."""
-    (attributes,) = [t.user_attrs for t in study.get_trials(deepcopy=False) if t.number == number]
-    assert trials.ARCHITECTURE in attributes
-    return library.to_yaml(planned.rebuilt(f"trial {number}", summary, attributes).ablation)

@@ -155,35 +155,34 @@ def read_file(path: Path) -> Search:
     content = read_yaml(path)
     with named(str(path)):
         summary = line("what is searched")(content.get("summary"), "summary")
-        return changed(Search(name=path.stem, path=path, summary=summary), content, where="")
+        return changed(Search(name=path.stem, path=path, summary=summary), content)
 
 
-def changed(search: Search, said: Mapping[str, Any], where: str = "--") -> Search:
-    """Return the search with what a file or the command line says in place of its own.
+def changed(search: Search, said: Mapping[str, Any]) -> Search:
+    """Return the search with what a file or the caller says in place of its own. UserError.
 
-    Mappings are laid over each other. Raises UserError; `where` stands before the key in it.
+    Mappings are laid over each other.
     """
     given = {key: value for key, value in said.items() if value is not None}
-    values = fields_from(Search, given, "", where, without=("name", "path"))
+    values = fields_from(Search, given, "", without=("name", "path"))
     values["space"] = _over(search.space, values.get("space", {}))
     for key in ("budget", "given", "trial"):
         values[key] = merge(getattr(search, key), values.get(key, {}))
     search = replace(search, **values)
     if again := set(search.seeds) & set(search.confirm_seeds):
-        word = "confirm-seeds" if where == "--" else "confirm_seeds"
         raise UserError(
-            f"{where}{word}: {min(again)} is a seed of the trials; what is confirmed "
-            f"needs fresh ones"
+            f"confirm_seeds: {min(again)} is a seed of the trials; what is confirmed needs fresh "
+            f"ones"
         )
     if search.pruner == "wilcoxon" and len(search.seeds) < FEWEST_SEEDS:
         raise UserError(
-            f"{where}pruner: wilcoxon compares over seeds, and tells nothing from fewer than "
-            f"{FEWEST_SEEDS}; give --seeds 0,1,2,3,4"
+            f"pruner: wilcoxon compares over seeds, and tells nothing from fewer than "
+            f"{FEWEST_SEEDS}; give seeds=0,1,2,3,4"
         )
     if len(search.objectives) > 1 and search.pruner != "none":
         if "pruner" in said:
             raise UserError(
-                f"{where}pruner: {search.pruner}: a search for a front is not pruned by accuracy "
+                f"pruner: {search.pruner}: a search for a front is not pruned by accuracy "
                 f"alone; use none"
             )
         search = replace(search, pruner="none")

@@ -86,7 +86,7 @@ def narrowed(
     for name in variants:
         if name not in by_name:
             raise UserError(
-                f"--variants: {name!r} is no variant of {study.name}; {closest(name, by_name)}"
+                f"variants: {name!r} is no variant of {study.name}; {closest(name, by_name)}"
             )
     if variants:
         study = replace(study, variants=tuple(by_name[name] for name in variants))

@@ -227,7 +227,7 @@ def test_an_ablation_file_that_is_not_there_is_named(complaint):
         (["list", "--help", "design"], "--help: 'design' is no section; valid: all"),
         (["bench", "spped"], "bench: 'spped' is not a choice; valid: data, distill, sweep"),
         (["bench"], "the following arguments are required: "),
-        (["sweep", "--launcher", "rya"], r"launcher: 'rya' is not a choice; did you mean ray\?"),
+        (["sweep", "--launcher", "rya"], r"--launcher: 'rya' is not a choice; did you mean ray\?"),
         (["search", "--trials"], "argument --trials: expected one argument"),
         (["plan", "--probe", "maybe"], "probe: bool needed, not 'maybe'; write true or false"),
         (["completion"], "completion: '' is no shell; valid: bash, fish, powershell, tcsh, zsh"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,16 +78,16 @@ def test_a_word_is_the_same_on_the_command_line_and_in_a_file(option, word, expe
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "message"),
     [
-        ["sweep", "--jobs", "1:0"],
-        ["plan", "--probe", "no"],
-        ["search", "--trials", "1:0"],
+        (["sweep", "--jobs", "1:0"], "--jobs: int needed, not '1:0'"),
+        (["plan", "--probe", "no"], "probe: bool needed, not 'no'"),
+        (["search", "--trials", "1:0"], "--trials: int needed, not '1:0'"),
     ],
 )
-def test_the_options_of_other_commands_are_read_so(complaint, words):
+def test_the_options_of_other_commands_are_read_so(complaint, words, message):
     """Without a name, so that nothing is begun where the word is taken."""
-    assert re.match(rf"{words[-2][2:]}: (int|bool) needed, not '{words[-1]}'", complaint(*words))
+    assert complaint(*words).startswith(message)
 
 
 def test_seed_and_model_are_options_of_their_own(resolved):

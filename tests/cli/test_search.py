@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from levit_ablate.api.search import with_settings
 from levit_ablate.cli.main import run_command
-from levit_ablate.cli.search import dotted, search_options
+from levit_ablate.cli.search import dotted
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,8 @@ def test_what_nothing_was_searched_for_cannot_be_exported(store, capsys):
 
 
 def test_numbers_are_read_as_in_a_file():
-    options = {"search": "equal_flops", "trial_epochs": "0x10", "seeds": "3,0o4"}
-    search, _, _ = search_options(options, {"budget": {"flops": "0x100000"}})
+    settings = {"trial_epochs": "0x10", "seeds": "3,0o4", "budget": {"flops": "0x100000"}}
+    search, _ = with_settings("equal_flops", settings)
     assert search.trial["recipe"]["epochs"] == 16 and search.seeds == (3, 4)
     assert search.budget["flops"] == 2**20
 

@@ -13,33 +13,42 @@ from mlflow.entities import Run
 from levit_ablate.analysis.results import description_of, results_of
 from levit_ablate.api.launch import Places
 from levit_ablate.api.session import opened, store_uri, talking
-from levit_ablate.api.settings import Settings, given_by
-from levit_ablate.api.study_results import Study
+from levit_ablate.api.settings import Settings, conditions_of
+from levit_ablate.api.study_results import TO_RUN, Study, StudyPlan
 from levit_ablate.errors import RunError, UserError, closest
 from levit_ablate.library import SUFFIXES
+from levit_ablate.runner.estimate import probe
 from levit_ablate.runner.job import work
 from levit_ablate.schema import seeds_from
+from levit_ablate.studies import plan as plans
 from levit_ablate.studies.conduct import check, conduct
-from levit_ablate.studies.plan import Plan
-from levit_ablate.studies.plan import plan as planned_of
-from levit_ablate.studies.record import recorded_studies, study_runs
+from levit_ablate.studies.jobs import jobs_of
+from levit_ablate.studies.record import (
+    JobState,
+    Stale,
+    recorded_studies,
+    stale_of,
+    states_of,
+    study_runs,
+)
 from levit_ablate.studies.study import Study as StudyFile
 from levit_ablate.studies.study import narrowed, read
 from levit_ablate.tracking.outbox import deliver_pending
 from levit_ablate.tracking.runs import children, settle
+from levit_ablate.tracking.store import is_empty
 from levit_ablate.tracking.tags import DATASET, STUDY_KEY
 from levit_ablate.tracking.uris import without_password
 
-Seeds = int | Sequence[int] | None
+Seeds = int | str | Sequence[int] | None
 
 
 def sweep(
     study: str | Path,
     *,
-    variants: Sequence[str] = (),
+    variants: str | Sequence[str] = (),
     seeds: Seeds = None,
     baseline: str | None = None,
-    jobs: int = 0,
+    jobs: int | None = None,
     jobs_per_device: int = 1,
     launcher: Literal["local", "ray"] = "local",
     address: str | None = None,
@@ -72,22 +81,19 @@ def sweep(
     checkpoint when the sweep is called again.
     """
     places = Places(jobs=jobs, jobs_per_device=jobs_per_device, launcher=launcher, address=address)
-    file, given = study_file(study, variants, seeds, baseline), conditions_of(settings)
+    file, given = _narrowed(study, variants, seeds, baseline), conditions_of(settings)
     uri = store_uri(tracking_uri)
     with talking(progress):
         places.prepare(work)
-        planned = planned_of(file, given)
+        planned = plans.plan(file, given)
         check(planned)
         hardware = planned.baseline.experiment.hardware
-        with (
-            contextlib.closing(places.launch(work, hardware, uri)) as started,
-            opened(uri),
-        ):
+        with contextlib.closing(places.launch(work, hardware, uri)) as started, opened(uri):
             failed, results = conduct(planned, started)
-            run_id = _parent(planned).info.run_id
+            parent = _under(planned, study_runs(file.name))[0]
     if failed and not allow_failures:
         raise RunError(without_result(failed))
-    return Study(results=results, run_id=run_id, tracking_uri=uri, failed=tuple(failed))
+    return Study(results=results, run_id=parent.info.run_id, tracking_uri=uri, failed=tuple(failed))
 
 
 def without_result(failed: Sequence[str]) -> str:
@@ -96,10 +102,52 @@ def without_result(failed: Sequence[str]) -> str:
     return f"{len(failed)} {runs} no result: {'; '.join(failed)}; sweep again runs what is missing"
 
 
+def plan(
+    study: str | Path,
+    *,
+    variants: str | Sequence[str] = (),
+    seeds: Seeds = None,
+    baseline: str | None = None,
+    jobs: int = 1,
+    probe_time: bool = True,
+    tracking_uri: str | None = None,
+    progress: bool = False,
+    **settings: Unpack[Settings],
+) -> StudyPlan:
+    """Return what `sweep` would run, what is recorded, and how long it will take.
+
+    Nothing is recorded, and no store is made. The arguments are those of `sweep`; with
+    `probe_time` every variant is trained for a few steps, to estimate the time with `jobs` at once.
+
+    Raises UserError for a mistake; RunError where the store is out of reach.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs: {jobs} must be at least 1")
+    file, given = _narrowed(study, variants, seeds, baseline), conditions_of(settings)
+    uri = store_uri(tracking_uri)
+    with talking(progress):
+        planned = plans.plan(file, given)
+        check(planned)
+        states: list[JobState] = [JobState(job, "missing", "") for job in planned.jobs]
+        stale: list[Stale] = []
+        if not is_empty(uri):
+            with opened(uri):
+                states, stale = states_of(planned), stale_of(planned)
+        to_run = jobs_of([each.job for each in states if each.state in TO_RUN])
+        estimate = probe(planned.variants) if to_run and probe_time else None
+    return StudyPlan(
+        planned=planned,
+        states=tuple(states),
+        stale=tuple(stale),
+        estimate=estimate,
+        seconds=estimate.whole(to_run) / min(jobs, len(to_run)) if estimate else None,
+    )
+
+
 def open_study(
     study: str | Path,
     *,
-    variants: Sequence[str] = (),
+    variants: str | Sequence[str] = (),
     seeds: Seeds = None,
     baseline: str | None = None,
     tracking_uri: str | None = None,
@@ -108,81 +156,74 @@ def open_study(
 ) -> Study:
     """Return a study as it is recorded; nothing is trained.
 
-    It is the one under the settings given; without any, the latest of the name.
-
-    Args:
-        study: the study's name, or its YAML file.
-        variants: only these of the recorded ones.
-        seeds: only these of the recorded ones: how many, from 0 on, or which.
-        baseline: the ablation in place of the study's baseline that sweep was given.
-        tracking_uri: MLflow store; MLFLOW_TRACKING_URI, or ./mlflow.db, unless given.
-        progress: print a line where there are further records of the name.
-        settings: what sweep was given.
+    It is the one under the settings (and the baseline) that sweep was given; without any, the
+    latest of the name. The arguments are those of `sweep`; `variants` and `seeds` are chosen among
+    the recorded ones, and `progress` prints a line where there are further records of the name.
 
     Raises UserError where nothing is recorded, or not under these settings.
     """
-    given, chosen = conditions_of(settings), chosen_seeds(seeds)
+    given, chosen = conditions_of(settings), _seeds(seeds)
     uri = store_uri(tracking_uri)
     with talking(progress), opened(uri, existing=True):
-        file = study if not (given or baseline) else study_file(study, variants, seeds, baseline)
-        parent = _recorded(file, given, without_password(uri))
+        asked = _narrowed(study, variants, seeds, baseline) if given or baseline else None
+        parent = _recorded(str(study), asked, given, without_password(uri))
         described = description_of(parent)
         deliver_pending(Path(described["conditions"]["hardware"]["work_dir"]))
         settle([parent, *children(parent.info.run_id)])
-        results = results_of(parent, _part(described, variants, chosen))
+        results = results_of(parent, _part(described, _names(variants), chosen))
     return Study(results=results, run_id=parent.info.run_id, tracking_uri=uri)
 
 
-def study_file(
-    study: str | Path, variants: Sequence[str], seeds: Seeds, baseline: str | None
+def _narrowed(
+    study: str | Path, variants: str | Sequence[str], seeds: Seeds, baseline: str | None
 ) -> StudyFile:
     """Return a study's file, narrowed. Raises UserError where a name is not known."""
-    names = variants.split(",") if isinstance(variants, str) else variants
-    return narrowed(read(str(study)), names, chosen_seeds(seeds), baseline)
+    return narrowed(read(str(study)), _names(variants), _seeds(seeds), baseline)
 
 
-def conditions_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that hold for all runs of a study. Raises UserError for a seed."""
-    if settings.get("seed") is not None:
-        raise UserError("seed: is for run; a study has seeds")
-    return given_by(settings)
+def _names(variants: str | Sequence[str]) -> Sequence[str]:
+    """Return names from a list, or from text with commas."""
+    if not isinstance(variants, str):
+        return variants
+    return [name.strip() for name in variants.split(",") if name]
 
 
-def chosen_seeds(seeds: Seeds) -> tuple[int, ...]:
+def _seeds(seeds: Seeds) -> tuple[int, ...]:
     """Return seeds by number; none for the file's. Raises UserError."""
     return () if seeds is None else seeds_from(seeds, "seeds")
 
 
-def _parent(planned: Plan) -> Run:
-    runs = study_runs(planned.study.name)
-    return next(run for run in runs if run.data.tags.get(STUDY_KEY) == planned.key)
+def _under(planned: plans.Plan, runs: Sequence[Run]) -> list[Run]:
+    """Return those of a study's runs that are under the conditions of a plan."""
+    return [run for run in runs if run.data.tags.get(STUDY_KEY) == planned.key]
 
 
-def _recorded(study: str | Path | StudyFile, given: Mapping[str, Any], at: str) -> Run:
-    """Return the study's run under the settings given; without any, the latest. UserError."""
-    name = study.name if isinstance(study, StudyFile) else str(study)
-    name = Path(name).stem if name.endswith(SUFFIXES) else name
-    found = study_runs(name)
-    if not found:
+def _recorded(study: str, file: StudyFile | None, given: Mapping[str, Any], at: str) -> Run:
+    """Return the run of a study as it is in its file, under the settings given.
+
+    Without a file it is the latest of the name. Raises UserError.
+    """
+    name = Path(study).stem if study.endswith(SUFFIXES) else study
+    runs = study_runs(name)
+    if not runs:
         known = sorted(recorded_studies())
         there = f"; {closest(name, known)}" if known else f"; levit-ablate sweep {name} runs it"
         raise UserError(f"{name}: nothing is recorded in {at}{there}")
-    if isinstance(study, StudyFile):
-        key = planned_of(study, given).key
-        found = [run for run in found if run.data.tags.get(STUDY_KEY) == key]
-    if not found:
+    if file:
+        runs = _under(plans.plan(file, given), runs)
+    if not runs:
         raise UserError(
             f"{name}: nothing is recorded in {at} under these conditions; without any the "
             f"latest record is shown, and sweep with these runs it"
         )
-    if len(found) > 1:
-        others = ", ".join(sorted({run.data.tags.get(DATASET, "") for run in found[1:]}))
+    if len(runs) > 1:
+        others = ", ".join(sorted({run.data.tags.get(DATASET, "") for run in runs[1:]}))
         print(
-            f"{name}: {len(found)} records; this is the latest. The others, on {others}, are "
+            f"{name}: {len(runs)} records; this is the latest. The others, on {others}, are "
             f"shown with the conditions that sweep was given",
             file=sys.stderr,
         )
-    return found[0]
+    return runs[0]
 
 
 def _part(
@@ -190,16 +231,17 @@ def _part(
 ) -> dict[str, Any]:
     """Return what is recorded of a study, with only some variants and seeds. Raises UserError."""
     baseline, *others = described["variants"]
-    if names:
-        by_name = {variant["name"]: variant for variant in others}
-        for name in names:
-            if name not in by_name:
-                raise UserError(f"--variants: {name!r} is not recorded; {closest(name, by_name)}")
-        others = [by_name[name] for name in names]
+    by_name = {variant["name"]: variant for variant in others}
+    for name in names:
+        if name not in by_name:
+            raise UserError(f"variants: {name!r} is not recorded; {closest(name, by_name)}")
     if missing := [seed for seed in seeds if seed not in described["seeds"]]:
         raise UserError(
-            f"--seeds: {', '.join(map(str, missing))} not recorded; there are "
+            f"seeds: {', '.join(map(str, missing))} not recorded; there are "
             f"{', '.join(map(str, described['seeds']))}"
         )
-    chosen = {"seeds": list(seeds or described["seeds"]), "variants": [baseline, *others]}
-    return {**described, **chosen}
+    return {
+        **described,
+        "seeds": list(seeds or described["seeds"]),
+        "variants": [baseline, *([by_name[name] for name in names] if names else others)],
+    }
