@@ -24,10 +24,12 @@ QUICK = {
     }""",
     "02_reading_a_study": f'SETTINGS = {{"variants": ["no_pyramid"], "seeds": 2, {SMOKE}}}',
     "03_reading_a_search": f"""SETTINGS = {{
-        "trials": 5, "confirm": 1, "confirm_seeds": [7, 8], "pruner": "none", {SMOKE}
+        "trials": 3, "confirm": 1, "confirm_seeds": [1], "pruner": "none", {SMOKE}
     }}""",
 }
 """What is set after a notebook's cell tagged `parameters`, so that it takes seconds."""
+SHARED = ("02_reading_a_study", "03_reading_a_search")
+"""Notebooks that are given one store: the search finds the study's baseline at both seeds."""
 OF_A_MACHINE = re.compile(r"(?<!\w)/(home|root|work|tmp|opt|Users|private/var)\b|[A-Z]:\\\\")
 """A path of some machine, in JSON, where a backslash is two."""
 LARGEST = 600_000
@@ -64,8 +66,15 @@ def make_quick(notebook: NotebookNode, source: str) -> None:
     notebook.cells.insert(index + 1, new_code_cell(source))
 
 
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('shared')}/mlflow.db"
+
+
 @pytest.fixture
-def executed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotebookNode:
+def executed(
+    path: Path, shared_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> NotebookNode:
     """The notebook, run quickly in a folder of its own, in which it leaves nothing."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -74,7 +83,8 @@ def executed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Not
     folder = tmp_path / "folder"
     folder.mkdir()
     notebook = nbformat.read(path, as_version=4)
-    make_quick(notebook, QUICK[path.stem])
+    store = f"\nSTORE = {shared_store!r}" if path.stem in SHARED else ""
+    make_quick(notebook, QUICK[path.stem] + store)
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     assert not list(folder.iterdir())
