@@ -79,7 +79,7 @@ class RayLauncher:
 
     def _connect(self, address: str | None) -> None:
         if ray is None:
-            raise UserError("--launcher ray: Ray is missing; pip install 'levit-ablate[ray]'")
+            raise UserError("launcher=ray: Ray is missing; pip install 'levit-ablate[ray]'")
         try:
             if address and ":" in address:  # Ray itself would try for ever
                 host, _, port = address.rpartition("/")[2].rpartition(":")
@@ -95,7 +95,7 @@ class RayLauncher:
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"--address: no Ray cluster is to be had at {address or 'this machine'}: {reason}"
+                f"address: no Ray cluster is to be had at {address or 'this machine'}: {reason}"
             ) from error
 
     @property

@@ -81,22 +81,22 @@ def database(url: str) -> RDBStorage:
         )
     except ImportError as error:
         extra = "; pip install 'levit-ablate[postgresql]'" if "psycopg" in str(error) else ""
-        raise UserError(f"--storage {shown}: its driver is missing{extra}") from error
+        raise UserError(f"storage={shown}: its driver is missing{extra}") from error
     except (*STORAGE_ERRORS, ValueError) as error:
-        raise UserError(f"--storage {shown}: cannot be opened: {reason(error, url)}") from error
+        raise UserError(f"storage={shown}: cannot be opened: {reason(error, url)}") from error
 
 
 def _proxy(url: str) -> BaseStorage:
-    host, port = _address(url.removeprefix("grpc://"), "--storage")
+    host, port = _address(url.removeprefix("grpc://"), "storage")
     try:
         socket.create_connection((host, port), timeout=10).close()
         return GrpcStorageProxy(host=host, port=port)
     except ImportError as error:
         raise UserError(
-            f"--storage {without_password(url)}: gRPC is missing; pip install 'levit-ablate[grpc]'"
+            f"storage={without_password(url)}: gRPC is missing; pip install 'levit-ablate[grpc]'"
         ) from error
     except OSError as error:
-        raise UserError(f"--storage {without_password(url)}: cannot be reached: {error}") from error
+        raise UserError(f"storage={without_password(url)}: cannot be reached: {error}") from error
 
 
 def serve(url: str, address: str) -> None:

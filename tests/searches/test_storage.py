@@ -98,7 +98,7 @@ def test_a_trial_of_another_machine_that_fell_silent_is_tried_again(server, monk
     ],
 )
 def test_a_storage_that_cannot_be_had_is_one_line_without_its_password(url, expected):
-    with pytest.raises(UserError, match="--storage") as caught:
+    with pytest.raises(UserError, match="storage") as caught:
         storage_of(url, small())
     said = str(caught.value)
     assert expected in said and "\n" not in said and "secret" not in said
