@@ -53,13 +53,7 @@ class Places:
             LocalLauncher.prepare(work)
 
     def launch(self, work: Work, hardware: Hardware, uri: str) -> Launcher:
-        """Return what starts jobs. Raises UserError where there are no such places.
-
-        Args:
-            work: does a job.
-            hardware: what a job runs on.
-            uri: the MLflow store that jobs record in.
-        """
+        """Return what starts jobs of `work`, recorded at `uri`. UserError without such places."""
         station = Station(uri=uri)
         on_gpu = hardware.accelerator != "cpu"
         jobs, per_device = self.jobs or 0, self.jobs_per_device

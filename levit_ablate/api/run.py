@@ -39,9 +39,8 @@ METRICS = ("train_loss", "val_loss", "val_accuracy")
 class RunResult(Result):
     """A recorded training, and its baseline's under the same conditions and seed.
 
-    Fields: variant (the experiment), run_id (in MLflow), trained (now, or read from the record),
-    accuracy (on the test images, 0 to 1), loss (cross-entropy there), seconds (of training),
-    baseline, tracking_uri.
+    Fields: variant, run_id (in MLflow), trained (now, or before), accuracy (test images, 0 to 1),
+    loss (cross-entropy there), seconds (of training), baseline, tracking_uri.
     """
 
     baseline: RunResult | None = None

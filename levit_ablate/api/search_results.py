@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,24 @@ class Search:
         the validation images, 0 to 1), flops, params, latency (seconds), ablation (where it was
         enqueued by name), seconds, stages, choices, error, key, and one for each setting.
         """
-        rows = [{**self._row(each), **each.params} for each in self.report.found]
+        rows = [
+            {
+                "trial": each.number,
+                "state": each.state,
+                "accuracy": each.accuracy,
+                "flops": each.flops,
+                "params": each.num_params,
+                "latency": each.latency,
+                "ablation": each.ablation,
+                "seconds": each.seconds,
+                "stages": self.report.stages.get(each.number, ""),
+                "choices": self.report.choices.get(each.number, ""),
+                "error": each.error,
+                "key": each.key,
+                **each.params,
+            }
+            for each in self.report.found
+        ]
         return _numeric(rows, ["trial"])
 
     @property
@@ -99,44 +117,23 @@ class Search:
         p_holm. What was not confirmed is NaN.
         """
         rows = []
-        base = self.report.baseline
         columns = ["trial", "accuracy", "flops", "params", "latency", "stages", "choices"]
-        for each in self.report.best:
-            cells = self._row(each)
-            confirmed = self.report.confirmation_of(each)
-            compared = confirmed.difference if confirmed else None
-            low, high = (compared and compared.interval) or (None, None)
-            lead = None
-            if base and base.accuracy is not None and each.accuracy is not None:
-                lead = each.accuracy - base.accuracy
+        for each in json.loads(self.to_json())["best"]:
+            figures = {**each, "trial": each["number"], "params": each["num_params"]}
+            confirmed = each["confirmed"] or {}
+            low, high = confirmed.get("interval") or (None, None)
             rows.append(
-                {name: cells[name] for name in columns}
+                {name: figures[name] for name in columns}
                 | {
-                    "lead": lead,
-                    "confirmed": confirmed.mean if confirmed else None,
-                    "difference": compared.mean if compared else None,
+                    "lead": each["difference"],
+                    "confirmed": confirmed.get("mean"),
+                    "difference": confirmed.get("difference"),
                     "low": low,
                     "high": high,
-                    "p_holm": confirmed.p_holm if confirmed else None,
+                    "p_holm": confirmed.get("p_holm"),
                 }
             )
         return _numeric(rows, columns)
-
-    def _row(self, each: TrialResult) -> dict[str, object]:
-        return {
-            "trial": each.number,
-            "state": each.state,
-            "accuracy": each.accuracy,
-            "flops": each.flops,
-            "params": each.num_params,
-            "latency": each.latency,
-            "ablation": each.ablation,
-            "seconds": each.seconds,
-            "stages": self.report.stages.get(each.number, ""),
-            "choices": self.report.choices.get(each.number, ""),
-            "error": each.error,
-            "key": each.key,
-        }
 
     @property
     def plot(self) -> SearchPlots:

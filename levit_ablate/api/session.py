@@ -36,13 +36,10 @@ _stores: list[tuple[str, dict[str, str | None], Any]] = []
 
 
 class _LogStream(io.TextIOBase):
-    """A text stream whose lines become log records.
-
-    Args:
-        handlers: gets what the log's own handlers print to a standard stream.
-    """
+    """A text stream whose lines become log records; what the log's handlers print is not."""
 
     is_log = True
+    encoding = "utf-8"
 
     def __init__(self, handlers: TextIO) -> None:
         self.handlers = handlers
@@ -62,39 +59,22 @@ class _LogStream(io.TextIOBase):
             self.is_logging = False
         return len(text)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.handlers, name)
 
-class _ThreadStream(io.TextIOBase):
+    def fileno(self) -> int:
+        return self.handlers.fileno()
+
+
+class _ThreadStream:
     """A standard stream with a target of its own for threads that have one."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
-        self.name = name
+        self._name = name
         self.stream = stream
 
-    def _target(self) -> TextIO:
-        return cast(TextIO, getattr(_targets, self.name, self.stream))
-
-    def write(self, text: str) -> int:
-        return self._target().write(text)
-
-    def flush(self) -> None:
-        self._target().flush()
-
-    def isatty(self) -> bool:
-        return self._target().isatty()
-
-    @property
-    def is_log(self) -> bool:
-        return getattr(self._target(), "is_log", False)
-
-    def fileno(self) -> int:
-        return self.stream.fileno()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return getattr(self._target(), "encoding", None) or "utf-8"
-
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
+        return getattr(getattr(_targets, self._name, self.stream), name)
 
 
 def _own_stream(name: str) -> TextIO:

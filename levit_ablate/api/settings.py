@@ -71,25 +71,25 @@ class SearchSettings(Settings, total=False):
     """Keyword arguments of a search: how it searches, over the file's words, and the conditions."""
 
     trials: int
-    """Networks to train, those included that are given up early."""
+    """Networks to train, those given up early included."""
     confirm: int
     """How many of the best are trained again on fresh seeds; 0 for none."""
-    objectives: Sequence[str]
-    """["accuracy"], or accuracy and a cost for a front: ["accuracy", "flops"]."""
+    objectives: str | Sequence[str]
+    """accuracy, or accuracy and a cost for a front: accuracy,flops."""
     sampler: str
     """tpe, nsga2, gp, random, or grid: every combination once."""
     pruner: str
     """asha, median, wilcoxon (over seeds), or none."""
-    seeds: Sequence[int]
-    """Seeds of the trainings of a trial."""
-    confirm_seeds: Sequence[int]
-    """Fresh seeds."""
-    enqueue: Sequence[str]
-    """Ablations that are tried first, by name."""
+    seeds: str | Sequence[int]
+    """Of the trainings of a trial: 0, or 0,1,2."""
+    confirm_seeds: str | Sequence[int]
+    """Fresh ones: 101,102,103."""
+    enqueue: str | Sequence[str]
+    """Ablations to try first, by name: baseline,no_pyramid."""
     trial_epochs: int
     """Epochs of a trial, fewer than the recipe's, which the best are given."""
     space: Mapping[str, Any]
-    """The space: {"width": "32:64", "design": {"norm": ["batch", "layer"]}}."""
+    """What is searched: {"width": "32:64", "design": {"norm": ["batch", "layer"]}}."""
     budget: Mapping[str, Any]
     """The most that a network may cost: {"flops": "baseline"}, {"latency": "5ms"}."""
 

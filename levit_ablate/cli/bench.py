@@ -23,19 +23,17 @@ COUNTS = {
 """Default counts of each measurement."""
 
 AT_ONCE = (1, 2)
-"""Runs at once that a sweep is measured with."""
+"""Runs at once of a sweep."""
 
 
 class Measured(NamedTuple):
     """Result of a measurement."""
 
     figures: dict[str, Any]
-    """For machines."""
     columns: tuple[str, ...]
-    """Titles of the table for people; the first column is words."""
+    """Titles of the table; the first column is words."""
     rows: list[tuple[str, ...]]
     note: str
-    """Below the table."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -47,28 +45,27 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("bench", type=Literal["data", "distill", "sweep"], help="What to measure.")
     add_experiment(parser)
-    parser.add_argument(
-        "--rounds", type=int, help="How often each way is timed (data, distill): 5."
-    )
-    parser.add_argument(
-        "--variants",
-        type=int,
-        help="Variants of a study: distilled (distill: 12), beside the baseline (sweep: 3).",
-    )
-    parser.add_argument("--seeds", type=int, help="Seeds of a study (distill: 3, sweep: 1).")
+    for name, text in (
+        ("rounds", "How often each way is timed (data, distill): 5."),
+        (
+            "variants",
+            "Variants of a study: distilled (distill: 12), beside the baseline (sweep: 3).",
+        ),
+        ("seeds", "Seeds of a study (distill: 3, sweep: 1)."),
+    ):
+        parser.add_argument(f"--{name}", type=int, help=text)
     options = parse(parser, argv)
-    options["name"] = options.get("name") or BASELINE
-    ablation, given = experiment_options(options)
+    ablation, given = experiment_options({"name": BASELINE} | options)
     if min(options.get(name, 1) for name in ("rounds", "variants", "seeds")) < 1:
         raise UserError("--rounds, --variants, --seeds: at least 1")
-    options = {**COUNTS[options["bench"]], **options}
-    measured = BENCHES[options["bench"]](ablation, given, options)
+    bench = options["bench"]
+    measured = BENCHES[bench](ablation, given, COUNTS[bench] | options)
     if options.get("format") == "json":
         print(json.dumps(measured.figures))
         return
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(measured.columns):
-        table.add_column(column, justify="right" if number else "left")
+    table = Table(*measured.columns, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
     for row in measured.rows:
         table.add_row(*row)
     console = Console(highlight=False)

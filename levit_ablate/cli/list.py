@@ -25,10 +25,7 @@ models. levit-ablate show NAME explains an ablation, levit-ablate plan NAME a st
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print the ablations, the paper's rows first, then the studies, the searches and the models.
-
-    A file that cannot be read is a line on standard error.
-    """
+    """Print the names; a file that cannot be read is a line on standard error."""
     parser = parser_for("list", "The ablations that can be run.")
     add_format(parser)
     options = parse(parser, argv)

@@ -118,7 +118,7 @@ def with_dashes(message: str) -> str:
     def option(match: re.Match[str]) -> str:
         return f"--{match[1].replace('_', '-')}{match[2].replace('=', ' ')}"
 
-    names = "|".join(map(re.escape, (*ARGUMENTS, *SECTIONS, "export")))
+    names = "|".join((*map(re.escape, (*ARGUMENTS, *SECTIONS)), "export", r"budget\.\w+"))
     message = re.sub(rf"^({names})(: )", option, message)
     return re.sub(rf"(?<!\S)({names})(=)", option, message)
 
@@ -126,7 +126,3 @@ def with_dashes(message: str) -> str:
 def _complain(message: object, code: int) -> int:
     print(f"levit-ablate: {' '.join(str(message).split())}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    main()

@@ -71,13 +71,7 @@ def add_experiment(parser: Parser) -> None:
 
 
 def add_conditions(parser: Parser, *without: str, formats: Any = Format) -> None:
-    """Add config files, the format of the output, and every field of an experiment.
-
-    Args:
-        parser: is given the options.
-        without: fields that the command has an option of its own for.
-        formats: the `Literal` that `--format` takes.
-    """
+    """Add config files, a format of `formats`, and the fields of an experiment, but `without`."""
     parser.epilog = "A dataset brings a model, a recipe and a teacher in place of these defaults."
     _add_fields(parser, Experiment, without)
     parser.add_argument(
@@ -115,13 +109,7 @@ def add_study(parser: Parser, *, formats: Any = Format) -> None:
 
 
 def add_launcher(parser: Parser, jobs: str, what: str) -> None:
-    """Add how many jobs run at once, and where.
-
-    Args:
-        parser: is given the options.
-        jobs: the option's name: jobs, or workers.
-        what: what a job is, in the plural, with a capital: Runs, Trials.
-    """
+    """Add how many `jobs` (or workers) run at once, and where; `what` they are: Runs, Trials."""
     parser.add_argument(
         f"--{jobs}",
         type=int,

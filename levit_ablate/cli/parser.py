@@ -43,14 +43,9 @@ class Ready(Exception):  # noqa: N818
 
 
 class Parser(argparse.ArgumentParser):
-    """The options of a command, by section.
+    """The options of a command, by section; what is parsed is what the user gave, no defaults.
 
-    Options have no defaults: what is parsed is what the user gave. `default` is for the help.
-
-    Args:
-        command: its name.
-        description: what it does, for the help.
-        names: the names that options take, for the help and for shell completion.
+    `names` are those that options take, for the help and for shell completion.
     """
 
     def __init__(self, command: str, description: str, names: Mapping[str, Names]) -> None:
@@ -67,24 +62,16 @@ class Parser(argparse.ArgumentParser):
         self.sections: dict[str, list[str]] = {}
         self._briefs: dict[str, str] = {}
         self._defaults_shown: dict[str, Any] = {}
+        text = "This page, or all options of a section."
         self.add_argument(
-            "-h",
-            "--help",
-            action=_Help,
-            nargs="?",
-            const="",
-            metavar="SECTION",
-            help="This page, or all options of a section.",
+            "-h", "--help", action=_Help, nargs="?", const="", metavar="SECTION", help=text
         )
 
     def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
-        """Add an option, with the arguments of argparse and two others.
+        """Add an option as argparse does.
 
-        Args:
-            names: as in argparse.
-            settings: as in argparse, but for `type`, a type hint whose values are read and checked
-                as in a file, and `default`, which only the help shows; with `section`, whose page
-                of the help explains the option, and `brief`, its help on the first page.
+        `type` is a type hint, whose values are read and checked as in a file; `default` is for the
+        help only, `section` the page that explains the option, `brief` its help on the first page.
         """
         hint, default = settings.pop("type", str), settings.pop("default", None)
         section, brief = settings.pop("section", ""), settings.pop("brief", "")
@@ -115,27 +102,18 @@ class Parser(argparse.ArgumentParser):
         return {name: _typed(value, self.types.get(name)) for name, value in given.items()}
 
     def check(self, options: Mapping[str, Any], sections: Mapping[str, type]) -> None:
-        """Refuse values that do not fit their types, as in a file (UserError).
-
-        Args:
-            options: nested mappings.
-            sections: the config of each option that is a mapping.
-        """
+        """Refuse values that do not fit their types, or the config of a section. UserError."""
         hints = {name: hint for name, hint in self.types.items() if "." not in name}
         hints |= sections
-        check_keys(
-            {name: value for name, value in options.items() if name in hints},
-            make_dataclass("Options", hints.items()),
-            "",
-        )
+        known = {name: value for name, value in options.items() if name in hints}
+        check_keys(known, make_dataclass("Options", hints.items()), "")
 
     def error(self, message: str) -> NoReturn:
         """Raise a mistake as UserError, with the closest option where one is not known."""
         words = message.split()
         unknown = [word.partition("=")[0] for word in words if word.startswith("-")]
         if "unrecognized arguments" in message and unknown:
-            known = [name for option in self.options.values() for name in option.option_strings]
-            match = closest(unknown[0], known).partition("valid: ")[0]
+            match = closest(unknown[0], self._option_string_actions).partition("valid: ")[0]
             raise UserError(f"unknown option {unknown[0]}; {match}see {self.prog} --help")
         line = " ".join(without_password(word) if "://" in word else word for word in words)
         raise UserError(f"{line}; see {self.prog} --help")
@@ -147,8 +125,9 @@ class Parser(argparse.ArgumentParser):
         """
         sections = [name for name in self.sections if name]
         if section not in ("", ALL, *sections):
-            valid = closest(section, [*sections, ALL])
-            raise UserError(f"--help: {section!r} is no section; {valid}")
+            raise UserError(
+                f"--help: {section!r} is no section; {closest(section, [*sections, ALL])}"
+            )
         formatter = argparse.RawDescriptionHelpFormatter(self.prog, max_help_position=26)
         needed = [str(a.metavar) for a in self.options.values() if not a.option_strings]
         formatter.add_usage(" ".join(["%(prog)s", *needed, "[options]"]), [], [])

@@ -49,22 +49,21 @@ def main(argv: Sequence[str]) -> None:
         _print(result, tracking_uri(uri))
 
 
-FIGURES = ("test accuracy", "test loss", "parameters", "multiply-adds", "training time")
+FIGURES = ["test accuracy", "test loss", "parameters", "multiply-adds", "training time"]
 
 
 def _print(result: RunResult, uri: str) -> None:
     experiment, baseline = result.variant.experiment, result.baseline
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column(escape(result.name), justify="right", no_wrap=True)
+    titles, columns = ["", escape(result.name)], [FIGURES, _figures(result)]
     if baseline:
-        table.add_column("baseline", justify="right", no_wrap=True)
-        table.add_column("difference", justify="right", no_wrap=True)
-    columns = [_figures(each) for each in (result, baseline) if each]
-    points = f"{100 * (result.difference or 0):+.2f} points".replace("-", "−")
-    differences = [[points, *[""] * 4]] if baseline else []
-    for name, *cells in zip(FIGURES, *columns, *differences, strict=True):
-        table.add_row(name, *cells)
+        points = f"{100 * (result.difference or 0):+.2f} points".replace("-", "−")
+        titles += ["baseline", "difference"]
+        columns += [_figures(baseline), [points, "", "", "", ""]]
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="right" if title else "left", no_wrap=title != "")
+    for cells in zip(*columns, strict=True):
+        table.add_row(*cells)
     console = Console(highlight=False)
     console.print(f"[bold]{escape(result.name)}[/bold]: {escape(result.variant.ablation.summary)}")
     console.print(f"{experiment.data.name}, {experiment.model}, seed {experiment.seed}\n")

@@ -8,6 +8,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from docstring_parser import parse_from_object
+
+from levit_ablate.api.settings import SearchSettings
 from levit_ablate.cli.options import (
     LAUNCH,
     add_conditions,
@@ -27,45 +30,38 @@ from levit_ablate.searches.search import OTHERS
 
 DOTTED = ("space", "budget")
 """Options that are mappings: --space.design.norm batch,layer"""
-TEXTS = {
-    "objectives": "accuracy, or accuracy and a cost for a front: accuracy,flops.",
-    "sampler": "tpe, nsga2, gp, random, or grid: every combination once.",
-    "seeds": "Of the trainings of a trial: 0, or 0,1,2.",
-    "figures": "A folder for the plots.",
-}
-RARE_TEXTS = {
-    "pruner": "asha, median, wilcoxon (over seeds), or none.",
-    "confirm-seeds": "Fresh ones: 101,102,103.",
-    "enqueue": "Ablations to try first, by name: baseline,no_pyramid.",
-    "trial-epochs": "Epochs of a trial, fewer than the recipe's, which the best are given.",
-    "storage": "Where trials are kept: postgresql://…, grpc://HOST:PORT; a file unless set.",
-    "serve": "HOST:PORT: run a gRPC proxy there before the database of --storage.",
-}
-"""Options that only `--help trials` explains."""
+RARE = ("pruner", "confirm_seeds", "enqueue", "trial_epochs")
+"""Settings that only `--help trials` explains."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Do the trials that a search lacks, confirm the best on fresh seeds, and report.
-
-    Raises RunError, after the report, where the search failed or a confirmation has no result.
-    """
+    """Do the trials that a search lacks, confirm the best on fresh seeds, and report."""
     parser = parser_for(
         "search",
         "Look for networks that beat the hand-made ones, with Optuna; a search that was begun goes "
         "on. The best are trained again on fresh seeds before anything is claimed.",
     )
     parser.add_argument("search", nargs="?", help="A search's name, or its YAML file.")
+    for setting in parse_from_object(SearchSettings).params:
+        name = setting.arg_name
+        if name not in DOTTED:
+            parser.add_argument(
+                f"--{name.replace('_', '-')}",
+                type=int if name in ("trials", "confirm") else str,
+                help=setting.description,
+                section="trials" if name in RARE else "",
+            )
     parser.add_argument(
-        "--trials", type=int, help="Networks to train, those given up early included."
+        "--storage",
+        section="trials",
+        help="Where trials are kept: postgresql://…, grpc://HOST:PORT; a file unless set.",
     )
     parser.add_argument(
-        "--confirm",
-        type=int,
-        help="How many of the best are trained again on fresh seeds; 0 for none.",
+        "--serve",
+        section="trials",
+        help="HOST:PORT: run a gRPC proxy there before the database of --storage.",
     )
-    for section, texts in (("", TEXTS), ("trials", RARE_TEXTS)):
-        for name, text in texts.items():
-            parser.add_argument(f"--{name}", help=text, section=section)
+    parser.add_argument("--figures", help="A folder for the plots.")
     add_store(parser)
     parser.add_argument("--report", action="store_true", help="Show what there is; train nothing.")
     parser.add_argument(

@@ -34,7 +34,6 @@ def main(argv: Sequence[str]) -> None:
     parser.set_defaults(model=DEFAULT_MODEL)
     parser.add_argument(
         "--image-size",
-        type=str,
         metavar="SIDE",
         help="Side of the images in pixels, or 192x256 for height x width; without it the "
         "model's own, or the dataset's where --data is given.",
@@ -66,16 +65,12 @@ def _images(options: dict[str, Any], given: dict[str, Any]) -> Images | None:
     images = preset(DEFAULT_MODEL if own else given["model"]).images
     if "image_size" not in options:
         return images
-    height, width = _sides(options["image_size"])
-    return replace(images, height=height, width=width)
-
-
-def _sides(size: str) -> tuple[int, int]:
-    if not (found := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", size)):
+    size = options["image_size"]
+    if not (sides := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", size)):
         raise UserError(
             f"--image-size: {size!r} is neither a side (224) nor height x width (192x256)"
         )
-    return int(found[1]), int(found[2] or found[1])
+    return replace(images, height=int(sides[1]), width=int(sides[2] or sides[1]))
 
 
 def described(shown: Variant) -> dict[str, Any]:
@@ -105,7 +100,6 @@ def described(shown: Variant) -> dict[str, Any]:
 
 
 def _stages(shown: Variant, stage_costs: Sequence[Cost]) -> list[dict[str, Any]]:
-
     architecture, design = shown.architecture, shown.experiment.design
     stages = geometry.stages_of(architecture, design)
     grids = geometry.stage_grids(architecture, design, shown.images)
@@ -157,10 +151,8 @@ def _brief(value: Any) -> str:
 
 
 def _network_table(facts: dict[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for column in ("grid", "depth", "width", "heads", "key", "value", "MLP", "params", "mult-adds"):
-        table.add_column(column, justify="right", no_wrap=True)
+    parts = ("grid", "depth", "width", "heads", "key", "value", "MLP", "params", "mult-adds")
+    table = _table("", *parts)
 
     def row(name: str, cells: Sequence[Any], part: dict[str, Any]) -> None:
         table.add_row(name, *map(str, cells), f"{part['params']:,}", f"{part['flops']:,}")
@@ -178,11 +170,7 @@ def _network_table(facts: dict[str, Any]) -> Table:
 
 
 def _cost_table(facts: dict[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("with one head, as the paper counts")
-    table.add_column("ours", justify="right")
-    table.add_column("baseline", justify="right")
-    table.add_column("paper", justify="right")
+    table = _table("with one head, as the paper counts", "ours", "baseline", "paper")
     paper, base = facts["paper"] or {}, facts["baseline"]
     for key, name in (("params", "parameters"), ("flops", "multiply-adds")):
         published = f"{paper[key] / 1e6:.4g} M" if paper else "–"
@@ -190,4 +178,11 @@ def _cost_table(facts: dict[str, Any]) -> Table:
     if paper:
         accuracy = f"{paper['accuracy']} % ({paper['difference']:+.1f})".replace("-", "−")
         table.add_row("top-1 (ImageNet, 100 epochs)", "–", "–", accuracy)
+    return table
+
+
+def _table(first: str, *numbers: str) -> Table:
+    table = Table(first, box=None, pad_edge=False)
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
     return table

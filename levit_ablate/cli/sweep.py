@@ -12,10 +12,7 @@ from levit_ablate.library import STUDIES
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run every variant at every seed that is not recorded yet, and print the table.
-
-    Raises RunError where a run has no result.
-    """
+    """Run every variant at every seed that is not recorded yet, and print the table."""
     parser = parser_for(
         "sweep", "Run all variants and seeds of a study that are not recorded yet; print its table."
     )

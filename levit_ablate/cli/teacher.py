@@ -18,8 +18,7 @@ def main(argv: Sequence[str]) -> None:
     )
     add_experiment(parser)
     options = parse(parser, argv)
-    options["name"] = options.get("name") or BASELINE
-    ablation, given = experiment_options(options)
+    ablation, given = experiment_options({"name": BASELINE} | options)
     from levit_ablate.api import run as api  # loads torch, lightning and mlflow: seconds
     from levit_ablate.runtime import is_first_process
 

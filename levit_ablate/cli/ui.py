@@ -22,13 +22,9 @@ ENDED = "MLflow's server has ended by itself; what it said stands above"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Serve MLflow's page on the store until it is stopped, or print the address of a server.
-
-    Raises UserError if the store cannot be opened or the port is taken; RunError if MLflow's server
-    ends by itself.
-    """
+    """Serve MLflow's page on the store until it is stopped, or print the address of a server."""
     parser = parser_for("ui", "Open MLflow's page on the recorded runs.")
-    parser.add_argument("--tracking-uri", type=str, help="The store; ./mlflow.db unless set.")
+    parser.add_argument("--tracking-uri", help="The store; ./mlflow.db unless set.")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="Where the page is served.")
     options = parse(parser, argv)
     from levit_ablate.tracking.store import is_server, open_recorded, tracking_uri

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from levit_ablate.cli.main import with_dashes
+
 NANO = ("show", "baseline", "--model", "levit_nano")
 
 
@@ -239,3 +241,18 @@ def test_an_ablation_file_that_is_not_there_is_named(complaint):
 )
 def test_the_other_commands_answer_a_mistake_alike(complaint, argv, message):
     assert re.match(message, complaint(*argv))
+
+
+@pytest.mark.parametrize(
+    ("in_python", "on_the_command_line"),
+    [
+        ("jobs_per_device: 0 must be", "--jobs-per-device: 0 must be"),
+        ("address: give launcher=ray with it", "--address: give --launcher ray with it"),
+        ("teacher.recipe: 'smok' is", "--teacher.recipe: 'smok' is"),
+        ("budget.flops: 'x' is no amount", "--budget.flops: 'x' is no amount"),
+        ("recipe.epochs: 0 must be", "recipe.epochs: 0 must be"),  # it may be of a file
+        ("mine.yaml: seeds: 'x' is", "mine.yaml: seeds: 'x' is"),
+    ],
+)
+def test_an_argument_is_named_as_an_option_on_the_command_line(in_python, on_the_command_line):
+    assert with_dashes(in_python) == on_the_command_line
