@@ -36,6 +36,21 @@ LARGEST = 600_000
 PLOTTING = {"IPython", "matplotlib", "pandas", "scipy", "seaborn", "torch"}
 """What a notebook imports beside the standard library and the package's public names."""
 
+BARS = """
+from rich.progress import BarColumn
+from levit_ablate.analysis.formats import captured
+from levit_ablate.api.session import talking
+from levit_ablate.bars import bars, error_console
+def show(progress):
+    with talking(progress), bars(error_console(), "{task.description}", BarColumn()) as shown:
+        task = shown.add_task("training", total=10)
+        for _ in range(10):
+            shown.advance(task)
+            shown.update(task, completed=10)
+_ = captured(lambda console: console.print(1))
+"""
+"""What is run below a notebook: a bar that is asked for is one output, another is none."""
+
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 
@@ -85,6 +100,7 @@ def executed(
     notebook = nbformat.read(path, as_version=4)
     store = f"\nSTORE = {shared_store!r}" if path.stem in SHARED else ""
     make_quick(notebook, QUICK[path.stem] + store)
+    notebook.cells += map(new_code_cell, (BARS, "show(True)", "show(False)"))
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     assert not list(folder.iterdir())
@@ -92,8 +108,14 @@ def executed(
 
 
 @each_notebook
-def test_a_notebook_runs_anywhere_and_shows_its_figures_and_tables(executed):
+def test_a_notebook_runs_anywhere_and_shows_its_figures_and_tables_and_a_bar_that_is_asked_for(
+    executed,
+):
     assert_figures_and_tables(executed)
+    assert not [output for output in outputs(executed) if output.get("name") == "stderr"]
+    *_, nothing, asked, quiet = executed.cells
+    [bar] = asked.outputs
+    assert "training" in bar.data["text/plain"] and not nothing.outputs + quiet.outputs
 
 
 @each_notebook
@@ -133,34 +155,6 @@ def test_a_notebook_uses_public_names_alone_and_starts_no_process(path):
     own = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
     assert {node.attr for node in own if node.value.id == "la"} <= set(levit_ablate.__all__)
     assert not [n.attr for n in nodes if isinstance(n, ast.Attribute) and n.attr.startswith("_")]
-
-
-BARS = """
-import levit_ablate as la
-la.run
-from rich.progress import BarColumn
-from levit_ablate.api.session import talking
-from levit_ablate.bars import bars, error_console
-def show(progress):
-    with talking(progress), bars(error_console(), "{task.description}", BarColumn()) as shown:
-        task = shown.add_task("training", total=10)
-        for _ in range(10):
-            shown.advance(task)
-            shown.update(task, completed=10)
-"""
-
-
-def test_a_bar_in_jupyter_is_one_output_and_what_is_not_asked_for_is_none(tmp_path, monkeypatch):
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    captured = (
-        "from levit_ablate.analysis.formats import captured; _ = captured(lambda c: c.print(1))"
-    )
-    sources = [f"{BARS}\n{captured}", "show(True)", "show(False)"]
-    notebook = nbformat.v4.new_notebook(cells=[new_code_cell(source) for source in sources])
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-    nothing, asked, quiet = notebook.cells
-    [bar] = asked.outputs
-    assert "training" in bar.data["text/plain"] and not nothing.outputs + quiet.outputs
 
 
 def test_there_is_a_notebook():
