@@ -23,7 +23,8 @@ TOOLS = Path(".nox", "environment", "Scripts" if os.name == "nt" else "bin")
 @nox.session(default=False)
 def environment(session: nox.Session) -> None:
     """The one environment of all sessions (torch alone is 5 GB): the package as a user gets it."""
-    session.install(*TESTED, ".", *GROUPS)
+    # bytecode is made of what is imported, when it is: of all packages it takes a minute
+    session.install(*TESTED, "--no-compile", ".", *GROUPS)
 
 
 def run(session: nox.Session, tool: str, *arguments: str) -> None:

@@ -16,16 +16,16 @@ from levit_ablate.searches.search import changed, read
 
 WORDS = """
 equal_flops --trials 4 --confirm 0 --sampler random --pruner none --recipe smoke
---design.distillation none --recipe.batch_size 128 --hardware.accelerator cpu
+--design.distillation none --recipe.batch_size 512 --hardware.accelerator cpu
 --architecture small.yaml --space.width 4:32:2 --format json
 """.split()
 """In this space every network can be brought within the budget, whatever is drawn."""
-LONG = ("--recipe.epochs", "20", "--trials", "3")
+LONG = ("--recipe.epochs", "16", "--trials", "3")
 """Of some seconds each, in which they can be killed."""
 GIVEN = {
     "architecture": SMALL,
     "design": {"distillation": "none"},
-    "recipe": {**plain(RECIPES["smoke"]), "batch_size": 128},
+    "recipe": {**plain(RECIPES["smoke"]), "batch_size": 512},
     "hardware": {"accelerator": "cpu"},
 }
 
