@@ -6,14 +6,15 @@ import base64
 import json
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, Literal
+from math import inf
+from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, Template, select_autoescape
+from jinja2 import Environment, PackageLoader
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
+from rich.text import Text
 
 from levit_ablate.analysis import table
 from levit_ablate.analysis.results import Results, Row
@@ -27,12 +28,12 @@ CAPTIONS = {
     "learning_curves": "Learning curves",
 }
 """Name of a plot → its caption on the page."""
-LATEX = {
+LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "−": r"$-$", "–": "--", "Δ": r"$\Delta$", "×": r"$\times$", "≥": r"$\geq$",
     "<": r"$<$", ">": r"$>$", "½": r"$\frac{1}{2}$", "|": r"$|$",
-}  # fmt: skip
+})  # fmt: skip
 """Escapes of characters that are LaTeX syntax, or not in its default font."""
 
 UNITS = {
@@ -40,15 +41,6 @@ UNITS = {
     "paper.difference": "paper.difference_points",
 }
 """CSV columns renamed to say their unit, which is not that of the others."""
-LATEX_MARKS = {
-    "block_start_string": "<%",
-    "block_end_string": "%>",
-    "variable_start_string": "<<",
-    "variable_end_string": ">>",
-    "comment_start_string": "<#",
-    "comment_end_string": "#>",
-}
-"""Jinja's delimiters in a LaTeX template, whose text is full of braces."""
 
 
 def text(results: Results) -> str:
@@ -94,44 +86,39 @@ def show_frame(
         words: titles of the columns of text.
         naming: titles of the columns that name a row: every part begins with them.
     """
-    width = console.width
-    if not console.is_terminal:
-        console.width = max(width, _width(frame, console, words))
-    for part in _parts(frame, console, words, naming):
+    cells = {title: [title, *frame[title]] for title in frame}
+    widths = {title: max(map(cell_len, column)) for title, column in cells.items()}
+    limit = console.width if console.is_terminal else inf
+    for part in _parts(widths, naming, limit):
         console.print()
-        console.print(_grid(part, words))
-    console.width = width
+        for number in range(len(frame) + 1):
+            texts = []
+            for title in part:
+                gap = " " * (widths[title] - cell_len(cells[title][number]))
+                parts = (cells[title][number], gap)
+                texts.append("".join(parts if title in words else reversed(parts)))
+            line = "  ".join(texts).rstrip()
+            console.print(Text(line, style="" if number else "bold"), soft_wrap=True)
 
 
-def _parts(
-    frame: pd.DataFrame, console: Console, words: Collection[str], naming: Collection[str]
-) -> list[pd.DataFrame]:
-    if _width(frame, console, words) <= console.width:
-        return [frame]
-    first = [title for title in frame if title in naming]
+def _parts(widths: Mapping[str, int], naming: Collection[str], limit: float) -> list[list[str]]:
+    """Divide columns of these widths into tables that fit; each begins with those of `naming`."""
+
+    def fits(titles: Collection[str]) -> bool:
+        return sum(widths[title] + 2 for title in titles) - 2 <= limit
+
+    if fits(widths):
+        return [list(widths)]
+    first = [title for title in widths if title in naming]
     parts: list[list[str]] = []
-    for title in frame.columns.drop(first):
-        longer = [*parts[-1], title] if parts else [*first, title]
-        if parts and _width(frame[longer], console, words) <= console.width:
-            parts[-1] = longer
+    for title in widths:
+        if title in first:
+            continue
+        if parts and fits([*parts[-1], title]):
+            parts[-1].append(title)
         else:
             parts.append([*first, title])
-    return [frame[part] for part in parts]
-
-
-def _width(frame: pd.DataFrame, console: Console, words: Collection[str]) -> int:
-    unbounded = console.options.update(width=100 * WIDTH)
-    return Measurement.get(console, unbounded, _grid(frame, words)).maximum
-
-
-def _grid(frame: pd.DataFrame, words: Collection[str]) -> Table:
-    grid = Table(box=None, pad_edge=False)
-    for title in frame:
-        justify: Literal["left", "right"] = "left" if title in words else "right"
-        grid.add_column(title, justify=justify, no_wrap=True)
-    for cells in frame.itertuples(index=False):
-        grid.add_row(*map(escape, cells))
-    return grid
+    return parts
 
 
 def markdown(results: Results) -> str:
@@ -156,7 +143,31 @@ def _cell(content: str) -> str:
 
 def latex(results: Results) -> str:
     """Return a table environment for pdflatex; it needs the package booktabs."""
-    return _template("table.tex").render(**_content(results))
+    frame = table.cells(results)
+    header, *rows = (
+        rf"{' & '.join(map(_tex, cells))} \\" for cells in (frame, *frame.itertuples(index=False))
+    )
+    alignment = "".join("l" if title in table.WORDS else "r" for title in frame)
+    conditions = table.conditions_line(results.conditions)
+    caption = f"{results.study} on {results.dataset}: {results.summary} ({conditions})."
+    lines = [
+        r"% needs \usepackage{booktabs,graphicx}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_tex(caption)}}}",
+        rf"\resizebox{{\linewidth}}{{!}}{{\begin{{tabular}}{{{alignment}}}",
+        rf"\toprule {header} \midrule",
+        *rows,
+        r"\bottomrule \end{tabular}}",
+        r"\par\smallskip\raggedright\footnotesize",
+        *(rf"{_tex(note)}\par" for note in table.notes(results)),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tex(content: str) -> str:
+    return content.translate(LATEX)
 
 
 def figures(results: Results) -> dict[str, Any]:
@@ -226,16 +237,10 @@ def as_json(results: Results) -> str:
 
 def csv(results: Results) -> str:
     """Return a row a variant with plain numbers: `figures` without what is nested in it."""
-    frame = pd.json_normalize(
-        [
-            {**row, "paper": row["paper"] or {}, "interval": row["interval"] or (None, None)}
-            for row in figures(results)["rows"]
-        ]
-    )
-    low_high = pd.DataFrame(
-        frame.pop("interval").tolist(), columns=["interval_low", "interval_high"]
-    )
-    frame = pd.concat([frame, low_high], axis=1).rename(columns=UNITS)
+    rows = [{**row, "paper": row["paper"] or {}} for row in figures(results)["rows"]]
+    frame = pd.json_normalize(rows).rename(columns=UNITS)
+    bounds = [interval or (None, None) for interval in frame.pop("interval")]
+    frame[["interval_low", "interval_high"]] = bounds
     nested = [name for name in frame if name.startswith(("errors.", "runs."))]
     return frame.drop(columns=nested).to_csv(index=False)
 
@@ -246,34 +251,23 @@ def html(results: Results, pictures: Mapping[str, bytes] | None = None) -> str:
         CAPTIONS.get(name, name): base64.b64encode(picture).decode()
         for name, picture in (pictures or {}).items()
     }
-    return _template("page.html").render(**_content(results), pictures=encoded)
-
-
-def _content(results: Results) -> dict[str, Any]:
-    """Return the variables of both templates."""
     frame = table.cells(results)
-    return {
-        "titles": list(frame),
-        "rows": list(frame.itertuples(index=False, name=None)),
-        "words": table.WORDS,
-        "notes": table.notes(results),
-        "conditions": table.conditions_line(results.conditions),
-        "results": results,
-    }
-
-
-def _template(name: str) -> Template:
-    marks: dict[str, Any] = LATEX_MARKS if name.endswith(".tex") else {}
     environment = Environment(
         loader=PackageLoader("levit_ablate", "analysis"),
-        autoescape=select_autoescape(["html"]),
+        autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        **marks,
     )
-    environment.filters["tex"] = lambda content: "".join(LATEX.get(c, c) for c in str(content))
-    return environment.get_template(f"templates/{name}")
+    return environment.get_template("templates/page.html").render(
+        titles=list(frame),
+        rows=list(frame.itertuples(index=False, name=None)),
+        words=table.WORDS,
+        notes=table.notes(results),
+        conditions=table.conditions_line(results.conditions),
+        results=results,
+        pictures=encoded,
+    )
 
 
 FORMATS: dict[str, Callable[[Results], str]] = {

@@ -141,10 +141,17 @@ def summed_up(described: Mapping[str, Any], rows: Sequence[Row], measured_on: st
     """Compare rows with the first of them, and with the paper."""
     baseline = rows[0]
     rows = [baseline, *(_published(row, baseline) for row in rows[1:])]
-    differences = [None, *(_difference(row, baseline) for row in rows[1:])]
+    accuracies = {row.name: pd.Series(row.accuracies, dtype=float) for row in rows}
+    base = accuracies[baseline.name]
+    differences = [None, *(_difference(accuracies[row.name], base) for row in rows[1:])]
     adjusted = statistics.holm([d.p if d else None for d in differences])
     compared = tuple(
-        replace(row, difference=difference, p_holm=p, interaction=_interaction(row, rows))
+        replace(
+            row,
+            difference=difference,
+            p_holm=p,
+            interaction=_interaction(row, accuracies, base),
+        )
         for row, difference, p in zip(rows, differences, adjusted, strict=True)
     )
     noise = _noise(compared)
@@ -215,37 +222,26 @@ def _error(runs: Sequence[Run]) -> str:
     return f"{status}: {reason}" if reason else status
 
 
-def _difference(row: Row, baseline: Row) -> Difference | None:
-    seeds = sorted(row.accuracies.keys() & baseline.accuracies.keys())
-    if not seeds:
-        return None
-    own, base = ([each.accuracies[seed] for seed in seeds] for each in (row, baseline))
-    return statistics.paired(own, base)
+def _difference(accuracies: pd.Series, expected: pd.Series) -> Difference | None:
+    """Return the difference over the seeds that both have; None without any."""
+    both = accuracies.align(expected.dropna(), join="inner")
+    return statistics.paired(*both) if len(both[0]) else None
 
 
-def _interaction(row: Row, rows: Sequence[Row]) -> Difference | None:
+def _interaction(
+    row: Row, accuracies: Mapping[str, pd.Series], base: pd.Series
+) -> Difference | None:
     """Return what two ablations cost together beyond what each costs alone, over common seeds."""
-    by_name = {each.name: each for each in rows}
-    if not row.parts or not by_name.keys() >= set(row.parts):
+    if not row.parts or not accuracies.keys() >= set(row.parts):
         return None
-    first, second = (by_name[name].accuracies for name in row.parts)
-    baseline = rows[0].accuracies
-    seeds = sorted(row.accuracies.keys() & baseline.keys() & first.keys() & second.keys())
-    if not seeds:
-        return None
-    together = [row.accuracies[seed] for seed in seeds]
-    added = [first[seed] + second[seed] - baseline[seed] for seed in seeds]
-    return statistics.paired(together, added)
+    first, second = (accuracies[name] for name in row.parts)
+    return _difference(accuracies[row.name], first + second - base)
 
 
 def _noise(rows: Sequence[Row]) -> Noise | None:
     """Return the noise of the rows that have every seed."""
-    complete = [row for row in rows if not row.errors]
-    if not complete:
-        return None
-    seeds = sorted(complete[0].accuracies)
-    table = numpy.array([[row.accuracies[seed] for seed in seeds] for row in complete])
-    return statistics.noise(table)
+    complete = [list(row.accuracies.values()) for row in rows if not row.errors]
+    return statistics.noise(numpy.array(complete)) if complete else None
 
 
 def _agreement(rows: Sequence[Row], noise: Noise | None, num_seeds: int) -> Agreement | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -55,28 +55,19 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-class Column(NamedTuple):
-    """A column of the table."""
-
-    title: str
-    cell: Callable[[Row, Results], str]
-
-
 def _accuracy(row: Row, results: Results) -> str:
     if row.mean is None:
         return NONE
     deviation = f" ± {100 * row.deviation:.2f}" if row.deviation is not None else ""
-    count = len(row.accuracies)
-    return f"{100 * row.mean:.2f}{deviation}" + (
-        f" ({count} of {len(results.seeds)})" if row.errors else ""
-    )
+    holes = f" ({len(row.accuracies)} of {len(results.seeds)})" if row.errors else ""
+    return f"{100 * row.mean:.2f}{deviation}{holes}"
 
 
 def _interaction(row: Row, _: Results) -> str:
-    found = row.interaction
-    if not found:
+    if row.interaction is None:
         return NONE
-    return points(found.mean) + (f" {interval(found.interval)}" if found.interval else "")
+    bounds = row.interaction.interval
+    return points(row.interaction.mean) + (f" {interval(bounds)}" if bounds else "")
 
 
 def _of_paper(key: str, shown: Callable[[float], str]) -> Callable[[Row, Results], str]:
@@ -88,25 +79,23 @@ def _papers_difference(row: Row, _: Results) -> str:
     return signed(difference, 1) if difference else NONE
 
 
-COLUMNS = (
-    Column("row", lambda row, _: row.paper.get("row", NONE)),
-    Column("ablation", lambda row, _: row.name),
-    Column("parameters", lambda row, _: millions(row.params)),
-    Column("FLOPs", lambda row, _: millions(row.flops)),
-    Column("top-1 %", _accuracy),
-    Column("Δ", lambda row, _: points(row.difference.mean if row.difference else None)),
-    Column(
-        "95 % interval",
-        lambda row, _: interval(row.difference.interval if row.difference else None),
-    ),
-    Column("p (Holm)", lambda row, _: p_value(row.p_holm)),
-    Column("interaction", _interaction),
-    Column("images/s", lambda row, _: f"{row.throughput:,.0f}" if row.throughput else NONE),
-    Column("paper: parameters", _of_paper("params", millions)),
-    Column("paper: FLOPs", _of_paper("flops", millions)),
-    Column("paper: top-1 %", _of_paper("accuracy", lambda value: f"{value:.1f}")),
-    Column("paper: Δ", _papers_difference),
-)
+COLUMNS: dict[str, Callable[[Row, Results], str]] = {
+    "row": lambda row, _: row.paper.get("row", NONE),
+    "ablation": lambda row, _: row.name,
+    "parameters": lambda row, _: millions(row.params),
+    "FLOPs": lambda row, _: millions(row.flops),
+    "top-1 %": _accuracy,
+    "Δ": lambda row, _: points(row.difference.mean if row.difference else None),
+    "95 % interval": lambda row, _: interval(row.difference.interval if row.difference else None),
+    "p (Holm)": lambda row, _: p_value(row.p_holm),
+    "interaction": _interaction,
+    "images/s": lambda row, _: f"{row.throughput:,.0f}" if row.throughput else NONE,
+    "paper: parameters": _of_paper("params", millions),
+    "paper: FLOPs": _of_paper("flops", millions),
+    "paper: top-1 %": _of_paper("accuracy", lambda value: f"{value:.1f}"),
+    "paper: Δ": _papers_difference,
+}
+"""Title of a column → its cell in a row."""
 KEPT = ("top-1 %", "Δ")
 """Columns that are shown even where they are empty."""
 
@@ -114,7 +103,7 @@ KEPT = ("top-1 %", "Δ")
 def cells(results: Results) -> pd.DataFrame:
     """Return the table as texts, a row a variant; columns that would be empty are left out."""
     frame = pd.DataFrame(
-        {column.title: [column.cell(row, results) for row in results.rows] for column in COLUMNS}
+        {title: [cell(row, results) for row in results.rows] for title, cell in COLUMNS.items()}
     )
     shown = [title for title in frame if title in KEPT or (frame[title] != NONE).any()]
     return frame[shown]
