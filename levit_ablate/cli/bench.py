@@ -94,17 +94,17 @@ def _data(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, An
 
 
 def _distill(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> Measured:
-    from levit_ablate.bench import distill
+    from levit_ablate.bench.studies import hours_of_study, measure_teacher
     from levit_ablate.experiment import variant
     from levit_ablate.training.conditions import check_distilled
 
     wanted = variant(ablation, given)
     check_distilled(wanted)
     plain = variant(ablation, merge(given, {"design": {"distillation": "none"}}))
-    seconds = distill.measure(wanted, plain, options["rounds"])
+    seconds = measure_teacher(wanted, plain, options["rounds"])
     variants, seeds = options["variants"], options["seeds"]
     epochs = wanted.experiment.recipe.epochs
-    whole = distill.study(seconds, variants, seeds, epochs)
+    whole = hours_of_study(seconds, variants, seeds, epochs)
     ratios = {kind: seconds[kind] / seconds["none"] for kind in ("none", "stored", "live")}
     rows = [(kind, f"{seconds[kind]:.3f}", f"{ratio:.3f}") for kind, ratio in ratios.items()]
     return Measured(
@@ -123,7 +123,7 @@ def _distill(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str,
 
 
 def _sweep(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, Any]) -> Measured:
-    from levit_ablate.bench import sweep
+    from levit_ablate.bench.studies import measure_sweep
     from levit_ablate.studies.conduct import check
     from levit_ablate.studies.plan import plan
 
@@ -133,7 +133,7 @@ def _sweep(ablation: Ablation, given: Mapping[str, Any], options: Mapping[str, A
     undistilled = merge(given, {"design": {"distillation": "none"}})
     planned = plan(fewer, undistilled)
     check(planned)
-    swept = sweep.measure(planned, AT_ONCE)
+    swept = measure_sweep(planned, AT_ONCE)
     one, two = (swept[count] for count in AT_ONCE)
     runs, epochs = len(planned.jobs), planned.baseline.experiment.recipe.epochs
     return Measured(

@@ -87,16 +87,16 @@ class Clock(Callback):
         trainer.fit_loop.max_epochs = 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.marks.append(_now())
+        self.marks.append(now())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self.marks.append(_now())
+            self.marks.append(now())
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validation = -_now()
+        self.validation = -now()
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -104,10 +104,11 @@ class Clock(Callback):
         self.num_validated += len(batch[0])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validation += _now()
+        self.validation += now()
 
 
-def _now() -> float:
+def now() -> float:
+    """Return the time in seconds at which all that a GPU was given to do is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -157,10 +158,10 @@ def _teacher_seconds(variant: Variant) -> tuple[float, float]:
     kind = torch.float16 if precision.startswith("16") else torch.bfloat16
     data = ready_data(experiment)
     batches = data.training_batches(device, (0, 1), lambda: (0, 0))
-    marks = [_now()]
+    marks = [now()]
     with torch.autocast(device.type, kind, enabled="mixed" in precision):
         for batch in islice(batches, WARM + TIMED):
             teacher(batch)
-            marks.append(_now())
+            marks.append(now())
     num_batches = data.stream.steps * experiment.hardware.accumulate
     return num_batches * experiment.recipe.epochs * _between(marks), seconds
