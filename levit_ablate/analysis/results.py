@@ -104,16 +104,13 @@ class Results:
         """Largest |difference| expected of ablations without any effect, at these seeds."""
         if self.noise is None:
             return None
-        return statistics.noise_floor(
-            self.noise.deviation, num_variants=len(self.rows) - 1, num_seeds=len(self.seeds)
-        )
+        num_variants, num_seeds = len(self.rows) - 1, len(self.seeds)
+        return statistics.noise_floor(self.noise.deviation, num_variants, num_seeds)
 
     @property
     def seeds_to_resolve(self) -> int | None:
         """Number of seeds that would resolve half a point."""
-        if self.noise is None:
-            return None
-        return statistics.seeds_to_resolve(self.noise.deviation, RESOLVED)
+        return statistics.seeds_to_resolve(self.noise.deviation, RESOLVED) if self.noise else None
 
 
 def description_of(parent: Run) -> dict[str, Any]:
@@ -145,14 +142,12 @@ def summed_up(described: Mapping[str, Any], rows: Sequence[Row], measured_on: st
     base = accuracies[baseline.name]
     differences = [None, *(_difference(accuracies[row.name], base) for row in rows[1:])]
     adjusted = statistics.holm([d.p if d else None for d in differences])
+    interactions = [_interaction(row, accuracies, base) for row in rows]
     compared = tuple(
-        replace(
-            row,
-            difference=difference,
-            p_holm=p,
-            interaction=_interaction(row, accuracies, base),
+        replace(row, difference=difference, p_holm=p, interaction=interaction)
+        for row, difference, p, interaction in zip(
+            rows, differences, adjusted, interactions, strict=True
         )
-        for row, difference, p in zip(rows, differences, adjusted, strict=True)
     )
     noise = _noise(compared)
     return Results(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,18 +43,18 @@ class Study:
     """The parts of an experiment that hold unless the command line says otherwise."""
 
 
-def _listed(said: Any, key: str) -> list[Any]:
-    if said is not None and not isinstance(said, list):
-        raise UserError(f"{key}: {said!r} is no list of ablations")
-    return said or []
+def _listed(given: Any, key: str) -> list[Any]:
+    if given is not None and not isinstance(given, list):
+        raise UserError(f"{key}: {given!r} is no list of ablations")
+    return given or []
 
 
 @dataclass(frozen=True, kw_only=True)
-class _File:
+class _StudyFile:
     """A study's file. An ablation in it is a name or, in place, what its file would say, named."""
 
     summary: Annotated[str, line("what is studied")]
-    baseline: Annotated[Any, lambda said, _: said] = library.BASELINE
+    baseline: Annotated[Any, lambda given, _: given] = library.BASELINE
     """An ablation."""
     variants: Annotated[list[Any], _listed] = field(default_factory=list)
     """Ablations."""
@@ -96,23 +96,16 @@ def narrowed(
 
 
 def read_file(path: Path) -> Study:
-    """Read one file, as `_File` has it, and check all of it. Raises UserError with file and key."""
-    said = config_from(_File, {"summary": None, **read_yaml(path)}, str(path))
+    """Read one file and check all of it. Raises UserError with file and key."""
+    file = config_from(_StudyFile, {"summary": None, **read_yaml(path)}, str(path))
     listed = {
-        key: [_ablation(each, path, f"{key}[{n}]") for n, each in enumerate(getattr(said, key))]
+        key: [_ablation(each, path, f"{key}[{n}]") for n, each in enumerate(getattr(file, key))]
         for key in LISTS
     }
-    pairs = [
-        (_together(*pair, path), (pair[0].name, pair[1].name))
-        for pair in combinations(listed["pairs"], 2)
-    ]
-    variants = (
-        *listed["variants"],
-        *_steps(listed["steps"]),
-        *listed["pairs"],
-        *(both for both, _ in pairs),
-    )
-    baseline = _ablation(said.baseline, path, "baseline")
+    pairs = list(combinations(listed["pairs"], 2))
+    both = [_together(*pair, path) for pair in pairs]
+    variants = (*listed["variants"], *_steps(listed["steps"]), *listed["pairs"], *both)
+    baseline = _ablation(file.baseline, path, "baseline")
     names = [baseline.name, *(variant.name for variant in variants)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: {twice[0]}: is there twice; give every variant a name of its own")
@@ -121,46 +114,38 @@ def read_file(path: Path) -> Study:
     return Study(
         name=path.stem,
         path=path,
-        summary=said.summary,
+        summary=file.summary,
         baseline=baseline,
         variants=variants,
-        parts={both.name: names for both, names in pairs},
-        seeds=said.seeds,
-        given=merge(said.given, {"match": said.match} if said.match else {}),
+        parts={each.name: (a.name, b.name) for each, (a, b) in zip(both, pairs, strict=True)},
+        seeds=file.seeds,
+        given=merge(file.given, {"match": file.match} if file.match else {}),
     )
 
 
-def _ablation(said: Any, path: Path, key: str) -> Ablation:
-    """An ablation that is named, or written out."""
-    if isinstance(said, str):
-        return library.read(said)
-    if not isinstance(said, Mapping) or not isinstance(said.get("name"), str):
-        raise UserError(f"{path}: {key}: {said!r} is neither a name nor an ablation with a name")
-    content = {word: value for word, value in said.items() if word != "name"}
-    return library.from_mapping(content, said["name"], path, f"{path}: {key}")
+def _ablation(given: Any, path: Path, key: str) -> Ablation:
+    """Return an ablation that is named, or written out."""
+    if isinstance(given, str):
+        return library.read(given)
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise UserError(f"{path}: {key}: {given!r} is neither a name nor an ablation with a name")
+    content = {word: value for word, value in given.items() if word != "name"}
+    return library.from_mapping(content, given["name"], path, f"{path}: {key}")
 
 
 def _steps(listed: Sequence[Ablation]) -> list[Ablation]:
-    """Each on top of those before it; the paper has a figure for none but the first."""
-    steps: list[Ablation] = []
-    for step in listed:
-        if not steps:
-            steps.append(step)
-            continue
-        before = steps[-1]
-        steps.append(
-            replace(
-                step,
-                paper=None,
-                design={**before.design, **step.design},
-                architecture=step.architecture or before.architecture,
-            )
-        )
-    return steps
+    """Return each on top of those before it; the paper has a figure for none but the first."""
+
+    def added(before: Ablation, step: Ablation) -> Ablation:
+        design = {**before.design, **step.design}
+        architecture = step.architecture or before.architecture
+        return replace(step, paper=None, design=design, architecture=architecture)
+
+    return list(accumulate(listed, added))
 
 
 def _together(first: Ablation, second: Ablation, path: Path) -> Ablation:
-    """Both at once. Raises UserError where they change the same choice, or one the geometry."""
+    """Return both at once. UserError where they change the same choice, or one the geometry."""
     name = f"{first.name} + {second.name}"
     both = first.design.keys() & second.design.keys()
     if both or first.architecture or second.architecture:

@@ -21,27 +21,33 @@ from levit_ablate.runner.ray import Mailbox, RayLauncher, _work
 pytest.importorskip("ray", reason="Ray is an extra: pip install 'levit-ablate[ray]'")
 
 SWEEP = """
-sweep paper --variants no_attention_bias,no_patch_conv --seeds 2 --recipe smoke --recipe.epochs 8
---design.distillation none --hardware.accelerator cpu --format json --architecture small.yaml
+sweep paper --variants no_patch_conv --seeds 2 --recipe smoke --recipe.epochs 6
+--recipe.batch_size 128 --design.distillation none --hardware.accelerator cpu --format json --architecture small.yaml
 --launcher ray
 """.split()
 
 
-def test_a_study_survives_the_loss_of_a_node(tmp_path):
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one cluster; one at most once a test has lost the other."""
+    with two_nodes() as made:
+        yield made
+
+
+def test_a_study_survives_the_loss_of_a_node(cluster, tmp_path):
     write_small(tmp_path)
-    with two_nodes() as cluster:
-        process = levit_ablate(*SWEEP, "--address", cluster.address)
-        wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)  # one on each node
-        lose_a_node(cluster)
-        result = result_of(process)
+    process = levit_ablate(*SWEEP, "--address", cluster.address)
+    wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)  # one on each node
+    lose_a_node(cluster)
+    result = result_of(process)
     assert len(process.said()[0].splitlines()) == 1  # what Ray says is elsewhere
-    assert result["complete"] and [row["n"] for row in result["rows"]] == [2, 2, 2]
+    assert result["complete"] and [row["n"] for row in result["rows"]] == [2, 2]
     keys = Counter(tag(run, "key") for run in children(tmp_path))
-    assert len(keys) == 6 and set(keys.values()) == {1}  # nothing is lost, nothing run twice
+    assert len(keys) == 4 and set(keys.values()) == {1}  # nothing is lost, nothing run twice
     assert {run.info.status for run in runs(tmp_path)} == {"FINISHED"}
     for run in children(tmp_path):
         history = MlflowClient().get_metric_history(run.info.run_id, "val_loss")
-        assert [metric.step for metric in history] == list(range(8))
+        assert [metric.step for metric in history] == list(range(6))
 
 
 def test_a_process_of_rays_keeps_nothing_of_a_job_that_has_ended():
@@ -74,16 +80,13 @@ def test_a_question_stays_in_the_mailbox_until_it_is_answered():
     assert mailbox.answered("trial 1") is None
 
 
-def test_ray_leaves_the_signals_to_the_command():
+def test_ray_leaves_the_signals_to_the_command(cluster):
     before = signal.getsignal(signal.SIGTERM)
-    with two_nodes() as cluster:
-        launcher = RayLauncher(
-            work, Station(uri="sqlite:///mlflow.db"), cluster.address, 1, 1, False
-        )
-        try:
-            assert signal.getsignal(signal.SIGTERM) == before
-        finally:
-            launcher.close()
+    launcher = RayLauncher(work, Station(uri="sqlite:///mlflow.db"), cluster.address, 1, 1, False)
+    try:
+        assert signal.getsignal(signal.SIGTERM) == before
+    finally:
+        launcher.close()
 
 
 def test_a_cluster_that_is_not_there_is_a_line(tmp_path):

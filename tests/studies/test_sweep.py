@@ -21,6 +21,9 @@ SETTINGS = """
 --variants no_attention_bias,no_patch_conv --recipe smoke --design.distillation none
 --hardware.accelerator cpu --format json --recipe.batch_size 128 --architecture small.yaml
 """.split()
+SHARED = ("--recipe.epochs", "4")
+"""Settings of the study that tests share: a killed one is compared with it."""
+ONE_VARIANT = ("--variants", "no_patch_conv")
 LONG = ("--recipe.epochs", "200")
 CURVES = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 
@@ -47,7 +50,7 @@ def curves(folder: Path) -> dict[tuple[str, str], dict]:
 def swept(tmp_path_factory) -> tuple[Path, dict, str]:
     """A study that ran to its end, what it printed, and what it said."""
     folder = tmp_path_factory.mktemp("swept")
-    process = sweep(folder, "--jobs", "2", code=CLI)
+    process = sweep(folder, *SHARED, "--jobs", "2", code=CLI)
     result = result_of(process)
     return folder, result, process.said()[1]
 
@@ -111,7 +114,7 @@ def test_a_piped_sweep_says_a_line_for_each_run_that_ended(swept):
 def test_the_same_sweep_again_trains_nothing(swept):
     folder, result, _ = swept
     before = [(r.info.run_id, r.info.end_time) for r in children(folder)]
-    process = sweep(folder)
+    process = sweep(folder, *SHARED)
     assert result_of(process)["rows"] == result["rows"]
     assert process.said()[1] == "paper on digits: 6 recorded, 0 to run\n"
     assert [(r.info.run_id, r.info.end_time) for r in children(folder)] == before
@@ -119,7 +122,7 @@ def test_the_same_sweep_again_trains_nothing(swept):
 
 def test_another_seed_runs_what_is_missing_below_the_same_run(swept):
     folder, _, _ = swept
-    result = result_of(sweep(folder, seeds=3))
+    result = result_of(sweep(folder, *SHARED, seeds=3))
     assert [row["n"] for row in result["rows"]] == [3, 3, 3]
     assert len([run for run in runs(folder) if tag(run, "study")]) == 1
     assert len(children(folder)) == 9
@@ -127,7 +130,7 @@ def test_another_seed_runs_what_is_missing_below_the_same_run(swept):
 
 def test_a_sweep_of_a_part_takes_nothing_from_the_table(swept):
     folder, _, _ = swept
-    part = result_of(sweep(folder, "--variants", "no_patch_conv", seeds=1))
+    part = result_of(sweep(folder, *SHARED, *ONE_VARIANT, seeds=1))
     assert [row["name"] for row in part["rows"]] == [
         "baseline",
         "no_attention_bias",
@@ -161,7 +164,7 @@ def test_the_table_is_read_back_from_the_record(swept, tmp_path):
 def test_plan_says_what_is_recorded_and_what_is_not(swept):
     folder, _, _ = swept
     options = [word for word in SETTINGS if word != "no_attention_bias,no_patch_conv"]
-    options = [*options[1:], "--variants", "no_patch_conv,no_pyramid", "--seeds", "2"]
+    options = [*options[1:], *SHARED, "--variants", "no_patch_conv,no_pyramid", "--seeds", "2"]
     planned = result_of(levit_ablate("plan", "paper", *options, cwd=folder))
     states = {v["name"]: [run["state"] for run in v["runs"]] for v in planned["variants"]}
     assert states == {
@@ -180,9 +183,9 @@ def test_a_run_that_was_trained_elsewhere_is_not_trained_again(tmp_path):
     words = [*words, "--no-baseline"]
     run = levit_ablate("run", "no_patch_conv", *words, cwd=tmp_path)
     trained = result_of(run)
-    process = sweep(tmp_path, seeds=1)
+    process = sweep(tmp_path, *ONE_VARIANT, seeds=1)
     result = result_of(process)
-    assert "1 recorded, 2 to run" in process.said()[1]
+    assert "1 recorded, 1 to run" in process.said()[1]
     row = {row["name"]: row for row in result["rows"]}["no_patch_conv"]
     assert row["accuracies"]["0"] == trained["accuracy"]
     (repeated,) = [r for r in children(tmp_path) if tag(r, "original") == trained["run_id"]]
@@ -214,46 +217,44 @@ def workers(folder: Path) -> list[int]:
 
 
 def test_a_job_that_is_killed_is_failed_and_the_others_go_on_and_sweep_again_completes(tmp_path):
-    process = sweep(tmp_path, "--recipe.epochs", "6", seeds=1)
+    options = (*ONE_VARIANT, "--recipe.epochs", "6")
+    process = sweep(tmp_path, *options, seeds=1)
     wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
     (worker,) = workers(tmp_path)
     os.kill(worker, signal.SIGKILL)
     result = result_of(process, code=1)
     assert "baseline seed 0: its process was ended by SIGKILL" in process.said()[1].splitlines()[-1]
     statuses = Counter(run.info.status for run in children(tmp_path))
-    assert statuses == {"FINISHED": 2, "FAILED": 1}
+    assert statuses == {"FINISHED": 1, "FAILED": 1}
     (failed,) = [run for run in children(tmp_path) if run.info.status == "FAILED"]
     assert "SIGKILL" in tag(failed, "error")
     assert result["rows"][0]["errors"]["0"].startswith("failed: its process was ended by SIGKILL")
     assert not result["complete"] and any("Hole: baseline, seed 0" in n for n in result["notes"])
     (parent,) = [run for run in runs(tmp_path) if tag(run, "study")]
     assert parent.info.status == "FAILED"
-    process = sweep(tmp_path, "--recipe.epochs", "6", seeds=1)
+    process = sweep(tmp_path, *options, seeds=1)
     assert result_of(process)["complete"]
-    assert "2 recorded, 1 to run" in process.said()[1]
-    assert Counter(run.info.status for run in children(tmp_path)) == {"FINISHED": 3}
+    assert "1 recorded, 1 to run" in process.said()[1]
+    assert Counter(run.info.status for run in children(tmp_path)) == {"FINISHED": 2}
 
 
-def test_after_sigkill_of_everything_nothing_is_lost_but_an_epoch(tmp_path):
-    for folder in ("whole", "killed"):
-        (tmp_path / folder).mkdir()
-    options = ("--recipe.epochs", "5", "--jobs", "2")
-    result_of(sweep(tmp_path / "whole", *options, seeds=1))
-    killed = tmp_path / "killed"
-    process = sweep(killed, *options, seeds=1)
-    wait_for(lambda: len(list(killed.rglob("last.ckpt"))) == 2, process)
-    groups = [process.pid, *workers(killed)]
+def test_after_sigkill_of_everything_nothing_is_lost_but_an_epoch(swept, tmp_path):
+    options = (*SHARED, "--jobs", "2")
+    process = sweep(tmp_path, *options, seeds=1)
+    wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)
+    groups = [process.pid, *workers(tmp_path)]
     for group in groups:
         os.killpg(group, signal.SIGKILL)
     process.wait()
-    assert {run.info.status for run in runs(killed) if run.data.tags} >= {"RUNNING"}
-    levit_ablate("table", "paper", cwd=killed).wait()  # settles, and says what is not there
-    assert "RUNNING" not in {run.info.status for run in runs(killed)}
-    checkpoints = {path.parent.name for path in killed.rglob("last.ckpt")}
+    assert {run.info.status for run in runs(tmp_path) if run.data.tags} >= {"RUNNING"}
+    levit_ablate("table", "paper", cwd=tmp_path).wait()  # settles, and says what is not there
+    assert "RUNNING" not in {run.info.status for run in runs(tmp_path)}
+    checkpoints = {path.parent.name for path in tmp_path.rglob("last.ckpt")}
     assert len(checkpoints) == 2  # from which they go on
-    result_of(sweep(killed, *options, seeds=1))
-    assert curves(killed) == curves(tmp_path / "whole")  # to the last bit, no epoch twice
-    assert len(children(killed)) == 3
+    result_of(sweep(tmp_path, *options, seeds=1))
+    whole = {run: each for run, each in curves(swept[0]).items() if run[1] == "0"}
+    assert curves(tmp_path) == whole  # to the last bit, no epoch twice
+    assert len(children(tmp_path)) == len(whole) == 3
 
 
 def test_workers_end_with_a_checkpoint_when_only_the_sweep_is_killed(tmp_path):
