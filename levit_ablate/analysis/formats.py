@@ -230,11 +230,6 @@ def _row_figures(row: Row) -> dict[str, Any]:
     }
 
 
-def as_json(results: Results) -> str:
-    """Return `figures` as one JSON object."""
-    return json.dumps(figures(results))
-
-
 def csv(results: Results) -> str:
     """Return a row a variant with plain numbers: `figures` without what is nested in it."""
     rows = [{**row, "paper": row["paper"] or {}} for row in figures(results)["rows"]]
@@ -276,7 +271,7 @@ FORMATS: dict[str, Callable[[Results], str]] = {
     "latex": latex,
     "csv": csv,
     "html": html,
-    "json": lambda results: f"{as_json(results)}\n",
+    "json": lambda results: f"{json.dumps(figures(results))}\n",
 }
 """Name that `--format` takes → function that makes the text."""
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex"}
