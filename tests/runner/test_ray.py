@@ -21,8 +21,8 @@ from levit_ablate.runner.ray import Mailbox, RayLauncher, _work
 pytest.importorskip("ray", reason="Ray is an extra: pip install 'levit-ablate[ray]'")
 
 SWEEP = """
-sweep paper --variants no_patch_conv --seeds 2 --recipe smoke --recipe.epochs 6
---recipe.batch_size 128 --design.distillation none --hardware.accelerator cpu --format json --architecture small.yaml
+sweep paper --variants no_patch_conv --seeds 2 --recipe smoke --recipe.epochs 8
+--design.distillation none --hardware.accelerator cpu --format json --architecture small.yaml
 --launcher ray
 """.split()
 
@@ -47,7 +47,7 @@ def test_a_study_survives_the_loss_of_a_node(cluster, tmp_path):
     assert {run.info.status for run in runs(tmp_path)} == {"FINISHED"}
     for run in children(tmp_path):
         history = MlflowClient().get_metric_history(run.info.run_id, "val_loss")
-        assert [metric.step for metric in history] == list(range(6))
+        assert [metric.step for metric in history] == list(range(8))
 
 
 def test_a_process_of_rays_keeps_nothing_of_a_job_that_has_ended():
