@@ -56,8 +56,8 @@ def class_names(root: Path) -> tuple[str, ...]:
             raise UserError(f"data.root: {root} has no folder train; train/CLASS/IMAGE is needed")
         names = list(_class_folders(root / "train").values())
     if len(names) < 2:
-        found = f"only one class, {some(names)}" if names else "no class folders"
-        raise UserError(f"data.root: {root / 'train'} has {found}; at least two are needed")
+        contents = f"only one class, {some(names)}" if names else "no class folders"
+        raise UserError(f"data.root: {root / 'train'} has {contents}; at least two are needed")
     return tuple(names)
 
 
