@@ -15,6 +15,7 @@ pytest.importorskip("ray", reason="Ray is an extra: pip install 'levit-ablate[ra
 def test_a_search_survives_the_loss_of_a_node(tmp_path):
     with postgresql.server() as url, two_nodes() as cluster:
         words = ("--launcher", "ray", "--address", cluster.address, "--storage", url)
+        words += ("--recipe.epochs", "40")  # the nodes do not begin at once
         process = search(tmp_path, *LONG, *words)
         wait_for(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)  # one on each node
         lose_a_node(cluster)
