@@ -13,12 +13,11 @@ from folders import draw
 from lightning import Callback
 from processes import Started
 
-from levit_ablate.data.datasets import images_of
 from levit_ablate.errors import RunError
 from levit_ablate.experiment import variant
 from levit_ablate.training.fit import fit
 from levit_ablate.training.module import LeViTModule
-from levit_ablate.training.train import check_conditions
+from levit_ablate.training.train import check_conditions, module_of
 
 
 def test_a_damaged_checkpoint_is_named():
@@ -70,10 +69,8 @@ def test_a_worker_that_dies_during_a_step_is_an_error_in_a_line():
         "hardware": {"num_workers": 1, "accelerator": "cpu"},
         "model": "levit_nano",
     }
-    experiment = variant("no_distillation", given).experiment
-    data = check_conditions(experiment)
-    images = images_of(experiment.data)
-    module = LeViTModule(design=experiment.design, model="levit_nano", images=images)
+    small = variant("no_distillation", given)
+    data = check_conditions(small.experiment)
     said = r"^hardware\.num_workers: DataLoader worker \(pid \d+\) is killed[^\n]* fewer workers$"
     with pytest.raises(RunError, match=said):
-        fit(module, data, Path("run"), [KillsAWorker()])
+        fit(module_of(small), data, Path("run"), [KillsAWorker()])
