@@ -29,6 +29,7 @@ GoOn = Callable[[Sequence[float]], bool]
 class StopOnSignal(Callback):
     """Stops a training after its step on SIGTERM, with a checkpoint, and at once on Ctrl-C.
 
+    After the last step of an epoch the validation is done first.
     If any of several processes gets the signal, all stop at the same step. Without a checkpoint it
     stops where it has waited `signals.PATIENCE` seconds for a batch or a lock. A Ctrl-C that Python
     drops, since it came in a finalizer, stops the training after its step too.
@@ -48,12 +49,15 @@ class StopOnSignal(Callback):
         self.signals.close()
 
     def on_train_epoch_start(self, trainer: Trainer, *_: object) -> None:
-        """Stop if a signal came in the last validation, after which there was a checkpoint."""
+        """Stop if a signal came since the last step, after which there was a checkpoint."""
         self.stop_if_requested(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if done % trainer.accumulate_grad_batches == 0 and self.is_requested(trainer):
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if progress.is_last_batch:  # Lightning would go on behind the validation: it comes first
+            return
+        is_step = progress.current.ready % trainer.accumulate_grad_batches == 0
+        if is_step and self.is_requested(trainer):
             trainer.save_checkpoint(self.checkpoint)
             raise KeyboardInterrupt
 

@@ -106,6 +106,28 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_it_came_in(uninterrupted, tmp_p
     assert 0 < assert_the_same(tmp_path, uninterrupted[1]) < time.perf_counter() - began
 
 
+IN_THE_LAST_STEP = """
+import os, signal
+from levit_ablate.cli.main import main
+from levit_ablate.training.module import LeViTModule
+log_loss = LeViTModule.log_loss
+def interrupted(self, loss):
+    is_last = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    if is_last and self.trainer.current_epoch == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    log_loss(self, loss)
+LeViTModule.log_loss = interrupted
+main()
+"""
+
+
+def test_sigterm_in_the_last_step_of_an_epoch_loses_no_epoch(uninterrupted, tmp_path):
+    (tmp_path / "small.yaml").write_text(ARCHITECTURE)
+    process = Started(IN_THE_LAST_STEP, "run", "no_attention_bias", *RUN, cwd=tmp_path)
+    assert process.wait() == 130, process.said()
+    assert_the_same(tmp_path, uninterrupted[1])
+
+
 def test_answers_are_shared_by_the_variants_of_a_seed_and_computed_once(uninterrupted):
     folder, _ = uninterrupted
     before = {path: path.stat().st_mtime_ns for path in files(folder, "answers/*/*.npy")}
