@@ -87,7 +87,7 @@ def key_of_version_1(experiment: Experiment) -> str | None:
         for recipe in recipes
     )
     configs = (architecture, *architecture.stages, design, experiment.data, *recipes)
-    is_new = any(changed(config).keys() - VERSION_1 for config in configs)
+    is_new = any(changed(config).keys() - VERSION_1 - set(PLACES) for config in configs)
     if is_other or is_new or experiment.data.name == "folder":
         return None
     return _key(experiment, _known_to_version_1, version=None)

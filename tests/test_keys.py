@@ -134,6 +134,12 @@ def test_a_result_of_version_1_is_found_where_it_would_be_the_same_today(key):
     assert own.keys == (own.key, key)
 
 
+@pytest.mark.parametrize("place", [{"root": "/elsewhere"}, {"on_error": "skip"}])
+def test_a_result_of_version_1_is_found_wherever_the_images_lie(place):
+    given = {"recipe": SMOKE, "teacher": {"recipe": FLOAT32}, "data": place}
+    assert variant("no_pyramid", given).keys[1:] == ("24be13847af595c5",)
+
+
 @pytest.mark.parametrize(
     "given",
     [

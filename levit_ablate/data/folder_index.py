@@ -221,13 +221,17 @@ def _make_index(
                 digest.update(path + b"\0" + checked.digest)
                 max_side = max(max_side, checked.side)
     fingerprint = digest.hexdigest()[:16]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    emptied = []
+    if folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.unlink(missing_ok=True)
+    folder.mkdir(exist_ok=True)  # NFS keeps what another process has open
+    emptied, files_written = [], [folder / UNREADABLE]
     ends = numpy.cumsum([len(images) for images in listed.values()])
     for name, chosen in zip(listed, numpy.split(is_readable, ends[:-1]), strict=True):
         images = listed[name][chosen]
-        numpy.save(Part(name, root, folder, fingerprint).kept("images"), images)
+        files_written.append(Part(name, root, folder, fingerprint).kept("images"))
+        numpy.save(files_written[-1], images)
         missing = numpy.setdiff1d(range(len(classes)), images["label"])
         emptied += [f"{name}/{classes[label]}" for label in missing]
     lines = [f"{shown(path)}: {reason}\n" for path, reason in unreadable]
@@ -241,7 +245,7 @@ def _make_index(
         "unreadable": unreadable,
         "emptied": emptied,
         "left_out": left_out,
-        "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
+        "files": {path.name: _digest(path) for path in files_written},
     }
     content = json.dumps(header).encode()
     (folder / "header").write_bytes(_header_digest(content) + b"\n" + content)

@@ -203,7 +203,8 @@ def _images(root: Path, folder: str, unused: Counter[str]) -> Array:
     """List the images of a class, sorted, and count the other files in and below its folder."""
 
     def stop(error: OSError) -> None:
-        raise error
+        if error.filename == str(root / folder):  # a folder below it is not used
+            raise error
 
     images = []
     for current, _, files in os.walk(root / folder, onerror=stop):

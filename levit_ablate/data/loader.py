@@ -117,6 +117,7 @@ class Loader:
             except Exception:
                 if self.loader.num_workers:  # when they are collected it takes 5 s for each
                     batches._shutdown_workers()
+                    self.loader._iterator = None  # to iterate again starts others
                 raise
 
     def _no_room(self, size: int) -> str:

@@ -285,6 +285,9 @@ def test_what_may_not_be_read_or_written_is_an_error_in_a_line(unprivileged):
     assert "train/cat/train1.jpg: Permission denied" in said(unprivileged / "cache")
     image.chmod(0o600)
     assert len(open_index(root, unprivileged / "cache").parts["train"]) == 6
+    below = root / "train" / "cat" / "@eaDir"
+    below.mkdir(mode=0)  # not used, and so not complained of
+    assert len(open_index(root, unprivileged / "cache").parts["train"]) == 6
     folder.chmod(0)
     assert "dog cannot be read: Permission denied" in said(unprivileged / "another")
     folder.chmod(0o700)

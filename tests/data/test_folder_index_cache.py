@@ -20,7 +20,7 @@ from processes import Started, wait_for
 
 from levit_ablate.data import folder_index as module
 from levit_ablate.data.folder_index import open_index
-from levit_ablate.errors import RunError, UserError
+from levit_ablate.errors import RunError
 
 REPOSITORY = Path(module.__file__).parents[2]
 FORK = """
@@ -119,8 +119,23 @@ def test_damaged_and_old_caches_are_made_anew(root, cache):
             assert content(open_index(root, cache)) == good
     shutil.rmtree(folder)
     folder.write_text("a file")
-    with pytest.raises(UserError, match=r"cannot be kept in .*cache: File exists$"):
-        open_index(root, cache)
+    assert content(open_index(root, cache)) == good
+
+
+def test_a_file_that_cannot_be_removed_from_an_old_index_is_in_nobodys_way(
+    root, cache, monkeypatch
+):
+    open_index(root, cache)
+    [folder] = (path for path in cache.iterdir() if path.is_dir())
+    (folder / ".nfs01").write_text("open in another process")
+    draw(root / "train" / "cat" / "new.jpg")
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "rmtree", lambda folder, ignore_errors: None)
+        index = open_index(root, cache)
+    made = (folder / "header").stat().st_mtime_ns
+    (folder / ".nfs01").unlink()  # its process ended
+    assert content(open_index(root, cache)) == content(index)
+    assert (folder / "header").stat().st_mtime_ns == made
 
 
 @pytest.mark.parametrize("stale", [False, True])

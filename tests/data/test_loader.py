@@ -119,6 +119,16 @@ def test_a_worker_that_dies_is_an_error():
         list(Loader(Answers(die), CPU, num_workers=1, batch_size=2))
 
 
+def test_after_an_error_the_same_loader_gives_its_batches_again(tmp_path):
+    missing = tmp_path / "image"
+    loader = Loader(Answers(missing.read_bytes), CPU, num_workers=2, batch_size=2)
+    with pytest.raises(FileNotFoundError):
+        list(loader)
+    missing.write_bytes(b"mended")
+    labels = [batch[1].tolist() for batch in loader]
+    assert labels == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
 @pytest.mark.parametrize("kind", [EOFError, ConnectionResetError, FileNotFoundError])
 def test_a_worker_that_dies_before_its_batch_is_read_is_an_error(kind):
     """Which of these it is depends on how far the worker had come: they cannot be had at will."""

@@ -131,7 +131,7 @@ def test_posterizing_at_the_highest_magnitude_is_an_error_of_timm_that_we_avoid(
     photographs, tmp_path
 ):
     operation = auto_augment.AugmentOp("PosterizeIncreasing", prob=1.0, magnitude=10)
-    with pytest.raises(ValueError, match="bits"):  # once timm mends it, files.py can be simpler
+    with pytest.raises(ValueError, match="bits"):  # once timm mends it, sources.py can be simpler
         operation(Image.new("RGB", (8, 8)))
     index = open_index(photographs, tmp_path)
     on_disk = OnDisk(index, Data(name="folder", image_size=72), 0, (0.5,) * 3)
