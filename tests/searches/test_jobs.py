@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from optuna import Study
+from optuna import Study, Trial
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.trial import TrialState
 from searching import GIVEN, small
@@ -258,16 +258,54 @@ def test_a_training_that_failed_is_a_failed_trial_unless_the_store_is_away(monke
     assert found[1].user_attrs[ERROR] == "RunError: diverged"
 
 
-def test_a_trial_in_a_database_has_heartbeats_while_it_is_at_work(tmp_path, monkeypatch):
-    beaten: list[int] = []
+@pytest.fixture
+def beaten(monkeypatch):
+    """Ids of the trials whose heartbeats were given, in order."""
+    ids: list[int] = []
     record = RDBStorage.record_heartbeat
     monkeypatch.setattr(
-        RDBStorage, "record_heartbeat", lambda *args: (beaten.append(args[1]), record(*args))[1]
+        RDBStorage, "record_heartbeat", lambda *args: (ids.append(args[1]), record(*args))[1]
     )
+    return ids
+
+
+def test_a_trial_in_a_database_has_heartbeats_while_it_is_at_work(tmp_path, beaten):
     before = threading.active_count()
     found = done(small(trials=2), url=f"sqlite:///{tmp_path}/trials.db")
     assert sorted(beaten) == [trial._trial_id for trial in found]
     assert threading.active_count() == before
+
+
+def test_a_trial_has_a_heartbeat_before_others_see_who_is_at_work_on_it(
+    beaten, monkeypatch, tmp_path
+):
+    """Else one whose machine is lost while it is prepared would be waited for without end."""
+    named: list[bool] = []
+    name = Trial.set_user_attr
+
+    def set_user_attr(trial, key, value):
+        if key == trials.LOCK:
+            named.append(trial._trial_id in beaten)
+        name(trial, key, value)
+
+    monkeypatch.setattr(Trial, "set_user_attr", set_user_attr)
+    done(small(trials=2), url=f"sqlite:///{tmp_path}/trials.db")
+    assert named == [True, True]
+
+
+def test_trials_have_heartbeats_while_many_others_are_asked_for(beaten, monkeypatch, tmp_path):
+    before: list[list[int]] = []
+
+    def prepared(trial, planned):
+        before.append(list(beaten))
+        return variant_of(trial, planned)
+
+    monkeypatch.setattr(jobs, "variant_of", prepared)
+    minutes = itertools.count(step=2 * trials.HEARTBEAT)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: float(next(minutes))))
+    done(small(trials=3, sampler="random"), MadeUp(places=3), f"sqlite:///{tmp_path}/trials.db")
+    first = before[0][0]
+    assert [ids.count(first) for ids in before] == [1, 2, 3]
 
 
 def test_latency_is_measured_by_one_command_on_one_kind_of_machine(monkeypatch):
@@ -448,6 +486,23 @@ def test_a_storage_that_stays_away_stops_the_search_which_goes_on_when_it_is_bac
     first, again = done(planned)
     assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert ERROR not in first.user_attrs and again.user_attrs[RETRY_OF] == 0
+
+
+def test_a_trial_that_was_asked_for_as_the_storage_went_away_is_no_death(monkeypatch):
+    planned = small(trials=1)
+    seconds = itertools.count(1)
+
+    def away(*arguments, **options):
+        raise OSError("the database is away")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+        patches.setattr(Trial, "set_user_attr", away)
+        with pytest.raises(RunError, match="the database is away"):
+            done(planned)
+    first, again = done(planned)
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert again.user_attrs[RETRY_OF] == 0 and again.user_attrs[DEATHS] == 0
 
 
 def test_a_worker_that_died_waits_for_no_process_that_asks_for_a_trial(monkeypatch, capsys):
