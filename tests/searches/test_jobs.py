@@ -115,6 +115,14 @@ def _store(tmp_path_factory):
     open_store(f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}")
 
 
+def test_a_teacher_that_only_some_networks_ask_is_checked_before_anything_is_trained():
+    varied = {"space": {"design": {"distillation": ["none", "hard"]}}}
+    teacher = {"model": "test_resnet", "weights": "pretrained"}
+    planned = plan(changed(read("equal_flops"), varied), {**GIVEN, "teacher": teacher})
+    with pytest.raises(UserError, match=r"tell 1,000 classes apart, these images have 10"):
+        conduct.check(planned)
+
+
 @pytest.fixture
 def some_invalid(monkeypatch):
     """The deepest networks are invalid."""
