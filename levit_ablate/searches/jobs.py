@@ -15,7 +15,7 @@ from optuna import Study, Trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from levit_ablate.errors import RunError
+from levit_ablate.errors import DamagedError, RunError
 from levit_ablate.runner.job import Job, Outcome
 from levit_ablate.runner.progress import Display
 from levit_ablate.searches import trials
@@ -84,7 +84,7 @@ class SearchJobs:
             now = time.monotonic()
             if is_urgent:
                 self.patience_ends = min(self.patience_ends, now + PATIENCE)
-                if now > self.patience_ends:
+                if isinstance(error, DamagedError) or now > self.patience_ends:
                     raise
             self.display.say_once(f"{error}; trying again")
             self.next_ask = self.next_look = now + POLL

@@ -16,7 +16,7 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.trial import TrialState
 from searching import GIVEN, small
 
-from levit_ablate.errors import RunError, UserError
+from levit_ablate.errors import DamagedError, RunError, UserError
 from levit_ablate.runner.job import Job, Outcome, Question
 from levit_ablate.runner.loop import Event
 from levit_ablate.searches import conduct, jobs, results, trials
@@ -494,6 +494,20 @@ def test_a_storage_that_stays_away_stops_the_search_which_goes_on_when_it_is_bac
     first, again = done(planned)
     assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert ERROR not in first.user_attrs and again.user_attrs[RETRY_OF] == 0
+
+
+def test_damaged_trials_stop_a_search_at_once(monkeypatch):
+    seconds, tries = itertools.count(1), []
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+
+    def damaged(*arguments, **options):
+        tries.append(arguments)
+        raise DamagedError("trials.journal:7: the line is damaged")
+
+    monkeypatch.setattr(Study, "ask", damaged)
+    with pytest.raises(DamagedError, match="journal:7"):
+        done(small(trials=1))
+    assert len(tries) == 1
 
 
 def test_a_trial_that_was_asked_for_as_the_storage_went_away_is_no_death(monkeypatch):
