@@ -316,6 +316,26 @@ def test_trials_have_heartbeats_while_many_others_are_asked_for(beaten, monkeypa
     assert [ids.count(first) for ids in before] == [1, 2, 3]
 
 
+def test_a_trial_has_heartbeats_while_it_is_being_stopped(beaten, monkeypatch, tmp_path):
+    """It may be within a validation, which it ends first; another machine is not to retry it."""
+    minutes = itertools.count(step=2 * trials.HEARTBEAT)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: float(next(minutes))))
+    as_it_stopped: list[int] = []
+    looks: list[float] = []
+
+    class Stops(MadeUp):
+        def events(self, timeout: float) -> list[Event]:
+            if not as_it_stopped:
+                as_it_stopped.append(len(beaten))
+                signal.raise_signal(signal.SIGINT)
+            looks.append(timeout)
+            return super().events(timeout) if len(looks) > 9 else []
+
+    with pytest.raises(KeyboardInterrupt):
+        done(small(trials=2), Stops(), f"sqlite:///{tmp_path}/trials.db")
+    assert len(beaten) > as_it_stopped[0] + 2
+
+
 def test_latency_is_measured_by_one_command_on_one_kind_of_machine(monkeypatch):
     planned = small("accuracy_and_flops", objectives="accuracy,latency")
     study = study_of(planned, "")
