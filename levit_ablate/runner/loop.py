@@ -119,10 +119,10 @@ class _Loop:
         while self.launcher.running or not (self.is_stopping or self.source.is_done):
             self._pass_on_signals()
             asks_again = False
-            if not self.is_stopping:
-                with self._stopping_on_error():
+            with self._stopping_on_error():
+                if not self.is_stopping:
                     asks_again = self._start_jobs()
-                    self.source.update()
+                self.source.update()
             for event in self.launcher.events(0 if asks_again else TICK):
                 with self._stopping_on_error():
                     self._take(event)

@@ -48,6 +48,7 @@ from levit_ablate.tracking.runs import (
 from levit_ablate.tracking.runs import search as search_runs
 from levit_ablate.tracking.uris import without_password
 from levit_ablate.training.fit import report_horizon
+from levit_ablate.training.teacher import check_teacher
 from levit_ablate.training.train import check_conditions
 
 MEASURED_ON = "measured_on"
@@ -59,7 +60,11 @@ FILE = "search.json"
 def check(planned: SearchPlan) -> None:
     """Raise UserError for a search whose networks could not be trained here."""
     points_of_named(planned)
-    report_horizon(check_conditions(planned.baseline.experiment))
+    experiment = planned.baseline.experiment
+    report_horizon(check_conditions(experiment))
+    varied = planned.space.design.get("distillation")
+    if varied and set(varied.options) != {"none"}:
+        check_teacher(experiment)
 
 
 def conduct(planned: SearchPlan, storage: str, launcher: Launcher) -> list[TrialResult]:

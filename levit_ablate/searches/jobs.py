@@ -13,10 +13,9 @@ from filelock import Timeout
 from mlflow.entities import Run
 from optuna import Study, Trial
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import TrialState
 
-from levit_ablate.errors import RunError
+from levit_ablate.errors import DamagedError, RunError
 from levit_ablate.runner.job import Job, Outcome
 from levit_ablate.runner.progress import Display
 from levit_ablate.searches import trials
@@ -63,9 +62,7 @@ class SearchJobs:
         self.planned = planned
         self.search = planned.search
         self.prunes_by_epoch = planned.search.pruner in ("asha", "median")
-        self.url = url
-        self.study = study
-        self.parent = parent
+        self.url, self.study, self.parent = url, study, parent
         self.display, self.show, self.life = display, show, life
         self.asking = trials.asking(planned)
         self.begun: Trial | None = None  # asked for, but its storage went away
@@ -87,7 +84,7 @@ class SearchJobs:
             now = time.monotonic()
             if is_urgent:
                 self.patience_ends = min(self.patience_ends, now + PATIENCE)
-                if now > self.patience_ends:
+                if isinstance(error, DamagedError) or now > self.patience_ends:
                     raise
             self.display.say_once(f"{error}; trying again")
             self.next_ask = self.next_look = now + POLL
@@ -102,6 +99,7 @@ class SearchJobs:
         if time.monotonic() < self.next_ask:
             return None
         with self._patiently():
+            self._beat()  # as many trials may be asked for one after the other
             self._tell_outcomes()
             if self.waiting:
                 return self.waiting.pop(0)
@@ -147,6 +145,7 @@ class SearchJobs:
         """Return the training of a new trial at the first seed; None if there is none to be."""
         error: Exception | None = None
         try:
+            trials.beat(self.study, [trial])  # before it has a lock: else none would retry it
             for name, value in self.life.items():
                 trial.set_user_attr(name, value)
             trials.check_first(trial)
@@ -168,7 +167,6 @@ class SearchJobs:
             self._tell(trial, state=TrialState.PRUNED)
             return None
         self.running[trial.number] = running
-        self.next_beat = 0.0
         return self._job(running)
 
     def _job(self, running: RunningTrial) -> Job:
@@ -275,6 +273,11 @@ class SearchJobs:
         self.study.tell(trial, values, state=state, skip_if_finished=True)
         self.running.pop(trial.number, None)
 
+    def _beat(self) -> None:
+        if (now := time.monotonic()) >= self.next_beat:
+            trials.beat(self.study, [each.trial for each in self.running.values()])
+            self.next_beat = now + trials.HEARTBEAT
+
     def update(self) -> None:
         """Give heartbeats; print a line for each trial that has ended, also of other commands."""
         now = time.monotonic()
@@ -282,18 +285,16 @@ class SearchJobs:
             return
         self.next_look = now + POLL
         with self._patiently(is_urgent=False):
-            storage = self.study._storage
-            if isinstance(storage, BaseHeartbeat) and now >= self.next_beat:
-                for each in self.running.values():
-                    storage.record_heartbeat(each.trial._trial_id)
-                self.next_beat = now + trials.HEARTBEAT
+            self._beat()
             self.show(trial_results(self.study))
 
     def close(self) -> None:
         """Leave the trials that are not done to the next command, and print the last lines."""
         with contextlib.suppress(RunError, *STORAGE_ERRORS):
             self._tell_outcomes()
-            for each in list(self.running.values()):
-                self._tell(each.trial, state=TrialState.FAIL)
+            for trial in [each.trial for each in self.running.values()]:
+                self._tell(trial, state=TrialState.FAIL)
+            if self.begun:
+                self._tell(self.begun, state=TrialState.FAIL)
         self.next_look = 0.0
         self.update()

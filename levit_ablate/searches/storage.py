@@ -34,6 +34,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
+try:
+    from grpc import RpcError
+except ImportError:  # an extra
+    RpcError = StorageInternalError
+
 from levit_ablate.errors import DamagedError, RunError, UserError
 from levit_ablate.runtime import lock_of
 from levit_ablate.searches import trials
@@ -41,7 +46,7 @@ from levit_ablate.searches.plan import SearchPlan
 from levit_ablate.searches.sampling import pruner_of, sampler_of
 from levit_ablate.tracking.uris import reason, without_password
 
-STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError, RpcError)
 GRPC_PORT = 13000
 PATIENCE = 10.0
 """Seconds that a process waits in silence for another one that writes the journal."""
@@ -165,6 +170,8 @@ def reading_the_trials(url: str) -> Iterator[None]:
     try:
         yield
     except STORAGE_ERRORS as error:
+        if hasattr(error, "details"):  # of gRPC, whose text is of several lines
+            error.__cause__ = OSError(error.details())
         raise RunError(
             f"the trials cannot be read or written: {reason(error, url)}; what was written is kept"
         ) from error

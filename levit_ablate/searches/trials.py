@@ -17,6 +17,7 @@ from filelock import FileLock
 from optuna import Study, Trial, create_trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage, fail_stale_trials
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -198,6 +199,14 @@ def worst(study: Study) -> list[float]:
         )
         for index, direction in enumerate(study.directions)
     ]
+
+
+def beat(study: Study, trials: Sequence[Trial]) -> None:
+    """Give heartbeats of running trials, where the storage takes them."""
+    storage = study._storage
+    if isinstance(storage, BaseHeartbeat):
+        for trial in trials:
+            storage.record_heartbeat(trial._trial_id)
 
 
 def describe(trial: Trial, variant: Variant) -> None:

@@ -169,7 +169,7 @@ class StudyJobs:
         self.next_look = 0.0  # what waited for it can start
         took = f"({timedelta(seconds=round(outcome.seconds))} of training)"
         if outcome.result:
-            self.is_table_old = True
+            self.is_table_old |= not is_stopping  # else it is written at the end
             self._count(job, f"{100 * outcome.result.accuracy:.2f} % {took}")
         elif not outcome.error:
             self.display.say(f"[{self.display.done}/{self.display.total}] {job.title}: {took}")

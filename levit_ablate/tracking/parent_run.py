@@ -50,7 +50,7 @@ class Whole:
     """A study or a search, as its parent run describes it."""
 
     kind: str
-    """Tag of its name: `tags.STUDY` or `tags.SEARCH`."""
+    """Tag of its name: `runs.STUDY` or `runs.SEARCH`."""
     name: str
     key: str
     """Key by which its run is found again."""

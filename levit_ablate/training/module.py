@@ -18,7 +18,7 @@ from levit_ablate.models.parts import DropPath
 from levit_ablate.models.presets import preset
 from levit_ablate.streams import stream_seed
 from levit_ablate.training.classifier import Classifier, label_loss, warn_of_ignored
-from levit_ablate.training.teacher import check_pretrained, pretrained_teacher
+from levit_ablate.training.teacher import pretrained_teacher
 from levit_ablate.training.teacher_cache import Answers, LiveTeacher
 
 
@@ -101,7 +101,6 @@ class LeViTModule(Classifier):
                 "or take hard or soft"
             )
         if isinstance(teacher, str):
-            check_pretrained(teacher, self.images)
             teacher = pretrained_teacher(teacher, self.images)
         return LiveTeacher(teacher, 1 if self.design.distillation == "hard" else self.num_classes)
 

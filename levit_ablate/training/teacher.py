@@ -141,6 +141,7 @@ def check_pretrained(model: str, images: Images) -> None:
 
 def pretrained_teacher(model: str, images: Images) -> nn.Module:
     """Return a timm model with pretrained weights. Raises UserError where they cannot be had."""
+    check_pretrained(model, images)
     try:
         with quiet():  # no line for each attempt to download
             return build(model, images, pretrained=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from optuna import Study
+from optuna import Study, Trial
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.trial import TrialState
 from searching import GIVEN, small
 
-from levit_ablate.errors import RunError, UserError
+from levit_ablate.errors import DamagedError, RunError, UserError
 from levit_ablate.runner.job import Job, Outcome, Question
 from levit_ablate.runner.loop import Event
 from levit_ablate.searches import conduct, jobs, results, trials
@@ -113,6 +113,14 @@ def done(planned, launcher=None, url=""):
 def _store(tmp_path_factory):
     """One store for all: nothing is trained, and each test has its trials in its own folder."""
     open_store(f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}")
+
+
+def test_a_teacher_that_only_some_networks_ask_is_checked_before_anything_is_trained():
+    varied = {"space": {"design": {"distillation": ["none", "hard"]}}}
+    teacher = {"model": "test_resnet", "weights": "pretrained"}
+    planned = plan(changed(read("equal_flops"), varied), {**GIVEN, "teacher": teacher})
+    with pytest.raises(UserError, match=r"tell 1,000 classes apart, these images have 10"):
+        conduct.check(planned)
 
 
 @pytest.fixture
@@ -258,16 +266,74 @@ def test_a_training_that_failed_is_a_failed_trial_unless_the_store_is_away(monke
     assert found[1].user_attrs[ERROR] == "RunError: diverged"
 
 
-def test_a_trial_in_a_database_has_heartbeats_while_it_is_at_work(tmp_path, monkeypatch):
-    beaten: list[int] = []
+@pytest.fixture
+def beaten(monkeypatch):
+    """Ids of the trials whose heartbeats were given, in order."""
+    ids: list[int] = []
     record = RDBStorage.record_heartbeat
     monkeypatch.setattr(
-        RDBStorage, "record_heartbeat", lambda *args: (beaten.append(args[1]), record(*args))[1]
+        RDBStorage, "record_heartbeat", lambda *args: (ids.append(args[1]), record(*args))[1]
     )
+    return ids
+
+
+def test_a_trial_in_a_database_has_heartbeats_while_it_is_at_work(tmp_path, beaten):
     before = threading.active_count()
     found = done(small(trials=2), url=f"sqlite:///{tmp_path}/trials.db")
     assert sorted(beaten) == [trial._trial_id for trial in found]
     assert threading.active_count() == before
+
+
+def test_a_trial_has_a_heartbeat_before_others_see_who_is_at_work_on_it(
+    beaten, monkeypatch, tmp_path
+):
+    """Else one whose machine is lost while it is prepared would be waited for without end."""
+    named: list[bool] = []
+    name = Trial.set_user_attr
+
+    def set_user_attr(trial, key, value):
+        if key == trials.LOCK:
+            named.append(trial._trial_id in beaten)
+        name(trial, key, value)
+
+    monkeypatch.setattr(Trial, "set_user_attr", set_user_attr)
+    done(small(trials=2), url=f"sqlite:///{tmp_path}/trials.db")
+    assert named == [True, True]
+
+
+def test_trials_have_heartbeats_while_many_others_are_asked_for(beaten, monkeypatch, tmp_path):
+    before: list[list[int]] = []
+
+    def prepared(trial, planned):
+        before.append(list(beaten))
+        return variant_of(trial, planned)
+
+    monkeypatch.setattr(jobs, "variant_of", prepared)
+    minutes = itertools.count(step=2 * trials.HEARTBEAT)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: float(next(minutes))))
+    done(small(trials=3, sampler="random"), MadeUp(places=3), f"sqlite:///{tmp_path}/trials.db")
+    first = before[0][0]
+    assert [ids.count(first) for ids in before] == [1, 2, 3]
+
+
+def test_a_trial_has_heartbeats_while_it_is_being_stopped(beaten, monkeypatch, tmp_path):
+    """It may be within a validation, which it ends first; another machine is not to retry it."""
+    minutes = itertools.count(step=2 * trials.HEARTBEAT)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: float(next(minutes))))
+    as_it_stopped: list[int] = []
+    looks: list[float] = []
+
+    class Stops(MadeUp):
+        def events(self, timeout: float) -> list[Event]:
+            if not as_it_stopped:
+                as_it_stopped.append(len(beaten))
+                signal.raise_signal(signal.SIGINT)
+            looks.append(timeout)
+            return super().events(timeout) if len(looks) > 9 else []
+
+    with pytest.raises(KeyboardInterrupt):
+        done(small(trials=2), Stops(), f"sqlite:///{tmp_path}/trials.db")
+    assert len(beaten) > as_it_stopped[0] + 2
 
 
 def test_latency_is_measured_by_one_command_on_one_kind_of_machine(monkeypatch):
@@ -448,6 +514,37 @@ def test_a_storage_that_stays_away_stops_the_search_which_goes_on_when_it_is_bac
     first, again = done(planned)
     assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert ERROR not in first.user_attrs and again.user_attrs[RETRY_OF] == 0
+
+
+def test_damaged_trials_stop_a_search_at_once(monkeypatch):
+    seconds, tries = itertools.count(1), []
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+
+    def damaged(*arguments, **options):
+        tries.append(arguments)
+        raise DamagedError("trials.journal:7: the line is damaged")
+
+    monkeypatch.setattr(Study, "ask", damaged)
+    with pytest.raises(DamagedError, match="journal:7"):
+        done(small(trials=1))
+    assert len(tries) == 1
+
+
+def test_a_trial_that_was_asked_for_as_the_storage_went_away_is_no_death(monkeypatch):
+    planned = small(trials=1)
+    seconds = itertools.count(1)
+
+    def away(*arguments, **options):
+        raise OSError("the database is away")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+        patches.setattr(Trial, "set_user_attr", away)
+        with pytest.raises(RunError, match="the database is away"):
+            done(planned)
+    first, again = done(planned)
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert again.user_attrs[RETRY_OF] == 0 and again.user_attrs[DEATHS] == 0
 
 
 def test_a_worker_that_died_waits_for_no_process_that_asks_for_a_trial(monkeypatch, capsys):

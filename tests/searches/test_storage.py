@@ -65,6 +65,29 @@ def test_a_search_goes_through_a_proxy(server, tmp_path):
         proxy.kill()
 
 
+def test_a_proxy_that_is_started_again_loses_no_trial(server, tmp_path):
+    port = postgresql.free_port()
+    address = f"127.0.0.1:{port}"
+
+    def started() -> Started:
+        proxy = Started(FORKS, "search", "--serve", address, "--storage", server, cwd=tmp_path)
+        wait_for(lambda: postgresql.is_open(port), proxy)
+        return proxy
+
+    proxy = started()
+    try:
+        words = ("--storage", f"grpc://{address}", "--trials", "2", "--recipe.epochs", "21")
+        process = search(tmp_path, *words)
+        wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
+        proxy.kill()
+        wait_for(lambda: "failed to connect" in process.said()[1], process)
+        proxy = started()
+        assert result_of(process)["counts"] == {"complete": 2}
+    finally:
+        proxy.kill()
+    assert set(trained(tmp_path).values()) == {1} and len(trained(tmp_path)) == 2
+
+
 def test_a_trial_of_another_machine_that_fell_silent_is_tried_again(server, monkeypatch):
     monkeypatch.setattr("levit_ablate.searches.trials.HEARTBEAT", 1)
     monkeypatch.setattr("levit_ablate.searches.trials.SILENCE", 2)

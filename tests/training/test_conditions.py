@@ -85,6 +85,14 @@ def test_what_the_driver_checks_is_not_checked_again(store, monkeypatch):
     assert len(checked) == 1
 
 
+def test_a_teacher_of_other_classes_is_asked_by_no_training(store):
+    """Also where no driver has checked: timm would give it an untrained head."""
+    given = {"teacher": {"model": "test_resnet", "weights": "pretrained"}}
+    with pytest.raises(UserError, match=r"tell 1,000 classes apart, these images have 10"):
+        train(variant("baseline", given))
+    assert mlflow.search_runs(output_format="list") == []
+
+
 def test_weights_that_cannot_be_fetched_leave_no_run_behind(store, monkeypatch):
     def offline(*_, **__):
         raise OSError("network is unreachable")
