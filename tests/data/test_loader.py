@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -97,7 +96,7 @@ class Answers(Dataset[tuple[torch.Tensor, int]]):
         return torch.full((3, 4, 4), index, dtype=torch.uint8), index
 
 
-def test_a_worker_that_does_not_answer_is_an_error(tmp_path, monkeypatch):
+def test_a_worker_that_does_not_answer_is_an_error(tmp_path, monkeypatch, children):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     loader = Loader(Answers(pipe.read_bytes), CPU, num_workers=2, batch_size=2)
@@ -108,7 +107,7 @@ def test_a_worker_that_does_not_answer_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"^hardware\.num_workers: no batch came .* for 600 s; look"):
         next(batches)
     assert waited() == 0
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_a_worker_that_dies_is_an_error():
@@ -146,13 +145,13 @@ def test_a_worker_that_dies_before_its_batch_is_read_is_an_error(kind):
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("kind", [EOFError, FileNotFoundError])
-def test_an_error_of_the_dataset_is_not_taken_for_a_dead_worker(workers, kind):
+def test_an_error_of_the_dataset_is_not_taken_for_a_dead_worker(workers, kind, children):
     def fail() -> None:
         raise kind("of the disk")
 
     with pytest.raises(kind, match="of the disk"):
         list(Loader(Answers(fail), CPU, num_workers=workers, batch_size=2))
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -32,23 +32,23 @@ def over(function, paths: list[Path], num_workers: int = 2):
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_workers_give_what_one_after_another_gives_in_order(num_workers, many):
+def test_workers_give_what_one_after_another_gives_in_order(num_workers, many, children):
     expected = [check_image(path) for path in many]
     for count in (len(many), 9):
         with over(check_image, many[:count], num_workers) as results:
             assert list(results) == expected[:count]
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 @pytest.mark.parametrize("count", [FEW, 5 * FEW])
-def test_an_error_of_the_function_is_raised_here(count, many):
+def test_an_error_of_the_function_is_raised_here(count, many, children):
     many[3] = many[3].with_name("gone.jpg")
     with (
         pytest.raises(FileNotFoundError, match=r"gone\.jpg"),
         over(Path.read_bytes, many[:count]) as results,
     ):
         list(results)
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_where_no_worker_can_be_started_it_is_said_in_a_line(many, monkeypatch):
@@ -73,7 +73,9 @@ def dies_at(number: str):
 
 
 @pytest.mark.parametrize("at_first", [True, False])
-def test_a_worker_that_dies_is_an_error_in_a_line_that_names_its_file_among_some(at_first, many):
+def test_a_worker_that_dies_is_an_error_in_a_line_that_names_its_file_among_some(
+    at_first, many, children
+):
     bad = "0000" if at_first else "0310"
     with pytest.raises(RunError) as caught, over(dies_at(bad), many) as results:
         list(results)
@@ -81,23 +83,23 @@ def test_a_worker_that_dies_is_an_error_in_a_line_that_names_its_file_among_some
     assert said.startswith("checking: ") and "DataLoader worker" in said and "\n" not in said
     named = re.search(r"one of the files from \S*/(\d{4})\.jpg to \S*/(\d{4})\.jpg may be", said)
     assert named and named[1] <= bad <= named[2]
-    assert not multiprocessing.active_children()  # the others ended with it
+    assert not children()  # the others ended with it
 
 
-def test_a_worker_that_dies_while_its_results_are_used_is_the_same_error(many):
+def test_a_worker_that_dies_while_its_results_are_used_is_the_same_error(many, children):
     """Torch raises its error wherever the main thread is."""
 
     def use() -> None:
         with over(check_image, many * 9) as results:
             next(results)
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            os.kill(children()[0].pid, signal.SIGKILL)
             threading.Event().wait()
 
     with pytest.raises(RunError, match=r"^checking: DataLoader worker .* killed"):
         use()
 
 
-def test_ctrl_c_while_the_workers_are_started_ends_them(many, monkeypatch):
+def test_ctrl_c_while_the_workers_are_started_ends_them(many, monkeypatch, children):
     started = module._started
 
     def interrupted(*arguments):
@@ -108,14 +110,14 @@ def test_ctrl_c_while_the_workers_are_started_ends_them(many, monkeypatch):
     monkeypatch.setattr(module, "_started", interrupted)
     with pytest.raises(KeyboardInterrupt), over(check_image, many):
         pass
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
-def test_leaving_the_block_ends_the_workers(many):
+def test_leaving_the_block_ends_the_workers(many, children):
     with over(check_image, many * 50) as results:
         next(results)
-        assert len(multiprocessing.active_children()) == 2
-    assert not multiprocessing.active_children()
+        assert len(children()) == 2
+    assert not children()
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -25,7 +25,7 @@ LONG = ("--recipe.epochs", "16", "--trials", "3")
 GIVEN = {
     "architecture": SMALL,
     "design": {"distillation": "none"},
-    "recipe": {**plain(RECIPES["smoke"]), "batch_size": 512},
+    "recipe": {**plain(RECIPES["smoke"]), "batch_size": 128},
     "hardware": {"accelerator": "cpu"},
 }
 

@@ -53,9 +53,12 @@ print(torch.load("last.ckpt"))
 class KillsAWorker(Callback):
     """Kills a process that decodes images, in a step, and waits for what torch makes of it."""
 
+    def __init__(self) -> None:
+        self.before = set(multiprocessing.active_children())
+
     def on_before_backward(self, trainer, pl_module, loss) -> None:
-        workers = [child for child in multiprocessing.active_children() if child.daemon]
-        os.kill(workers[-1].pid, signal.SIGKILL)
+        worker = (set(multiprocessing.active_children()) - self.before).pop()
+        os.kill(worker.pid, signal.SIGKILL)
         threading.Event().wait()
 
 

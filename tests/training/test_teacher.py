@@ -94,7 +94,7 @@ def test_weights_that_cannot_be_downloaded_are_a_line(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     experiment = Experiment(teacher=Teacher(model="test_resnet", weights="pretrained"))
     with pytest.raises(UserError, match="timm's weights of test_resnet cannot be had"):
-        teacher.loaded(experiment, DIGITS, None)
+        teacher.loaded(experiment, replace(DIGITS, num_classes=1000), None)
 
 
 def test_a_pretrained_teacher_is_given_images_as_it_was_trained_on_them(monkeypatch):
@@ -104,13 +104,14 @@ def test_a_pretrained_teacher_is_given_images_as_it_was_trained_on_them(monkeypa
     monkeypatch.setattr(teacher, "build", lambda *_, **__: network)
     data = Data(name="cifar10")
     weights = Teacher(model="test_vit", weights="pretrained")
-    asked = teacher.loaded(Experiment(data=data, teacher=weights), DIGITS, None).eval()
+    experiment, images = Experiment(data=data, teacher=weights), replace(DIGITS, num_classes=1000)
+    asked = teacher.loaded(experiment, images, None).eval()
     pixels, facts = torch.rand(2, 3, 160, 160), dataset_of(data)
     mean, deviation = (torch.tensor(v)[:, None, None] for v in (facts.mean, facts.deviation))
     expected = network.eval()((pixels - 0.5) / 0.5)
     torch.testing.assert_close(asked((pixels - mean) / deviation), expected)
     cfg |= {"mean": facts.mean, "std": facts.deviation}
-    assert teacher.loaded(Experiment(data=data, teacher=weights), DIGITS, None) is network
+    assert teacher.loaded(experiment, images, None) is network
 
 
 def test_a_model_that_timm_does_not_have_is_named_with_the_closest():
